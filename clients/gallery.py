@@ -1,0 +1,83 @@
+"""A few small pictures of best, median and worst cases, drawn where the images are."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+
+from clients.evaluate import native_mask, predict
+from fedkvasir.data.loader import Samples, eval_batches
+from fedkvasir.files import write_atomic
+from fedkvasir.metrics import classification, segmentation
+from fedkvasir.models.network import Network
+from fedkvasir.scenario import Scenario
+
+WIDTH = 240
+"""Of one picture, pixels."""
+TRUTH, PREDICTION = (0, 230, 118), (255, 64, 200)
+"""Outline colours (RGB)."""
+
+
+def draw_gallery(
+    network: Network,
+    samples: Samples,
+    rows: pd.DataFrame,
+    scenario: Scenario,
+    device: torch.device,
+    precision: str,
+    folder: Path,
+) -> None:
+    """Write ``<center>-<rank>.jpg`` (the image; for segmentation beside it the image with both outlines) and
+    ``<center>.json`` (rank, sample, score, truth, prediction, file) into ``folder``."""
+    scores = case_scores(rows, scenario.task).dropna().sort_values(kind="stable")
+    if scores.empty:
+        return
+    center, cases = rows["center"].iloc[0], []
+    places = {"best": scores.index[-1], "median": scores.index[len(scores) // 2], "worst": scores.index[0]}
+    for rank, position in places.items():
+        file = f"{center}-{rank}.jpg"
+        case = {"rank": rank, "sample": rows["sample"].iloc[position], "score": float(scores[position]), "file": file}
+        alone = Samples(samples.table.iloc[[position]].reset_index(drop=True), samples.store, samples.task)
+        pixels = np.array(samples.store.images[int(alone.table["row"].iloc[0])])
+        if scenario.task == "segmentation":
+            _, batch = next(eval_batches(alone, scenario.training.batch_size))
+            with torch.inference_mode():
+                logits = predict(network.eval(), batch, device, precision)[0]
+            prediction = native_mask(logits, alone, 0, scenario.evaluation.threshold)
+            truth = samples.store.native_mask(int(alone.table["row"].iloc[0]))
+            panels = _panels(pixels, truth, prediction)
+        else:
+            row = rows.iloc[[position]]
+            case |= {"truth": row["label"].iloc[0], "prediction": str(classification.predicted(row)[0])}
+            panels = _fit(pixels, alone.table.iloc[0])
+        picture = cv2.imencode(".jpg", cv2.cvtColor(panels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
+        write_atomic(folder / file, picture.tobytes())
+        cases.append(case)
+    write_atomic(folder / f"{center}.json", json.dumps(cases, indent=1))
+
+
+def case_scores(rows: pd.DataFrame, task: str) -> pd.Series:
+    """What cases are ranked by: Dice, or the probability of the true class."""
+    if task == "segmentation":
+        return segmentation.ratios(rows)["dice"]
+    columns = [classification.PREFIX + label for label in rows["label"]]
+    return pd.Series([row[column] for (_, row), column in zip(rows.iterrows(), columns, strict=True)], rows.index)
+
+
+def _fit(pixels: np.ndarray, size: pd.Series) -> np.ndarray:
+    height = round(WIDTH * size["height"] / size["width"])
+    return cv2.resize(pixels, (WIDTH, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _panels(pixels: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    height = round(WIDTH * truth.shape[0] / truth.shape[1])
+    plain = cv2.resize(pixels, (WIDTH, height), interpolation=cv2.INTER_CUBIC)
+    outlined = plain.copy()
+    for mask, colour in ((truth, TRUTH), (prediction, PREDICTION)):
+        small = cv2.resize(mask.astype(np.uint8), (WIDTH, height), interpolation=cv2.INTER_NEAREST)
+        outlines, _ = cv2.findContours(small, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(outlined, outlines, -1, colour, 2, cv2.LINE_AA)
+    return np.concatenate([plain, outlined], axis=1)

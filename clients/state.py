@@ -1,0 +1,40 @@
+"""What a center keeps for itself between rounds, on its own disk, versioned by round."""
+
+from pathlib import Path
+
+from safetensors.numpy import load_file, save_file
+
+from fedkvasir.exchange import State
+from fedkvasir.files import atomic_path
+
+
+class CenterState:
+    """Named groups of arrays by round: ``<folder>/0003.safetensors`` is what the center kept after round 3.
+
+    Every train message names the round to start from, so a round that was trained but never committed by the server
+    is trained again from the same state.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, round_number: int) -> dict[str, State]:
+        """The groups kept after that round; none after round 0. Raises FileNotFoundError where the round is gone."""
+        groups: dict[str, State] = {}
+        if round_number:
+            for key, array in load_file(self._path(round_number)).items():
+                group, name = key.split("/", 1)
+                groups.setdefault(group, {})[name] = array
+        return groups
+
+    def save(self, round_number: int, groups: dict[str, State], keep: set[int]) -> None:
+        """Write one round's groups and forget all rounds but it and ``keep``."""
+        tensors = {f"{group}/{name}": array for group, state in groups.items() for name, array in state.items()}
+        with atomic_path(self._path(round_number)) as temporary:
+            save_file(tensors, temporary)
+        for path in self.folder.glob("[0-9]*.safetensors"):
+            if int(path.stem) not in keep | {round_number}:
+                path.unlink()
+
+    def _path(self, round_number: int) -> Path:
+        return self.folder / f"{round_number:04d}.safetensors"

@@ -1,0 +1,107 @@
+"""The contract of a federated algorithm: a frozen parameter dataclass with two halves.
+
+The hospital half has four hooks with neutral defaults; the server half is a Flower ``Strategy``. What crosses between
+them is a message: ``arrays`` (shared parameters) always, and whatever named records the two halves agree on.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor, nn
+
+from fedkvasir.exchange import State
+from fedkvasir.scenario import Scenario
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class Visit:
+    """One hospital's training in one round, as the hospital half sees it."""
+
+    model: nn.Module
+    received: Tensors
+    """The shared parameters as they came from the server, by name, on the training device."""
+    extra: dict[str, Tensors]
+    """Further records the server half sent."""
+    kept: dict[str, Tensors]
+    """What this center kept from its last round; empty at first. Changes are kept for the next."""
+    reply: dict[str, Tensors] = field(default_factory=dict)
+    """Further records for the server half."""
+    steps: int = 0
+    lr_sum: float = 0.0
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """The shared parameters by name."""
+        own = dict(self.model.named_parameters())
+        return [(name, own[name]) for name in self.received]
+
+
+@dataclass(frozen=True)
+class Algorithm(ABC):
+    """Parameters are dataclass fields; every hook of the hospital half may stay as it is."""
+
+    summary: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    server_state: ClassVar[tuple[str, ...]] = ()
+    """Attributes of the strategy that a checkpoint must hold; each is None or a dict of arrays."""
+
+    def check(self, scenario: Scenario) -> None:
+        """Raise UserError for a combination that cannot be right."""
+
+    # ---- hospital half
+
+    def local(self, model: nn.Module) -> set[str]:
+        """Names of tensors that stay with their center."""
+        return set()
+
+    def begin(self, visit: Visit) -> None:
+        """Before the first step."""
+
+    def penalty(self, visit: Visit) -> Tensor | None:
+        """Added to the loss of every step."""
+        return None
+
+    def correct(self, visit: Visit) -> None:
+        """After backward, before the optimiser's step."""
+
+    def end(self, visit: Visit) -> None:
+        """After the last step: fill ``visit.reply`` and ``visit.kept``."""
+
+    # ---- server half
+
+    @abstractmethod
+    def strategy(self, centers: int) -> Strategy:
+        """A Flower strategy; ``centers`` is the number of training centers in the federation."""
+
+
+FLOWER = {
+    "fraction_train": 1.0,
+    "min_train_nodes": 1,
+    "min_evaluate_nodes": 1,
+    "min_available_nodes": 1,
+    "weighted_by_key": "weight",
+}
+"""For every Flower strategy here: the round loop chooses the centers and shows the strategy only those."""
+
+
+def to_record(state: State) -> ArrayRecord:
+    return ArrayRecord({name: Array(array) for name, array in state.items()})
+
+
+def from_record(record: Mapping[str, Array]) -> State:
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def to_tensors(state: State, device: torch.device) -> Tensors:
+    return {name: torch.from_numpy(np.array(array)).to(device) for name, array in state.items()}
+
+
+def to_state(tensors: Tensors) -> State:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,27 @@
+"""FedAdam: the mean update is a pseudo-gradient for Adam on the server.
+
+Reddi et al., Adaptive Federated Optimization, ICLR 2021, Algorithm 2; the arithmetic is Flower's (with its bias
+correction). Buffers are averaged, never fed to the optimiser.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from flwr.serverapp.strategy import FedAdam as FlowerFedAdam
+
+from fedkvasir.algorithms.base import FLOWER, Algorithm
+
+
+@dataclass(frozen=True)
+class FedAdam(Algorithm):
+    summary: ClassVar[str] = "Adam on the server over the mean of the hospitals' updates"
+    paper: ClassVar[str] = "Reddi et al., ICLR 2021"
+    server_state: ClassVar[tuple[str, ...]] = ("m_t", "v_t")
+
+    eta: float = 0.01
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 1e-3
+
+    def strategy(self, centers: int) -> FlowerFedAdam:
+        return FlowerFedAdam(**FLOWER, eta=self.eta, beta_1=self.beta_1, beta_2=self.beta_2, tau=self.tau)

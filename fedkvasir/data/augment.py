@@ -1,0 +1,55 @@
+"""Augmentation behind a small interface: ``Augment(image, mask, seed) -> image, mask``."""
+
+from collections.abc import Callable
+
+import albumentations as A
+import numpy as np
+
+
+class Augment:
+    """Random changes to a training image, a pure function of (image, mask, seed).
+
+    The seed is set for every sample, so that results depend neither on the order nor on the number of workers.
+    """
+
+    def __init__(self, transforms: list[A.BasicTransform]) -> None:
+        self._compose = A.Compose(transforms)
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """image: (S, S, 3) uint8; mask: (S, S) uint8, 0 or 1; both come back in the same shape and type."""
+        self._compose.set_random_seed(seed % 2**32)
+        changed = self._compose(image=image, mask=mask)
+        return changed["image"], changed["mask"]
+
+
+def _none(size: int) -> list[A.BasicTransform]:
+    return []
+
+
+def _light(size: int) -> list[A.BasicTransform]:
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.VerticalFlip(p=0.5),
+        A.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, p=0.8),
+    ]
+
+
+def _divergentnets(size: int) -> list[A.BasicTransform]:
+    """The thirteen of Thambawita et al., EndoCV 2021, section 3.2; probabilities after their public configuration."""
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.Affine(scale=(0.5, 1.5), translate_percent=(-0.1, 0.1), rotate=(0, 0), p=1.0),
+        A.Resize(size, size),
+        A.GaussNoise(p=0.2),
+        A.Perspective(p=0.5),
+        A.OneOf([A.CLAHE(), A.RandomBrightnessContrast(contrast_limit=0), A.RandomGamma()], p=0.9),
+        A.OneOf([A.Sharpen(), A.Blur(blur_limit=3), A.MotionBlur(blur_limit=3)], p=0.9),
+        A.OneOf([A.RandomBrightnessContrast(brightness_limit=0), A.HueSaturationValue()], p=0.9),
+    ]
+
+
+AUGMENTS: dict[str, Callable[[int], list[A.BasicTransform]]] = {
+    "none": _none,
+    "light": _light,
+    "divergentnets": _divergentnets,
+}

@@ -1,0 +1,136 @@
+"""The catalog: what a dataset holds, one row a sample, without pixels."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedkvasir.errors import UserError
+
+COLUMNS = (
+    "sample",  # unique id, "<dataset>/..."
+    "dataset",
+    "center",  # the dataset's own center
+    "group",  # patient, sequence or video; null where the source names none
+    "image",  # path under the root
+    "item",  # row, slice or frame inside that file; null = the whole file
+    "mask",  # path under the root; null = no mask
+    "mask_item",
+    "empty",  # true where the absence of a mask means "no polyp"
+    "boxes",  # [[xmin, ymin, xmax, ymax], ...] in pixels, or null
+    "label",  # class name, or null
+    "official_split",  # train, val, test, or null
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+JUNK = (".DS_Store", "Thumbs.db")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person needs to know before using a dataset."""
+
+    title: str
+    source: str
+    citation: str
+    license: str
+    obtain: str
+    """How to get it: the sentence shown when it is missing."""
+    centers: str
+    groups: str
+    count: int | None = None
+    """Number of images in the complete dataset."""
+    quirks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Samples of one dataset root; ``table`` has the columns of :data:`COLUMNS`, sorted by ``sample``."""
+
+    dataset: str
+    root: Path
+    table: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the listing: the same names give the same hash on every machine."""
+        text = self.table[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A published source: how to recognise its root and how to read it."""
+
+    name: str
+    card: Card
+    tasks: tuple[str, ...]
+    recognise: Callable[[Path], bool]
+    """Does this folder look like the dataset's root? Cheap; looks at names only."""
+    read: Callable[..., Catalog]
+    """``read(root, **options)`` lists the dataset and decodes nothing."""
+    prepare: Callable[..., Path] | None = field(default=None)
+    """For rendered datasets: ``prepare(**options)`` makes the root and returns it."""
+
+
+def make_catalog(
+    dataset: str,
+    root: Path,
+    rows: Sequence[dict[str, Any]],
+    warnings: Iterable[str] = (),
+    classes: Iterable[str] = (),
+) -> Catalog:
+    """Check rows and fill absent columns. Raises UserError where no row is left or a sample id stands twice."""
+    if not rows:
+        raise UserError(f"{dataset}: no image found under {root}")
+    table = pd.DataFrame(list(rows)).reindex(columns=list(COLUMNS)).astype(object)
+    table = table.where(table.notna(), None)
+    table["dataset"] = dataset
+    table["empty"] = [bool(value) for value in table["empty"]]
+    table = table.sort_values("sample", ignore_index=True)
+    twice = table["sample"][table["sample"].duplicated()]
+    if len(twice):
+        raise UserError(
+            f"{dataset}: {len(twice)} samples are listed twice under {root}, e.g. {twice.iloc[0]}"
+        )
+    return Catalog(dataset, Path(root), table, tuple(warnings), tuple(classes))
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Image files directly inside ``folder`` by stem, sorted; hidden and system files are ignored.
+
+    Raises UserError where two files share a stem.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name in JUNK or path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if path.stem in found:
+            raise UserError(f"{folder} holds {path.name} and {found[path.stem].name}: keep one of the two")
+        found[path.stem] = path
+    return found
+
+
+def pair(
+    images: dict[str, Path], masks: dict[str, Path], where: Path
+) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """Images with their masks by stem, and a warning with a count for each kind of orphan."""
+    both = [(stem, images[stem], masks[stem]) for stem in images if stem in masks]
+    warnings = []
+    for kind, lonely in (
+        ("without a mask", sorted(set(images) - set(masks))),
+        ("masks without an image", sorted(set(masks) - set(images))),
+    ):
+        if lonely:
+            noun = "" if kind.startswith("masks") else "image(s) "
+            warnings.append(f"{len(lonely)} {noun}{kind} left out under {where}, e.g. {lonely[0]}")
+    return both, warnings
+
+
+def missing(dataset: str, card: Card, root: Path, expected: str) -> UserError:
+    """The one sentence for a root that is not what it should be."""
+    return UserError(f"{dataset}: {root} does not hold {expected}. {card.obtain}")

@@ -1,0 +1,71 @@
+"""A hospital's own data: any images and a ``samples.csv`` that lists them."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from fedkvasir.data.catalog import Card, Catalog, Dataset, make_catalog
+from fedkvasir.errors import UserError
+
+KNOWN = ("image", "mask", "label", "center", "group")
+CARD = Card(
+    title="A folder of your own",
+    source="yours",
+    citation="yours",
+    license="yours",
+    obtain="Put a samples.csv with the columns image,mask,label,center,group (paths relative to it) beside the images.",
+    centers="the column center",
+    groups="the column group (patient or video)",
+    quirks=("segmentation: an empty mask cell means 'no polyp in this image'",),
+)
+
+
+def _recognise(root: Path) -> bool:
+    return (root / "samples.csv").is_file()
+
+
+def read(root: Path) -> Catalog:
+    """Read ``samples.csv``: ``image`` is needed, and ``mask`` (segmentation) or ``label`` (classification)."""
+    root = Path(root)
+    listing = root / "samples.csv"
+    if not listing.is_file():
+        raise UserError(f"folder: {root} holds no samples.csv. {CARD.obtain}")
+    try:
+        table = pd.read_csv(listing, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"folder: {listing} cannot be read as CSV: {error}") from error
+    unknown = [column for column in table.columns if column not in KNOWN]
+    if "image" not in table or unknown:
+        columns = ", ".join(map(str, table.columns))
+        raise UserError(
+            f"folder: {listing} has the columns {columns}; allowed, comma separated: {', '.join(KNOWN)}"
+        )
+    if "mask" not in table and "label" not in table:
+        raise UserError(f"folder: {listing} needs a column mask (segmentation) or label (classification)")
+    repeated = table["image"][table["image"].duplicated()]
+    if len(repeated):
+        raise UserError(f"folder: {listing} lists {repeated.iloc[0]} twice")
+    rows = []
+    for line, row in enumerate(table.to_dict("records"), start=2):
+        for column in ("image", "mask"):
+            path = row.get(column)
+            if path and not (root / path).resolve().is_relative_to(root.resolve()):
+                raise UserError(f"folder: {listing} line {line}: {path} lies outside {root}")
+            if (path or column == "image") and not (root / str(path)).is_file():
+                raise UserError(f"folder: {listing} line {line}: {column} {path or '(empty)'} does not exist")
+        rows.append(
+            {
+                "sample": f"{root.name}/{row['image']}",
+                "center": row.get("center") or root.name,
+                "group": f"{root.name}/{row['group']}" if row.get("group") else None,
+                "image": row["image"],
+                "mask": row.get("mask") or None,
+                "empty": "mask" in table and not row.get("mask"),
+                "label": row.get("label") or None,
+            }
+        )
+    labels = sorted({str(row["label"]) for row in rows if row["label"]})
+    return make_catalog("folder", root, rows, classes=labels)
+
+
+DATASET = Dataset("folder", CARD, ("segmentation", "classification"), _recognise, read)

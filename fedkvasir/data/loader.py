@@ -1,0 +1,83 @@
+"""Batches of one center, out of its store."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fedkvasir.data.augment import Augment
+from fedkvasir.data.store import Store
+from fedkvasir.randomness import derive_seed
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some samples of one center and where their pixels are.
+
+    table: rows of the plan; ``row`` is the place in the store, ``target`` the class index (classification).
+    """
+
+    table: pd.DataFrame
+    store: Store
+    task: str
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+@dataclass(frozen=True)
+class Batch:
+    images: Tensor
+    """(B, 3, S, S) float32 in 0..1, channels last in memory."""
+    targets: Tensor
+    """(B, 1, S, S) float32, 0 or 1 (segmentation); (B,) int64 (classification)."""
+
+
+def train_batches(samples: Samples, batch_size: int, augment: Augment, seed: int) -> Iterator[Batch]:
+    """One epoch, shuffled and augmented by ``seed``; a last batch of one joins the one before.
+
+    Batch normalisation cannot train on a single image (DeepLabV3, DeepLabV3+ raise).
+    """
+    order = np.random.default_rng(derive_seed(seed, "order")).permutation(len(samples))
+    starts = list(range(0, len(order), batch_size))
+    if len(starts) > 1 and len(order) - starts[-1] == 1:
+        starts.pop()
+    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        yield _batch(samples, order[start:end], augment, seed)
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Optimiser steps of one epoch over ``count`` images, as :func:`train_batches` makes them."""
+    full, rest = divmod(count, batch_size)
+    return full + (rest > 1 or (rest == 1 and full == 0))
+
+
+def eval_batches(samples: Samples, batch_size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """All samples in order, as (positions, batch). The last batch is padded with its first image.
+
+    One batch shape throughout keeps the arithmetic the same; only ``len(positions)`` outputs count.
+    """
+    for start in range(0, len(samples), batch_size):
+        positions = np.arange(start, min(start + batch_size, len(samples)))
+        padded = np.concatenate([positions, np.full(batch_size - len(positions), start)])
+        yield positions, _batch(samples, padded)
+
+
+def _batch(samples: Samples, positions: np.ndarray, augment: Augment | None = None, seed: int = 0) -> Batch:
+    rows = samples.table["row"].to_numpy()[positions]
+    images = samples.store.images[rows]
+    masks = (
+        samples.store.masks[rows] if samples.task == "segmentation" else np.zeros(images.shape[:3], np.uint8)
+    )
+    if augment:
+        for index, position in enumerate(positions):
+            own = derive_seed(seed, "augment", int(position))
+            images[index], masks[index] = augment(images[index], masks[index], own)
+    # (B, S, S, 3) in memory is exactly channels-last: a view, no copy.
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    if samples.task == "segmentation":
+        return Batch(pixels, torch.from_numpy(masks).unsqueeze(1).float())
+    return Batch(pixels, torch.from_numpy(samples.table["target"].to_numpy(dtype=np.int64)[positions]))

@@ -1,0 +1,78 @@
+"""From per-image records to the table of centers: seen, unseen, gap, worst.
+
+Reduction, everywhere: per image, then per group, then per center, then uniformly over centers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fedkvasir.metrics import classification, segmentation
+
+
+def task_of(samples: pd.DataFrame) -> str:
+    """Which task a table of per-image records comes from."""
+    return "segmentation" if "tp" in samples.columns else "classification"
+
+
+def headline(task: str) -> str:
+    """The metric that selection, seen, unseen and gap speak of."""
+    return segmentation.HEADLINE if task == "segmentation" else classification.HEADLINE
+
+
+def metric_names(task: str) -> tuple[str, ...]:
+    return segmentation.METRICS if task == "segmentation" else classification.METRICS
+
+
+def center_scores(samples: pd.DataFrame) -> dict[str, float]:
+    """All metrics of one center's records of one split and checkpoint.
+
+    Segmentation: mean over groups of the mean over a group's images; ``dice_images`` is the plain mean over images,
+    ``negatives`` counts images without polyp and without alarm (in no mean), ``missed`` polyps with Dice 0.
+    Classification: over all images.
+    """
+    if task_of(samples) == "classification":
+        return classification.ratios(samples)
+    per_image = segmentation.ratios(samples)
+    per_group = per_image.groupby(samples["group"]).mean()
+    scores = {name: float(per_group[name].mean()) for name in segmentation.METRICS}
+    scores["dice_images"] = float(per_image["dice"].mean())
+    scores["missed"] = int(((samples["tp"] == 0) & (samples["fn"] > 0)).sum())
+    scores["negatives"] = int(per_image["dice"].isna().sum())
+    return scores
+
+
+def center_table(samples: pd.DataFrame, checkpoint: str = "best", split: str = "test") -> pd.DataFrame:
+    """One row a center, training centers first: center, role, images, groups, then :func:`center_scores`."""
+    chosen = samples[(samples["checkpoint"] == checkpoint) & (samples["split"] == split)]
+    rows = [
+        {"center": center, "role": role, "images": len(own), "groups": own["group"].nunique(), **center_scores(own)}
+        for (role, center), own in chosen.groupby(["role", "center"], sort=True)
+    ]
+    table = pd.DataFrame(rows)
+    return table.sort_values(["role", "center"], ascending=[False, True], ignore_index=True) if rows else table
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Uniform means over centers of the headline metric; NaN where there is no such center."""
+
+    metric: str
+    seen: float
+    unseen: float
+    gap: float
+    """seen - unseen: what is lost in a hospital that took no part."""
+    worst: float
+    worst_center: str
+
+
+def summarise(table: pd.DataFrame, task: str) -> Summary:
+    """Seen, unseen, gap and worst of a :func:`center_table`."""
+    metric = headline(task)
+    scores = table.set_index("center")[metric]
+    roles = table.set_index("center")["role"]
+    seen, unseen = (float(scores[roles == role].mean()) for role in ("train", "holdout"))
+    scored = scores.dropna()
+    worst = str(scored.idxmin()) if len(scored) else ""
+    return Summary(metric, seen, unseen, seen - unseen, float(scored.min()) if worst else np.nan, worst)

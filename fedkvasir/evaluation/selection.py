@@ -1,0 +1,30 @@
+"""Which round is `best`: a named rule that cannot look at a holdout by accident."""
+
+import pandas as pd
+
+from fedkvasir.evaluation.protocol import center_scores, headline, task_of
+
+
+def selection_score(samples: pd.DataFrame, rule: str) -> float:
+    """The score of one round's records under a rule, uniform over centers, higher is better.
+
+    ``train-val``: training centers' validation; ``oracle``: the holdouts' test sets, an upper bound and never a result.
+    Raises ValueError when handed a holdout's or a test record under any rule but ``oracle``.
+    """
+    wanted = ("holdout", "test") if rule == "oracle" else ("train", "val")
+    if rule == "oracle":
+        samples = samples[(samples["role"] == "holdout") & (samples["split"] == "test")]
+    elif (samples["role"] == "holdout").any() or (samples["split"] == "test").any():
+        raise ValueError(f"selection by {rule} was handed records of a holdout or of a test set")
+    if samples.empty:
+        raise ValueError(f"selection by {rule} needs {wanted[1]} records of {wanted[0]} centers; there are none")
+    metric = headline(task_of(samples))
+    return float(pd.Series([center_scores(own)[metric] for _, own in samples.groupby("center")]).mean())
+
+
+def best_round(scores: dict[int, float], rule: str, last: int) -> int:
+    """The round with the highest score, the earliest of equals; the last round under ``last`` or without scores."""
+    usable = {number: score for number, score in scores.items() if score == score}
+    if rule == "last" or not usable:
+        return last
+    return max(usable, key=lambda number: (usable[number], -number))

@@ -1,0 +1,56 @@
+"""A name in a scenario becomes a network: images in 0..1 in, logits out."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedkvasir.errors import UserError
+from fedkvasir.models import classifier, encoder_decoder
+from fedkvasir.models.network import Network
+from fedkvasir.models.weights import load_weights
+from fedkvasir.scenario import Model, did_you_mean
+
+MODELS: dict[str, dict[str, Callable[..., nn.Module]]] = {
+    "segmentation": encoder_decoder.MODELS,
+    "classification": classifier.MODELS,
+}
+
+
+def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
+    """The builder of a model; checks its name, encoder and parameters. Raises UserError with the nearest spelling."""
+    known = MODELS[task]
+    builder = known.get(spec.name) or (classifier.any_timm(spec.name) if task == "classification" else None)
+    if builder is None:
+        near = did_you_mean(spec.name, list(known))
+        raise UserError(f"model.name: unknown {task} model {spec.name!r}{near}; known: {', '.join(known)}")
+    allowed = [name for name in inspect.signature(builder).parameters if name != "classes"]
+    given = spec.parameters | ({} if spec.encoder is None else {"encoder": spec.encoder})
+    for key in given:
+        if key not in allowed:
+            takes = ", ".join(allowed) or "no parameters"
+            raise UserError(f"model.{key}: {spec.name} does not take it{did_you_mean(key, allowed)}; it takes {takes}")
+    if spec.encoder is not None:
+        encoder_decoder.check_encoder(spec.encoder)
+    return builder
+
+
+def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -> Network:
+    """The network of a scenario: (B, 3, H, W) float32 in 0..1 -> logits (B, 1, H, W) or (B, classes).
+
+    With a ``seed`` the network is initialised (random weights by the seed, then ``spec.weights``): the server's job.
+    Without, its weights are whatever they are, to be overwritten by what the server sends.
+    """
+    builder = find_model(spec, task)
+    parameters: dict[str, Any] = spec.parameters | ({} if spec.encoder is None else {"encoder": spec.encoder})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0 if seed is None else seed)
+        try:
+            network = Network(builder(classes=1 if task == "segmentation" else classes, **parameters))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"model: {spec.name} cannot be built with {parameters}: {error}") from error
+    if seed is not None and spec.weights is not None:
+        load_weights(network, spec)
+    return network.to(memory_format=torch.channels_last)

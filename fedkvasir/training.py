@@ -1,0 +1,99 @@
+"""The local loop of one hospital in one round: steps, schedule, mixed precision. Plain torch."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fedkvasir.data.loader import Batch
+from fedkvasir.scenario import Schedule, Training
+
+
+class NonFiniteLoss(Exception):
+    """The loss became NaN or infinite; the hospital's update must not be used."""
+
+
+class Hooks(Protocol):
+    """What an algorithm may do inside the loop."""
+
+    def penalty(self) -> Tensor | None:
+        """Added to the loss of every step."""
+
+    def correct(self) -> None:
+        """Called after backward, before the optimiser's step; may change gradients."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one round of local training did."""
+
+    loss: float
+    """Mean over steps, without the algorithm's penalty."""
+    steps: int
+    lr_sum: float
+    """Learning rate summed over steps (SCAFFOLD divides by it)."""
+
+
+def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD over all parameters."""
+    common = {"lr": training.lr, "weight_decay": training.weight_decay}
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=training.momentum, **common)
+    kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+    return kind(model.parameters(), **common)
+
+
+def learning_rate(training: Training, epoch: int, total_epochs: int) -> float:
+    """The rate of a global epoch (0-based): rounds count on, so a schedule spans the whole run."""
+    schedule: Schedule | None = training.schedule
+    if schedule is None:
+        return training.lr
+    if schedule.name == "step":
+        return training.lr * schedule.factor ** (epoch // schedule.every)
+    last = training.lr * schedule.factor
+    return last + (training.lr - last) * (1 + math.cos(math.pi * epoch / max(total_epochs, 1))) / 2
+
+
+def train_epochs(
+    model: nn.Module,
+    batches: Callable[[int], Iterator[Batch]],
+    loss_function: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    rates: dict[int, float],
+    hooks: Hooks,
+    device: torch.device,
+    precision: str,
+) -> Trained:
+    """Train in place over the global epochs in ``rates`` (epoch -> learning rate).
+
+    precision: ``float32`` or ``bfloat16`` (autocast; weights stay float32).
+    Raises NonFiniteLoss with the step where the loss stopped being a number.
+    """
+    model.train()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    steps, lr_sum = 0, 0.0
+    for epoch, rate in rates.items():
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for batch in batches(epoch):
+            images, targets = (
+                batch.images.to(device, non_blocking=True),
+                batch.targets.to(device, non_blocking=True),
+            )
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                logits = model(images)
+            loss = loss_function(logits, targets)
+            penalty = hooks.penalty()
+            (loss if penalty is None else loss + penalty).backward()
+            hooks.correct()
+            optimizer.step()
+            total += loss.detach()
+            steps, lr_sum = steps + 1, lr_sum + rate
+        # One look an epoch: reading a value makes a GPU wait.
+        if not math.isfinite(float(total)):
+            raise NonFiniteLoss(f"the loss is no longer a number after {steps} step(s); try a lower training.lr")
+    return Trained(float(total) / max(steps, 1), steps, lr_sum)

@@ -1,0 +1,27 @@
+"""The Flower ServerApp: the same round loop under stock `flwr run`."""
+
+from logging import INFO
+
+from flwr.app import Context
+from flwr.common.logger import log
+from flwr.serverapp import Grid, ServerApp
+
+from fedkvasir.runs import run_of_config
+from server.rounds import Event, federate
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the scenario named in the run configuration; needs as many SuperNodes as the scenario has centers."""
+    run, plan = run_of_config(*(str(context.run_config[key]) for key in ("scenario", "data", "out")))
+
+    def watch(event: Event) -> None:
+        log(INFO, "%s %d %s", event.kind, event.round, event.facts)
+
+    with run.writing():
+        run.start(plan, "flwr", len(plan.centers))
+        if not run.finished:
+            federate(grid, plan, run, watch)
+        log(INFO, "run folder %s, weights sha256 %s", run.folder, run.result["weights_sha256"])

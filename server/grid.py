@@ -1,0 +1,250 @@
+"""Flower's Grid over this process, and over persistent Ray actors.
+
+The two private touches of Flower that a grid of one's own needs (``TaskIdentity`` and a message's id) stand in
+``_identify`` and ``_address``; a test fails loudly when a new Flower changes them.
+"""
+
+import copy
+import importlib
+import os
+import sys
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedkvasir.errors import RunFailed
+from fedkvasir.randomness import derive_seed
+
+ATTEMPTS = 3
+"""A message is sent this often before the worker that keeps dying on it is believed."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A center as the grid sees it."""
+
+    center: str
+    folder: str
+    train_work: float
+    """Images to train on; only ratios matter."""
+    test_work: float
+
+    @property
+    def id(self) -> int:
+        return derive_seed(0, "node", self.center)
+
+    def context(self) -> Context:
+        config: dict[str, Any] = {"center": self.center, "folder": self.folder}
+        return Context(run_id=1, node_id=self.id, node_config=config, state=RecordDict(), run_config={})
+
+
+class _OwnGrid(Grid):
+    """What both grids share: who is there, and ids for messages."""
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        _identify()
+        self.nodes = {node.id: node for node in nodes}
+        self.on_reply: Callable[[str], None] = lambda center: None
+        """Called with the center's name whenever a reply is in."""
+        self._run = Run.create_empty(1)
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        raise RunFailed("this grid answers only send_and_receive")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        raise RunFailed("this grid answers only send_and_receive")
+
+    @abstractmethod
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]: ...
+
+    def close(self) -> None:
+        """Free what the grid holds."""
+
+
+def _identify() -> None:
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def _address(message: Message) -> Message:
+    message.metadata.__dict__["_message_id"] = str(uuid4())
+    return message
+
+
+def _handle(app: ClientApp, message: Message, context: Context) -> Message:
+    """Run a ClientApp on a message; what it raises becomes an error reply."""
+    try:
+        return app(message, context)
+    except Exception as error:  # the boundary of a hospital: whatever went wrong there must not end the others
+        reason = f"{type(error).__name__}: {error}"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+class LocalGrid(_OwnGrid):
+    """Every hospital in this process, one after another: for a debugger, and where there is no Ray."""
+
+    def __init__(self, nodes: Iterable[Node], client_app: str, threads: int) -> None:
+        super().__init__(nodes)
+        self._app = _load(client_app)
+        _set_threads(threads)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies, end = [], time.monotonic() + timeout if timeout else None
+        for message in map(_address, messages):
+            node = self.nodes[message.metadata.dst_node_id]
+            reply = _handle(self._app, message, node.context())
+            if end is None or time.monotonic() <= end:
+                replies.append(reply)
+            self.on_reply(node.center)
+        return replies
+
+
+class RayGrid(_OwnGrid):
+    """Persistent Ray actors. A hospital stays with its worker, which keeps network and store.
+
+    Arrays go into Ray's object store once a round, however many hospitals read them. A worker that dies is replaced
+    and its messages are sent again. At a timeout, workers that still owe an answer are replaced.
+    """
+
+    def __init__(self, nodes: Iterable[Node], client_app: str, threads: int, workers: int, gpu: float) -> None:
+        super().__init__(nodes)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        self._ray = ray
+        self._own = not ray.is_initialized()
+        if self._own:
+            ray.init(num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level="error")
+        root = str(Path(importlib.import_module(client_app.partition(":")[0]).__file__ or "").parents[1])
+        options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}
+        self._make = lambda: ray.remote(_Worker).options(**options).remote(client_app, threads, root)
+        self._workers = [self._make() for _ in range(workers)]
+        self._worker_of = deal_to_workers(self.nodes.values(), workers)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        ray, end = self._ray, time.monotonic() + timeout if timeout else None
+        stored: dict[int, Any] = {}
+        waiting: dict[Any, tuple[Message, int, Any]] = {}
+        messages = sorted(map(_address, messages), key=lambda m: -self.nodes[m.metadata.dst_node_id].train_work)
+
+        def reference(record: ArrayRecord) -> Any:
+            if id(record) not in stored:
+                stored[id(record)] = ray.put(record)
+            return stored[id(record)]
+
+        def send(message: Message, attempt: int) -> None:
+            node = self.nodes[message.metadata.dst_node_id]
+            worker = self._workers[self._worker_of[node.id]]
+            light, arrays = _strip(message)
+            references = [reference(record) for record in arrays.values()]
+            waiting[worker.handle.remote(light, node.context(), list(arrays), *references)] = (message, attempt, worker)
+
+        for message in messages:
+            send(message, 1)
+        replies = []
+        while waiting:
+            left = None if end is None else max(end - time.monotonic(), 0)
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=left)
+            if not done:
+                for worker in {id(worker): worker for _, _, worker in waiting.values()}.values():
+                    self._replace(worker)
+                break
+            message, attempt, worker = waiting.pop(done[0])
+            try:
+                replies.append(ray.get(done[0]))
+            except ray.exceptions.RayActorError as error:
+                self._replace(worker)
+                if attempt < ATTEMPTS:
+                    send(message, attempt + 1)
+                    continue
+                reason = f"its worker died {ATTEMPTS} times ({type(error).__name__}); out of memory?"
+                replies.append(Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message))
+            self.on_reply(self.nodes[message.metadata.dst_node_id].center)
+        return replies
+
+    def close(self) -> None:
+        if self._own:
+            self._ray.shutdown()
+        else:
+            for worker in self._workers:
+                self._ray.kill(worker)
+
+    def _replace(self, worker: Any) -> None:
+        """Put a new worker in the place of one that is dead or hangs; once, however many messages it owed."""
+        if worker in self._workers:
+            with suppress(ValueError):  # already gone
+                self._ray.kill(worker)
+            self._workers[self._workers.index(worker)] = self._make()
+
+
+class _Worker:
+    """A Ray actor: one process, several hospitals in turn."""
+
+    def __init__(self, client_app: str, threads: int, root: str) -> None:
+        # Ray puts the driver's working folder first; a stray clients.py there must not be taken for ours.
+        sys.path.insert(0, root)
+        _set_threads(threads)
+        self._app = _load(client_app)
+
+    def handle(self, message: Message, context: Context, names: list[str], *arrays: ArrayRecord) -> Message:
+        for name, record in zip(names, arrays, strict=True):
+            message.content[name] = record
+        return _handle(self._app, message, context)
+
+
+def _strip(message: Message) -> tuple[Message, dict[str, ArrayRecord]]:
+    """A copy of the message without its arrays, and the arrays by name."""
+    arrays = dict(message.content.array_records.items())
+    light = copy.copy(message)
+    light.content = RecordDict({name: record for name, record in message.content.items() if name not in arrays})
+    return light, arrays
+
+
+def deal_to_workers(nodes: Iterable[Node], workers: int) -> dict[int, int]:
+    """Node id -> worker: training work first, longest first, each to the least loaded; then testing likewise."""
+    train, test = [0.0] * workers, [0.0] * workers
+    dealt = {}
+    for node in sorted(nodes, key=lambda node: (-node.train_work, -node.test_work, node.center)):
+        load = train if node.train_work else test
+        worker = min(range(workers), key=lambda index: (load[index], index))
+        train[worker] += node.train_work
+        test[worker] += node.test_work
+        dealt[node.id] = worker
+    return dealt
+
+
+def _load(reference: str) -> ClientApp:
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)

@@ -1,0 +1,336 @@
+"""The round loop, above Flower's Strategy and Grid.
+
+Flower's own ``Strategy.start`` can neither resume nor checkpoint, samples random node ids from the global random
+state, sums in order of arrival and averages whatever came back. Here the loop chooses the centers, shows the strategy
+a grid with only those, sorts replies by center, insists on the quorum, and commits every round.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore.run import Run as FlowerRun
+
+from fedkvasir import exchange
+from fedkvasir.algorithms import build_algorithm
+from fedkvasir.algorithms.base import Algorithm, from_record, to_record
+from fedkvasir.errors import RunFailed
+from fedkvasir.evaluation.protocol import center_scores, metric_names, task_of
+from fedkvasir.evaluation.selection import best_round, selection_score
+from fedkvasir.models import build_model
+from fedkvasir.plan import Plan
+from fedkvasir.randomness import derive_seed
+from fedkvasir.runs import Checkpoint, Run
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a person watching wants to know: ``resume``, ``round``, ``failure``, ``test``."""
+
+    kind: str
+    round: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+Watch = Callable[[Event], None]
+
+
+class CohortGrid(Grid):
+    """A grid that exposes just this round's nodes, in order of their centers' names."""
+
+    def __init__(self, grid: Grid, node_ids: list[int]) -> None:
+        self._grid, self._node_ids = grid, node_ids
+
+    def get_node_ids(self) -> list[int]:
+        return list(self._node_ids)
+
+    def set_run(self, run: FlowerRun) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> FlowerRun:
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+def federate(grid: Grid, plan: Plan, run: Run, watch: Watch = lambda event: None) -> None:
+    """Run the plan to its end in ``run``'s folder, from its last committed round.
+
+    Raises RunFailed below quorum; what is committed stays, and the same call goes on from there.
+    """
+    Federation(grid, plan, run, watch).run_all()
+
+
+class Federation:
+    """One run on its server side."""
+
+    def __init__(self, grid: Grid, plan: Plan, run: Run, watch: Watch) -> None:
+        self.grid, self.plan, self.run, self.watch = grid, plan, run, watch
+        self.scenario = plan.scenario
+        self.nodes = roll_call(grid, plan)
+        self.centers = {node: center for center, node in self.nodes.items()}
+        self.algorithm: Algorithm = build_algorithm(self.scenario.algorithm)
+        self.strategy: Strategy = self.algorithm.strategy(len(plan.training_centers))
+
+    def run_all(self) -> None:
+        """Every round that is not committed yet, then the closing evaluation."""
+        checkpoint = self._resume()
+        for number in range(checkpoint.round + 1, self.scenario.federation.rounds + 1):
+            checkpoint = self._round(number, checkpoint)
+        self._finish(checkpoint)
+
+    # ---- one round
+
+    def _round(self, number: int, before: Checkpoint) -> Checkpoint:
+        began = time.perf_counter()
+        rows: list[dict[str, Any]] = []
+        after, replies = self._train(number, before, rows)
+        samples = self._validate(number, after, rows)
+        if len(samples):
+            after.scores[number] = selection_score(samples, self.scenario.evaluation.select)
+        after.best = best_round(after.scores, self.scenario.evaluation.select, number)
+        wall_s = time.perf_counter() - began
+        after.wall_s += wall_s
+        rows.append({"round": number, "phase": "round", "metric": "wall_s", "value": wall_s})
+        self.run.commit(after, _rounds_table(rows), samples)
+        facts = {"loss": _mean_loss(replies), "score": after.scores.get(number), "seconds": wall_s, "best": after.best}
+        self.watch(Event("round", number, facts))
+        return after
+
+    def _train(
+        self, number: int, before: Checkpoint, rows: list[dict[str, Any]]
+    ) -> tuple[Checkpoint, dict[str, Message]]:
+        cohort = self._cohort(number)
+        records = {"buffers": to_record(before.buffers), "local": to_record(before.local)}
+        config = ConfigRecord({"keep": sorted({before.best, *before.kept.values()} - {0}) or [0]})
+        view = CohortGrid(self.grid, [self.nodes[center] for center in cohort])
+        messages = list(self.strategy.configure_train(number, to_record(before.shared), config, view))
+        for message in messages:
+            own = ConfigRecord(dict(message.content["config"]))
+            own["start-from"] = before.kept.get(self.centers[message.metadata.dst_node_id], 0)
+            message.content = RecordDict({**message.content, **records, "config": own})
+        sent_bytes = {self._center(m): _payload_bytes(m) for m in messages}
+        replies = self._ask(messages)
+        after = Checkpoint(
+            number, {}, {}, {}, {}, dict(before.kept), dict(before.scores), before.best, list(before.failures),
+            before.wall_s,
+        )  # fmt: skip
+        good = self._quorum(number, cohort, replies, after)
+        weights = [float(reply.content["metrics"]["weight"]) for reply in good.values()]
+        for name in ("buffers", "local"):
+            states = [from_record(reply.content[name]) for reply in good.values()]
+            setattr(after, name, exchange.average(states, weights))
+        for center, reply in good.items():
+            metrics = dict(reply.content["metrics"])
+            if metrics["state"]:
+                after.kept[center] = number
+            cost = {key: metrics[key] for key in ("samples", "steps", "seconds", "peak_mib")}
+            cost |= {"bytes_down": sent_bytes[center], "bytes_up": _payload_bytes(reply)}
+            row = {"round": number, "phase": "train", "center": center, "role": "train", **cost}
+            rows.append({**row, "metric": "loss", "value": metrics["loss"]})
+        for reply in good.values():
+            for name in ("buffers", "local"):
+                del reply.content[name]
+        arrays, _ = self.strategy.aggregate_train(number, list(good.values()))
+        if arrays is None:
+            raise RunFailed(f"round {number}: {self.scenario.algorithm.name} could not aggregate any reply")
+        after.shared = {
+            name: array.astype(before.shared[name].dtype, copy=False) for name, array in from_record(arrays).items()
+        }
+        after.server = self._server_state()
+        return after, good
+
+    def _cohort(self, number: int) -> list[str]:
+        """This round's centers, sorted by name; who they are depends on the seed and the round only."""
+        centers, fraction = self.plan.training_centers, self.scenario.federation.fraction
+        size = max(1, round(fraction * len(centers)))
+        rng = np.random.default_rng(derive_seed(self.scenario.seed, "cohort", number))
+        return sorted(rng.choice(centers, size=size, replace=False).tolist())
+
+    def _quorum(
+        self, number: int, cohort: list[str], replies: dict[str, Message], after: Checkpoint
+    ) -> dict[str, Message]:
+        """The good replies in order of center. Raises RunFailed if they are too few; records who failed and why."""
+        good, failures = {}, []
+        for center in cohort:
+            reply = replies.get(center)
+            if reply is not None and not reply.has_error():
+                good[center] = reply
+            else:
+                reason = "no answer before the deadline" if reply is None else str(reply.error.reason)
+                failures.append({"round": number, "center": center, "reason": reason})
+        needed = int(np.ceil(self.scenario.federation.quorum * len(cohort) - 1e-9))
+        for failure in failures:
+            self.watch(Event("failure", number, failure))
+        if len(good) < needed:
+            named = "; ".join(f"{failure['center']}: {failure['reason']}" for failure in failures)
+            raise RunFailed(
+                f"round {number}: {len(good)} of {len(cohort)} hospitals answered, federation.quorum asks for {needed} "
+                f"({named})"
+            )
+        after.failures += failures
+        return good
+
+    # ---- evaluation
+
+    def _validate(self, number: int, checkpoint: Checkpoint, rows: list[dict[str, Any]]) -> pd.DataFrame:
+        """Records of this round's validation, or of the holdouts under ``oracle``; empty in rounds that skip it."""
+        evaluation, last = self.scenario.evaluation, self.scenario.federation.rounds
+        if number % evaluation.every and number != last:
+            return pd.DataFrame()
+        oracle = evaluation.select == "oracle"
+        split = "test" if oracle else "val"
+        wanted = self.plan.centers[self.plan.centers["role"] == ("holdout" if oracle else "train")]
+        return self._evaluate(list(wanted.index[wanted[split] > 0]), split, checkpoint, str(number), rows)
+
+    def _evaluate(
+        self,
+        centers: list[str],
+        split: str,
+        checkpoint: Checkpoint,
+        label: str,
+        rows: list[dict[str, Any]],
+        gallery: bool = False,
+    ) -> pd.DataFrame:
+        """Per-image records of one split at some centers under one checkpoint; raises RunFailed if any is missing."""
+        records = {
+            "arrays": to_record(checkpoint.shared),
+            "buffers": to_record(checkpoint.buffers),
+            "local": to_record(checkpoint.local),
+        }
+        messages = []
+        for center in centers:
+            start_from = checkpoint.kept.get(center, 0)
+            config = ConfigRecord({"split": split, "start-from": start_from, "gallery": gallery})
+            content = RecordDict({**records, "config": config})
+            messages.append(Message(content, self.nodes[center], "evaluate"))
+        replies = self._ask(messages)
+        parts = []
+        for center in sorted(centers):
+            reply = replies.get(center)
+            if reply is None or reply.has_error():
+                reason = "no answer before the deadline" if reply is None else reply.error.reason
+                raise RunFailed(f"round {checkpoint.round}: {center} could not be evaluated on {split} ({reason})")
+            part = pd.read_parquet(io.BytesIO(bytes(reply.content["samples"]["parquet"])))
+            parts.append(part)
+            metrics = dict(reply.content["metrics"])
+            cost = {key: metrics[key] for key in ("samples", "seconds", "peak_mib")}
+            cost |= {"bytes_down": _payload_bytes(messages[0]), "bytes_up": _payload_bytes(reply)}
+            row = {"round": checkpoint.round, "phase": split, "center": center, "role": part["role"].iloc[0], **cost}
+            scores = center_scores(part)
+            rows += [{**row, "metric": name, "value": scores[name]} for name in metric_names(task_of(part))]
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        if len(table):
+            table.insert(0, "checkpoint", label)
+        return table
+
+    def _finish(self, last: Checkpoint) -> None:
+        """Test sets are looked at once, here: `best` and `last` at every center that has one."""
+        began = time.perf_counter()
+        rows: list[dict[str, Any]] = []
+        centers = list(self.plan.centers.index[self.plan.centers["test"] > 0])
+        self.watch(Event("test", last.round, {"best": last.best, "centers": centers}))
+        best = last if last.best == last.round else self.run.checkpoint(str(last.best))
+        samples = [self._evaluate(centers, "test", best, "best", rows, gallery=True)]
+        if best is last:
+            samples.append(samples[0].assign(checkpoint="last"))
+        else:
+            samples.append(self._evaluate(centers, "test", last, "last", rows))
+        last.wall_s += time.perf_counter() - began
+        self.run.finish(last, _rounds_table(rows), pd.concat(samples, ignore_index=True))
+
+    # ---- start and state
+
+    def _resume(self) -> Checkpoint:
+        """The last committed round, or round 0: the initial weights."""
+        last = self.run.latest()
+        self.run.drop_uncommitted(last.round if last else 0)
+        if last is not None:
+            for name in self.algorithm.server_state:
+                setattr(self.strategy, name, last.server.get(name))
+            self.watch(Event("resume", last.round))
+            return last
+        scenario = self.scenario
+        seed = derive_seed(scenario.seed, "weights")
+        network = build_model(scenario.model, scenario.task, len(self.plan.classes), seed)
+        layout = exchange.layout(network, self.algorithm.local(network), scenario.federation.buffers)
+        return Checkpoint(
+            0, *(exchange.read(network, names) for names in (layout.shared, layout.buffers, layout.local))
+        )
+
+    def _server_state(self) -> dict[str, exchange.State]:
+        states = {name: getattr(self.strategy, name) for name in self.algorithm.server_state}
+        return {name: state for name, state in states.items() if state is not None}
+
+    def _ask(self, messages: list[Message]) -> dict[str, Message]:
+        """Send, wait, and return replies by center name, sorted: arrival order ends here."""
+        timeout = self.scenario.federation.deadline_s
+        replies = self.grid.send_and_receive(messages, timeout=timeout)
+        by_center = {self.centers[reply.metadata.src_node_id]: reply for reply in replies}
+        return {center: by_center[center] for center in sorted(by_center)}
+
+    def _center(self, message: Message) -> str:
+        return self.centers[message.metadata.dst_node_id]
+
+
+def roll_call(grid: Grid, plan: Plan) -> dict[str, int]:
+    """Center name -> node id. Raises RunFailed unless exactly the plan's centers answer, with the plan's data."""
+    messages = [Message(RecordDict(), node, "query") for node in grid.get_node_ids()]
+    nodes: dict[str, int] = {}
+    for reply in grid.send_and_receive(messages):
+        if reply.has_error():
+            raise RunFailed(f"roll call: a node failed ({reply.error.reason})")
+        facts = reply.content["hospital"]
+        center = str(facts["center"])
+        if facts["data_sha256"] != plan.data_sha256:
+            raise RunFailed(f"roll call: {center} holds other images than the plan")
+        if center in nodes:
+            raise RunFailed(f"roll call: two nodes say they are {center}")
+        nodes[center] = reply.metadata.src_node_id
+    missing = sorted(set(plan.centers.index) - set(nodes))
+    if missing:
+        raise RunFailed(
+            f"roll call: {len(nodes)} of {len(plan.centers)} centers answered; missing: {', '.join(missing)}"
+        )
+    return dict(sorted(nodes.items()))
+
+
+def _rounds_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    columns = [
+        "round", "phase", "center", "role", "metric", "value", "samples", "steps", "seconds", "bytes_down", "bytes_up",
+        "peak_mib",
+    ]  # fmt: skip
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    texts, numbers = ["phase", "center", "role", "metric"], columns[5:]
+    table[texts] = table[texts].fillna("").astype(str)
+    table[numbers] = table[numbers].astype("float64")
+    return table
+
+
+def _mean_loss(replies: dict[str, Message]) -> float:
+    metrics = [dict(reply.content["metrics"]) for reply in replies.values()]
+    return float(np.average([m["loss"] for m in metrics], weights=[m["weight"] for m in metrics]))
+
+
+def _payload_bytes(message: Message) -> int:
+    """Bytes of all arrays in a message."""
+    records: Iterable[ArrayRecord] = message.content.array_records.values()
+    return sum(len(array.data) for record in records for array in record.values())
