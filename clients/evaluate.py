@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedkvasir.data.loader import Batch, Samples, eval_batches
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.metrics.segmentation import count
 from fedkvasir.models.network import Network
+from fedkvasir.prediction import native_mask
 from fedkvasir.scenario import Scenario
 
 
@@ -35,30 +35,14 @@ def evaluate(
         probabilities = torch.cat(found).double().numpy()
         rows["label"] = table["label"].to_numpy()
         return rows.join(pd.DataFrame(probabilities, columns=[PREFIX + name for name in classes]))
-    counts = [
-        count(native_mask(logits[index], samples, int(position), scenario.evaluation.threshold), truth)
-        for positions, logits in _logits(network, samples, scenario, device, precision)
-        for index, position in enumerate(positions)
-        for truth in [samples.store.native_mask(int(table["row"].iloc[position]))]
-    ]
+    counts = []
+    for positions, logits in _logits(network, samples, scenario, device, precision):
+        for index, position in enumerate(positions):
+            truth = samples.store.native_mask(int(table["row"].iloc[position]))
+            counts.append(count(native_mask(logits[index], *truth.shape, scenario.evaluation.threshold), truth))
     rows["class"], rows["scoring"], rows["threshold"] = "polyp", "default", scenario.evaluation.threshold
     rows[["height", "width"]] = table[["height", "width"]].to_numpy()
     return rows.join(pd.DataFrame(counts))
-
-
-def native_mask(logits: Tensor, samples: Samples, position: int, threshold: float) -> np.ndarray:
-    """(1, S, S) logits of one sample -> (H, W) bool at its native size."""
-    row = samples.table.iloc[position]
-    return resize_logits(logits, int(row["height"]), int(row["width"])) > logit(threshold)
-
-
-def resize_logits(logits: Tensor, height: int, width: int) -> np.ndarray:
-    """(1, S, S) logits -> (height, width) float32, bilinear."""
-    return F.interpolate(logits[None].float(), (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
-
-
-def logit(probability: float) -> float:
-    return float(np.log(probability / (1 - probability)))
 
 
 @torch.inference_mode()

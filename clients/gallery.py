@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clients.evaluate import native_mask, predict
+from clients.evaluate import predict
 from fedkvasir.data.loader import Samples, eval_batches
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics import classification, segmentation
 from fedkvasir.models.network import Network
+from fedkvasir.prediction import native_mask
 from fedkvasir.scenario import Scenario
 
 WIDTH = 240
@@ -46,8 +47,8 @@ def draw_gallery(
             _, batch = next(eval_batches(alone, scenario.training.batch_size))
             with torch.inference_mode():
                 logits = predict(network.eval(), batch, device, precision)[0]
-            prediction = native_mask(logits, alone, 0, scenario.evaluation.threshold)
             truth = samples.store.native_mask(int(alone.table["row"].iloc[0]))
+            prediction = native_mask(logits, *truth.shape, scenario.evaluation.threshold)
             panels = _panels(pixels, truth, prediction)
         else:
             row = rows.iloc[[position]]

@@ -149,7 +149,9 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
     samples["group"] = audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs)
     samples = pd.concat(
         [
-            split_center(name, scenario.data.centers[name], samples[samples["source"] == name], scenario.data.split_seed)
+            split_center(
+                name, scenario.data.centers[name], samples[samples["source"] == name], scenario.data.split_seed
+            )
             for name in scenario.data.centers
         ]
     )
@@ -226,7 +228,9 @@ def _choose(scenario: Scenario, name: str, catalog: Catalog) -> pd.DataFrame:
         table = table[table["center"] == center.center]
         if table.empty:
             near = did_you_mean(center.center, known)
-            raise UserError(f"{here}: {center.dataset} has no center {center.center!r}{near}; it has {', '.join(known)}")
+            raise UserError(
+                f"{here}: {center.dataset} has no center {center.center!r}{near}; it has {', '.join(known)}"
+            )
     if scenario.task == "segmentation":
         table = table[table["mask"].notna() | table["empty"]]
     else:

@@ -155,6 +155,14 @@ class Run:
         with lock(self.folder / "lock", wait=False):
             yield
 
+    def clear(self) -> None:
+        """Throw away everything but the lock."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+
     def start(self, plan: Plan, engine: str, workers: int) -> None:
         """Begin, or go on with, ``plan``. Raises UserError where the folder's run saw other pixels."""
         if (self.folder / "plan.json").is_file():

@@ -299,3 +299,11 @@ def _keys_at(place: list[str]) -> list[str]:
 def _any_value(node: dict[str, Any]) -> dict[str, Any]:
     found = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), {})
     return found if isinstance(found, dict) else {}
+
+
+def json_schema() -> dict[str, Any]:
+    """For editors: what a scenario file may hold."""
+    schema = Scenario.model_json_schema()
+    schema["required"] = [key for key in schema["required"] if key != "name"]
+    schema["properties"]["algorithm"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Algorithm"}]}
+    return schema

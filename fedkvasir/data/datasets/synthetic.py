@@ -48,6 +48,7 @@ def read(root: Path, **_: object) -> Catalog:
     root = Path(root)
     rows, warnings = [], []
     for center in sorted(path for path in root.iterdir() if path.is_dir()):
+        found: list[tuple[str, str, Path, str | None, str | None]]
         if (center / "images").is_dir():
             pairs, more = pair(list_images(center / "images"), list_images(center / "masks"), center)
             warnings += more

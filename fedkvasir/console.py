@@ -1,0 +1,174 @@
+"""What a person sees in a terminal: the plan, the progress of a run, its table."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fedkvasir.estimate import Estimate
+from fedkvasir.evaluation.protocol import headline, metric_names, summarise
+from fedkvasir.plan import Plan
+from fedkvasir.runs import Run
+
+NAMES = {"dice": "Dice", "iou": "IoU", "macro_f1": "macro F1", "dice_images": "Dice, by image"}
+SELECTED = {
+    "train-val": "by the training centers' validation",
+    "last": "the last round, no selection",
+    "oracle": "BY THE HOLDOUT ITSELF: an upper bound, not a result",
+}
+
+
+class Happening(Protocol):
+    """An event of the round loop."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def round(self) -> int: ...
+    @property
+    def facts(self) -> dict[str, Any]: ...
+
+
+class Screen:
+    """Progress bars on a terminal, plain lines elsewhere, only the result when quiet."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.quiet = quiet
+        self._progress: Progress | None = None
+        self._tasks: dict[str, Any] = {}
+
+    def say(self, text: str) -> None:
+        """A line that `--quiet` leaves out."""
+        if not self.quiet:
+            self.console.print(text)
+
+    @contextmanager
+    def bars(self) -> Iterator[None]:
+        """Show bars while the block runs, where there is a terminal to show them on."""
+        if self.quiet or not self.console.is_terminal:
+            yield
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as self._progress:
+            try:
+                yield
+            finally:
+                self._progress, self._tasks = None, {}
+
+    def bar(self, what: str, done: int, total: int) -> None:
+        """Set one bar; it goes away when it is full."""
+        if self._progress is None:
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.update(self._tasks[what], completed=done)
+        if done >= total:
+            self._progress.remove_task(self._tasks.pop(what))
+
+    def preparing(self, dataset: str, done: int, total: int) -> None:
+        """Progress of a store that is being built."""
+        self.bar(f"decoding {dataset}", done, total)
+        if done == total:
+            self.say(f"decoded {total} images of {dataset} (kept for the next run)")
+
+    def event(self, plan: Plan, event: Happening) -> None:
+        """A line for each round, failure and resumption."""
+        rounds, facts = plan.scenario.federation.rounds, event.facts
+        if event.kind == "resume":
+            self.say(f"going on after round {event.round} of {rounds}")
+        elif event.kind == "failure":
+            self.console.print(f"round {event.round}: goes on without {facts['center']} ({facts['reason']})")
+        elif event.kind == "round":
+            metric = headline(plan.scenario.task)
+            score = "" if facts["score"] is None else f"   validation {NAMES[metric]} {facts['score']:.3f}"
+            mark = "   best so far" if facts["best"] == event.round and facts["score"] is not None else ""
+            self.say(f"round {event.round}/{rounds}   loss {facts['loss']:.3f}{score}   {facts['seconds']:.0f} s{mark}")
+        elif event.kind == "test":
+            self.say(f"testing round {facts['best']} ({SELECTED[plan.scenario.evaluation.select]}) at every center")
+
+    def plan(self, plan: Plan, cost: Estimate) -> None:
+        """`--dry-run`: who holds what, splits, steps, time, memory."""
+        scenario = plan.scenario
+        self.console.print(f"[bold]{plan.name}[/bold]  {scenario.question}")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("center", "role", "train", "val", "test", "groups", "steps a round"):
+            table.add_column(column, justify="left" if column in ("center", "role") else "right")
+        groups = plan.samples.groupby("center")["group"].nunique()
+        for center, row in plan.centers.iterrows():
+            steps = str(plan.steps_per_round(str(center))) if row["train"] else "-"
+            numbers = [str(row[split] or "-") for split in ("train", "val", "test")]
+            table.add_row(str(center), row["role"], *numbers, str(groups[center]), steps)
+        self.console.print(table)
+        encoder = f", {scenario.model.encoder}" if scenario.model.encoder else ""
+        self.console.print(
+            f"{scenario.algorithm.name}, {scenario.federation.rounds} rounds of {scenario.training.epochs} local "
+            f"epoch(s); {scenario.model.name}{encoder}, {cost.parameters / 1e6:.1f} M parameters, "
+            f"{scenario.data.image_size} px, {plan.device} {plan.precision}"
+        )
+        self.console.print(
+            f"about {_duration(cost.total_s)} with {cost.workers} worker(s) ({cost.step_s:.2f} s a step), "
+            f"about {cost.worker_mib:.0f} MiB a worker"
+        )
+        self.warnings(plan)
+
+    def warnings(self, plan: Plan) -> None:
+        for text in plan.warnings:
+            self.console.print(f"[yellow]warning[/yellow] {text}")
+
+    def result(self, run: Run) -> None:
+        """The table of centers and what follows from it."""
+        plan, table = run.plan, run.table()
+        self.console.print(center_table_text(table, plan.scenario.task))
+        self.console.print(summary_text(table, plan.scenario.task))
+        result = run.result
+        chosen = SELECTED[plan.scenario.evaluation.select]
+        self.console.print(f"round {result['best_round']} of {result['rounds']}, chosen {chosen}; means over groups")
+        self.warnings(plan)
+        for failure in result["failures"]:
+            self.console.print(f"round {failure['round']}: without {failure['center']} ({failure['reason']})")
+        self.console.print(f"weights sha256 {result['weights_sha256']}")
+        report = run.folder / "report.html"
+        self.console.print(f"run folder {run.folder}" + (f", report {report}" if report.is_file() else ""))
+
+
+def center_table_text(table: pd.DataFrame, task: str) -> Table:
+    """One row a center, training centers first."""
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    metrics = [*metric_names(task), *(("dice_images",) if task == "segmentation" else ())]
+    for column in ("center", "role", "images", *(NAMES.get(name, name) for name in metrics)):
+        view.add_column(column, justify="left" if column in ("center", "role") else "right")
+    for _, row in table.iterrows():
+        numbers = [f"{row[name]:.3f}" for name in metrics]
+        style = "cyan" if row["role"] == "holdout" else ""
+        view.add_row(row["center"], row["role"], str(row["images"]), *numbers, style=style)
+    return view
+
+
+def summary_text(table: pd.DataFrame, task: str) -> str:
+    """Seen, unseen, gap and worst in one line."""
+    summary = summarise(table, task)
+    parts = [
+        f"{word} {value:.3f}"
+        for word, value in (("seen", summary.seen), ("unseen", summary.unseen), ("gap", summary.gap))
+        if value == value
+    ]
+    return f"{NAMES[summary.metric]}: {', '.join(parts)}, worst {summary.worst:.3f} ({summary.worst_center})"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def rows(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:
+    """Print a plain table."""
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(header):
+        view.add_column(column, no_wrap=index == 0, overflow="fold")
+    for line in lines:
+        view.add_row(*line)
+    Console(highlight=False).print(view)

