@@ -135,6 +135,7 @@ class RayGrid(_OwnGrid):
     def __init__(self, nodes: Iterable[Node], client_app: str, threads: int, workers: int, gpu: float) -> None:
         super().__init__(nodes)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES alone; no warning
         import ray
 
         self._ray = ray

@@ -56,6 +56,9 @@ def leaks(samples: pd.DataFrame, pairs: list[tuple[int, int]]) -> pd.DataFrame:
         for i, j in pairs
         if test[i] != test[j]
     ]
+    explained = set(samples["group"][samples["sample"].isin([leak["test"] for leak in found])])
     sides = samples.assign(test=test).groupby("group")["test"].nunique()
-    found += [{"kind": "group", "train": group, "test": group} for group in sides.index[sides > 1]]
+    found += [
+        {"kind": "group", "train": group, "test": group} for group in sides.index[sides > 1] if group not in explained
+    ]
     return pd.DataFrame(found, columns=["kind", "train", "test"])

@@ -48,9 +48,10 @@ def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0 if seed is None else seed)
         try:
-            network = Network(builder(classes=1 if task == "segmentation" else classes, **parameters))
+            body = builder(classes=1 if task == "segmentation" else classes, **parameters)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"model: {spec.name} cannot be built with {parameters}: {error}") from error
+    network = Network(body, spec.encoder or (encoder_decoder.ENCODER if task == "segmentation" else spec.name))
     if seed is not None and spec.weights is not None:
         load_weights(network, spec)
     return network.to(memory_format=torch.channels_last)

@@ -1,11 +1,12 @@
 """What every architecture is wrapped in."""
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, as every pretrained encoder here expects."""
+"""ImageNet's own, for encoders that timm does not know."""
 
 
 class Network(nn.Module):
@@ -14,12 +15,15 @@ class Network(nn.Module):
     Inside, so that no caller can forget it: training, evaluation, prediction and export agree.
     """
 
-    def __init__(self, body: nn.Module, stride: int = 32) -> None:
+    def __init__(self, body: nn.Module, encoder: str, stride: int = 32) -> None:
         super().__init__()
         self.body = body
         self.stride = stride
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        # The colours the encoder was pretrained with: EfficientNet-Lite0, say, wants 0.5 and 0.5.
+        pretrained = timm.models.get_pretrained_cfg(encoder.removeprefix("timm-").removeprefix("tu-"))
+        mean, std = (pretrained.mean, pretrained.std) if pretrained else (MEAN, STD)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) float32 in 0..1; logits: (B, 1, H, W), or (B, K) for classifiers."""

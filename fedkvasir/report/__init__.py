@@ -1,0 +1,27 @@
+"""A run as one HTML file: self-contained, without scripts, a pure function of the run folder."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fedkvasir.files import write_atomic
+from fedkvasir.report.sections import describe
+from fedkvasir.runs import Run
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def build_report(run: Run) -> Path:
+    """Write ``report.html`` into the run's folder and return its path; of an unfinished run, what is there.
+
+    The same folder gives the same bytes. Raises UserError where the folder is not a run.
+    """
+    path = run.folder / "report.html"
+    write_atomic(path, TEMPLATES.get_template("report.html").render(describe(run)))
+    return path

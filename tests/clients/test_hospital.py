@@ -1,0 +1,155 @@
+"""One center: what it trains, keeps and records does not depend on batch sizes, processes or interruptions."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clients.evaluate import evaluate
+from clients.hospital import Hospital, Weights, load_network
+from clients.state import CenterState
+from fedkvasir import exchange
+from fedkvasir.data.augment import AUGMENTS, Augment
+from fedkvasir.data.loader import eval_batches, steps_per_epoch, train_batches
+from fedkvasir.metrics.segmentation import ratios
+from fedkvasir.models import build_model
+from fedkvasir.plan import Plan, make_plan
+from fedkvasir.scenario import load
+from fedkvasir.training import NonFiniteLoss
+
+
+def plan_of(tiny: Path, *overrides: str) -> Plan:
+    return make_plan(load(tiny, overrides))
+
+
+def hospital_of(plan: Plan, folder: Path, center: str = "alta") -> tuple[Hospital, Weights]:
+    """A hospital and initial weights for it."""
+    scenario = plan.scenario
+    torch.set_num_threads(1)
+    network = build_model(scenario.model, scenario.task, len(plan.classes), seed=1)
+    hospital = Hospital(plan, center, load_network(plan), folder)
+    names = hospital.layout
+    return hospital, Weights(*(exchange.read(network, group) for group in (names.shared, names.buffers, names.local)))
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+def test_the_evaluation_batch_size_changes_nothing(tiny: Path, tmp_path: Path, batch_size: int) -> None:
+    """Per-image counts of batches of 4 and 16 are those of single images: padding never counts."""
+    plan = plan_of(tiny)
+    hospital, weights = hospital_of(plan, tmp_path)
+    exchange.write(hospital.network, weights.shared | weights.buffers)
+    samples = plan.part("edinburgh", "test")
+    network, device = hospital.network, torch.device("cpu")
+    tables = []
+    for size in (1, batch_size):
+        training = plan.scenario.training.model_copy(update={"batch_size": size})
+        scenario = plan.scenario.model_copy(update={"training": training})
+        tables.append(evaluate(network, samples, scenario, plan.classes, device, "float32"))
+    assert len(tables[1]) == len(samples)
+    dice = [ratios(table)["dice"].fillna(-1) for table in tables]
+    np.testing.assert_allclose(dice[0], dice[1], atol=1e-4)
+
+
+def test_equal_batch_shapes_give_exactly_equal_logits_whatever_the_company(tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(tiny)
+    hospital, weights = hospital_of(plan, tmp_path)
+    exchange.write(hospital.network, weights.shared | weights.buffers)
+    network = hospital.network.eval()
+    images = next(eval_batches(plan.part("edinburgh", "test"), 8))[1].images
+    with torch.inference_mode():
+        straight, turned = network(images), network(images.flip(0)).flip(0)
+    torch.testing.assert_close(straight, turned, rtol=0, atol=0)
+
+
+def test_two_epochs_augment_differently_and_two_runs_agree(tiny: Path) -> None:
+    plan = plan_of(tiny)
+    samples, augment = plan.part("alta", "train"), Augment(AUGMENTS["light"](32))
+    first, again, second = (
+        torch.cat([batch.images for batch in train_batches(samples, 4, augment, seed)]) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_all_images_are_seen_once_and_no_batch_is_of_one(tiny: Path) -> None:
+    samples, augment = plan_of(tiny).part("alta", "train"), Augment(AUGMENTS["none"](32))
+    for size in range(2, len(samples) + 2):
+        batches = [len(batch.images) for batch in train_batches(samples, size, augment, 0)]
+        assert sum(batches) == len(samples) and min(batches) > 1
+        assert len(batches) == steps_per_epoch(len(samples), size)
+
+
+def test_the_divergentnets_preset_keeps_shape_type_and_binary_masks() -> None:
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), rng.integers(0, 2, (64, 64), dtype=np.uint8)
+    for preset in AUGMENTS.values():
+        for seed in range(20):
+            changed, moved = Augment(preset(64))(image, mask, seed)
+            assert changed.shape == image.shape and changed.dtype == np.uint8
+            assert moved.shape == mask.shape and set(np.unique(moved)) <= {0, 1}
+
+
+def test_training_again_from_the_same_round_gives_the_same_bits(tiny: Path, tmp_path: Path) -> None:
+    """A hospital killed after training and before the commit trains again from the state the message names."""
+    plan = plan_of(tiny, "algorithm=scaffold")
+    hospital, weights = hospital_of(plan, tmp_path)
+    first = hospital.train(1, 0, set(), weights, {})
+    second = hospital.train(2, 1, set(), weights, {})
+    fresh, _ = hospital_of(plan, tmp_path)
+    again = fresh.train(2, 1, set(), weights, {})
+    assert exchange.sha256(second.weights.shared) == exchange.sha256(again.weights.shared)
+    assert exchange.sha256(second.extra["control"]) == exchange.sha256(again.extra["control"])
+    assert exchange.sha256(first.weights.shared) != exchange.sha256(second.weights.shared)
+
+
+def test_fedbn_keeps_its_layers_and_uses_them_again(tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(tiny, "algorithm=fedbn")
+    hospital, weights = hospital_of(plan, tmp_path)
+    update = hospital.train(1, 0, set(), weights, {})
+    assert set(update.weights.local) == exchange.normalisation(hospital.network)
+    kept = hospital.state.load(1)["local"]
+    assert exchange.sha256(kept) == exchange.sha256(update.weights.local)
+    own, _ = hospital.evaluate("test", 1, weights, gallery=False)
+    given, _ = hospital.evaluate("test", 0, weights, gallery=False)
+    assert (own["tp"] != given["tp"]).any() or (own["fp"] != given["fp"]).any()
+
+
+def test_optimiser_state_can_be_kept(tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(tiny, "training.optimizer=adam", "training.optimizer_state=keep")
+    hospital, weights = hospital_of(plan, tmp_path)
+    hospital.train(1, 0, set(), weights, {})
+    assert hospital.state.load(1)["optimizer"]
+    warm = hospital.train(2, 1, set(), weights, {}).weights.shared
+    cold = hospital.train(2, 0, set(), weights, {}).weights.shared
+    assert exchange.sha256(warm) != exchange.sha256(cold)
+
+
+def test_a_loss_that_is_no_number_is_said(tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(tiny)
+    hospital, weights = hospital_of(plan, tmp_path)
+    name = next(iter(weights.shared))
+    weights.shared[name][:] = np.nan
+    with pytest.raises(NonFiniteLoss, match="no longer a number"):
+        hospital.train(1, 0, set(), weights, {})
+
+
+def test_the_gallery_shows_best_median_and_worst(tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(tiny)
+    hospital, weights = hospital_of(plan, tmp_path)
+    rows, _ = hospital.evaluate("test", 0, weights, gallery=True)
+    cases = pd.read_json(tmp_path / "gallery" / "alta.json")
+    assert list(cases["rank"]) == ["best", "median", "worst"]
+    assert list(cases["score"]) == sorted(cases["score"], reverse=True)
+    assert all((tmp_path / "gallery" / file).stat().st_size > 500 for file in cases["file"])
+    assert set(cases["sample"]) <= set(rows["sample"])
+
+
+def test_center_state_keeps_what_the_server_names_and_forgets_the_rest(tmp_path: Path) -> None:
+    state = CenterState(tmp_path)
+    for number in (1, 2, 3, 4):
+        state.save(number, {"control": {"w": np.full(2, number, np.float32)}}, keep={2, number - 1})
+    assert [path.stem for path in sorted(tmp_path.glob("*.safetensors"))] == ["0002", "0003", "0004"]
+    assert state.load(4)["control"]["w"][0] == 4 and state.load(0) == {}
+    with pytest.raises(FileNotFoundError):
+        state.load(1)

@@ -1,0 +1,53 @@
+"""What many tests share: a private cache, the real data where it is, tiny scenarios that run in seconds."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stores and rendered images of the tests; shared by their subprocesses, never the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["FEDKVASIR_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real datasets; the test is skipped, and says so, where there is none."""
+    folder = Path(os.environ.get("FEDKVASIR_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not (folder / "Kvasir-SEG").is_dir():
+        pytest.skip("real data not found: set FEDKVASIR_DATA to a folder with Kvasir-SEG and CVC-ClinicDB")
+    return folder
+
+
+TINY = """
+question: Does it run?
+task: segmentation
+data:
+  image_size: 32
+  centers:
+    alta: {dataset: synthetic, center: alta, val: 0.2, test: 0.2}
+    bergen: {dataset: synthetic, center: bergen, val: 0.2, test: 0.2}
+    cadiz: {dataset: synthetic, center: cadiz, val: 0.2, test: 0.2}
+    edinburgh: {dataset: synthetic, center: edinburgh, role: holdout}
+  options:
+    synthetic: {patients_per_center: 10, image_scale: 0.2}
+model: {name: unet, encoder: tu-lcnet_050, weights: null, decoder_channels: [16, 8, 8, 4, 4]}
+training: {loss: dice+bce, optimizer: sgd, lr: 0.05, batch_size: 4, epochs: 1, augment: light}
+algorithm: fedavg
+federation: {rounds: 3}
+evaluation: {every: 1, select: train-val}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A scenario of three rendered hospitals and a holdout, with a very small network."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path

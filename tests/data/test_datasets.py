@@ -1,0 +1,147 @@
+"""Readers: what they find, what they warn of, what they refuse; and the two real datasets where they are."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fedkvasir.data.catalog import COLUMNS
+from fedkvasir.data.datasets import DATASETS, cvc_clinicdb, find_dataset, find_root, folder, kvasir_seg
+from fedkvasir.errors import UserError
+
+
+def picture(path: Path, mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (20, 16), 90).save(path)
+
+
+def kvasir(root: Path, stems: tuple[str, ...] = ("a", "b", "c")) -> Path:
+    for stem in stems:
+        picture(root / "images" / f"{stem}.jpg")
+        picture(root / "masks" / f"{stem}.jpg", "L")
+    return root
+
+
+def test_every_dataset_carries_a_card_and_is_found_by_its_name() -> None:
+    for name, dataset in DATASETS.items():
+        assert find_dataset(name) is dataset
+        assert dataset.card.obtain.endswith(".") and dataset.card.citation and dataset.card.license
+
+
+def test_kvasir_seg_reads_split_and_boxes(tmp_path: Path) -> None:
+    root = kvasir(tmp_path / "Kvasir-SEG")
+    (root / "train.txt").write_text("c\na\n")
+    (root / "val.txt").write_text("b\n")
+    (root / "kavsir_bboxes.json").write_text(
+        '{"a": {"height": 16, "width": 20, "bbox": [{"label": "polyp", "xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}]}}'
+    )
+    table = kvasir_seg.read(root).table
+    assert list(table.columns) == list(COLUMNS)
+    assert list(table["sample"]) == ["kvasir-seg/a", "kvasir-seg/b", "kvasir-seg/c"]
+    assert list(table["official_split"]) == ["train", "val", "train"]
+    assert table["boxes"][0] == [[1, 2, 3, 4]]
+
+
+def test_orphans_and_system_files_are_counted_or_ignored(tmp_path: Path) -> None:
+    root = kvasir(tmp_path / "Kvasir-SEG")
+    picture(root / "images" / "lonely.JPG")
+    picture(root / "masks" / "nobody.jpg", "L")
+    for junk in (".DS_Store", "._a.jpg", "Thumbs.db"):
+        (root / "images" / junk).write_bytes(b"junk")
+    catalog = kvasir_seg.read(root)
+    assert len(catalog.table) == 3
+    assert any("1 image(s) without a mask left out" in text and "lonely" in text for text in catalog.warnings)
+    assert any("1 masks without an image left out" in text and "nobody" in text for text in catalog.warnings)
+
+
+def test_clinicdb_finds_sequences_and_accepts_tif_and_underscored_folders(tmp_path: Path) -> None:
+    root = tmp_path / "CVC-ClinicDB"
+    for number in (1, 25, 26, 612):
+        picture(root / "Original" / f"{number}.tif")
+        picture(root / "Ground_Truth" / f"{number}.tif", "L")
+    groups = cvc_clinicdb.read(root).table["group"]
+    assert [name[-5:] for name in groups] == ["seq01", "seq01", "seq02", "seq29"]
+
+
+def test_a_root_is_found_when_wrapped_or_doubled_and_two_copies_are_refused(tmp_path: Path) -> None:
+    dataset = find_dataset("kvasir-seg")
+    root = kvasir(tmp_path / "downloads" / "kvasir-seg" / "Kvasir-SEG")
+    assert find_root(dataset, tmp_path, None) == root
+    kvasir(tmp_path / "downloads" / "copy" / "Kvasir-SEG")
+    with pytest.raises(UserError, match=r"two copies, .* choose one with data.roots.kvasir-seg"):
+        find_root(dataset, tmp_path, None)
+    assert find_root(dataset, tmp_path, str(root)) == root
+
+
+def test_a_missing_root_says_how_to_get_the_dataset(tmp_path: Path) -> None:
+    dataset = find_dataset("kvasir-seg")
+    for place in (None, tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="Download kvasir-seg.zip"):
+            find_root(dataset, place, None)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        find_root(dataset, tmp_path / "file", None)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "Kvasir-SEG"
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    with pytest.raises(UserError, match=r"does not hold images/\*.jpg"):
+        kvasir_seg.read(root)
+
+
+class TestFolder:
+    """A hospital's own data in five minutes."""
+
+    def write(self, root: Path, csv: str) -> Path:
+        for name in ("1.png", "2.png", "3.png"):
+            picture(root / name)
+        picture(root / "m1.png", "L")
+        (root / "samples.csv").write_text(csv)
+        return root
+
+    def test_reads_masks_labels_centers_and_groups(self, tmp_path: Path) -> None:
+        csv = "image,mask,label,center,group\n1.png,m1.png,polyp,a,p1\n2.png,,normal,b,p1\n3.png,,normal,b,\n"
+        catalog = folder.read(self.write(tmp_path / "ours", csv))
+        table = catalog.table
+        assert list(table["center"]) == ["a", "b", "b"]
+        assert list(table["empty"]) == [False, True, True]
+        assert list(table["group"]) == ["ours/p1", "ours/p1", None]
+        assert catalog.classes == ("normal", "polyp")
+
+    @pytest.mark.parametrize(
+        ("csv", "sentence"),
+        [
+            ("image;mask\n1.png;m1.png\n", "allowed, comma separated"),
+            ("image,maks\n1.png,m1.png\n", "has the columns image, maks"),
+            ("image\n1.png\n", "needs a column mask"),
+            ("image,mask\n1.png,m1.png\n1.png,m1.png\n", "lists 1.png twice"),
+            ("image,mask\nnone.png,m1.png\n", "line 2: image none.png does not exist"),
+            ("image,mask\n1.png,m9.png\n", "line 2: mask m9.png does not exist"),
+            ("image,mask\n../../etc/passwd,\n", "lies outside"),
+            ("", "cannot be read as CSV"),
+        ],
+    )
+    def test_a_wrong_csv_is_one_sentence(self, tmp_path: Path, csv: str, sentence: str) -> None:
+        with pytest.raises(UserError) as caught:
+            folder.read(self.write(tmp_path / "ours", csv))
+        assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.real
+def test_real_kvasir_seg_is_complete(real_data: Path) -> None:
+    catalog = kvasir_seg.read(find_root(find_dataset("kvasir-seg"), real_data, None))
+    assert len(catalog.table) == 1000 and not catalog.warnings
+    assert dict(catalog.table["official_split"].value_counts()) == {"train": 880, "val": 120}
+    assert catalog.table["boxes"].notna().all()
+
+
+@pytest.mark.real
+def test_real_clinicdb_sequences_are_those_of_the_published_list(real_data: Path) -> None:
+    root = find_root(find_dataset("cvc-clinicdb"), real_data, None)
+    table = cvc_clinicdb.read(root).table
+    published = pd.read_csv(root / "frame_to_sequence.csv").set_index("frame")["sequence"]
+    ours = {int(sample[-3:]): int(group[-2:]) for sample, group in zip(table["sample"], table["group"], strict=True)}
+    assert ours == published.to_dict() and len(set(ours.values())) == 29

@@ -1,0 +1,106 @@
+"""A scenario fails early, with the key's path, what is allowed and the nearest spelling."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedkvasir.errors import UserError
+from fedkvasir.plan import check_names
+from fedkvasir.scenario import json_schema, load
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.lerning_rate=1", "unknown key training.lerning_rate"),
+        ("trainig.lr=1", "unknown key trainig (did you mean 'training'?)"),
+        ("training.lr=fast", "training.lr = 'fast'"),
+        ("training.lr=-1", "training.lr = -1: input should be greater than 0"),
+        ("data.centers.alta.role=houldout", "(did you mean 'holdout'?)"),
+        ("data.centers.alta.splitt=group", "unknown key data.centers.alta.splitt (did you mean 'split'?)"),
+        ("federation.quorum=2", "federation.quorum = 2"),
+        ("evaluation.select=best-on-test", "evaluation.select = 'best-on-test'"),
+        ("data.centers.alta.partition={kind: quantity}", "kind quantity takes shares"),
+        ("training.lr", "is not of the form key.path=value"),
+        ("task.x=1", "task is not a group of keys"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_key(tiny: Path, override: str, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tiny, (override,))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model.name=unte", "unknown segmentation model 'unte' (did you mean 'unet'?)"),
+        ("model.encoder=resnet81", "unknown encoder 'resnet81' (did you mean 'resnet18'?)"),
+        ("model.decoder_chanels=[1]", "unet does not take it (did you mean 'decoder_channels'?)"),
+        ("training.loss=dise", "(did you mean 'dice'?)"),
+        ("training.loss=cross-entropy", "is not known for segmentation"),
+        ("training.augment=heavy", "known: none, light, divergentnets"),
+        ("algorithm=fedavgg", "unknown name 'fedavgg' (did you mean 'fedavg'?)"),
+        ("algorithm={name: fedprox, mue: 1}", "algorithm.mue: fedprox does not take it (did you mean 'mu'?)"),
+        ("algorithm={name: fedprox, mu: big}", "a number is needed"),
+        ("data.centers.alta.dataset=synthetik", "unknown dataset 'synthetik' (did you mean 'synthetic'?)"),
+    ],
+)
+def test_a_name_that_nobody_knows_is_refused_before_data_is_read(tiny: Path, override: str, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_names(load(tiny, (override,)))
+    assert sentence in str(caught.value)
+
+
+def test_scaffold_refuses_anything_but_plain_sgd(tiny: Path) -> None:
+    with pytest.raises(UserError, match="scaffold needs plain SGD"):
+        check_names(load(tiny, ("algorithm=scaffold", "training.optimizer=adam")))
+    with pytest.raises(UserError, match="scaffold needs plain SGD"):
+        check_names(load(tiny, ("algorithm=scaffold", "training.momentum=0.9")))
+    check_names(load(tiny, ("algorithm=scaffold",)))
+
+
+def test_every_center_a_holdout_is_refused(tmp_path: Path, tiny: Path) -> None:
+    raw = yaml.safe_load(tiny.read_text())
+    for center in raw["data"]["centers"].values():
+        center["role"] = "holdout"
+    tiny.write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match="no center has role train"):
+        load(tiny)
+
+
+def test_overrides_set_nested_keys_and_read_yaml_values(tiny: Path) -> None:
+    scenario = load(tiny, ("training.lr=3e-4", "seed=7", "algorithm.mu=0.1", "algorithm.name=fedprox"))
+    assert (scenario.training.lr, scenario.seed) == (3e-4, 7)
+    assert (scenario.algorithm.name, scenario.algorithm.parameters) == ("fedprox", {"mu": 0.1})
+
+
+def test_a_resolved_scenario_reads_back_as_itself(tiny: Path, tmp_path: Path) -> None:
+    scenario = load(tiny)
+    again = tmp_path / "resolved.yaml"
+    again.write_text(scenario.dump())
+    assert load(again) == scenario
+
+
+def test_a_file_that_is_missing_or_no_yaml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist; `fedkvasir init`"):
+        load(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1, 2")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load(broken)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "scenarios").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_scenario_of_the_repository_is_valid_and_asks_a_question(path: Path) -> None:
+    scenario = load(path)
+    check_names(scenario)
+    assert scenario.question.endswith("?")
+
+
+def test_the_schema_for_editors_names_every_top_level_key() -> None:
+    assert {"task", "data", "model", "training", "algorithm", "federation"} <= set(json_schema()["properties"])
