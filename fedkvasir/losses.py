@@ -8,19 +8,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMOOTH = 1.0
-"""Added to both sides of the Dice quotient: an empty batch predicted empty costs nothing."""
+"""Added to both sides of the Dice quotient (pixels): an empty mask predicted empty costs nothing."""
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """One minus the single-channel Dice coefficient of the batch.
+    """One minus the single-channel Dice coefficient, mean over the images of the batch.
 
     logits, target: (B, 1, H, W) float32; target 0 or 1.
     Thambawita et al., DivergentNets, EndoCV 2021, Eq. 1 (which prints the coefficient under the name of the loss),
     with probabilities for the predicted set: |A∩B| = sum(p t), 2|A∩B| + |A\\B| + |B\\A| = sum(p) + sum(t).
+    Per image, as it is scored: summed over a batch, large polyps would hide small ones.
     """
-    probability = logits.float().sigmoid()
-    overlap = (probability * target).sum()
-    return 1 - (2 * overlap + SMOOTH) / (probability.sum() + target.sum() + SMOOTH)
+    probability, axes = logits.float().sigmoid(), (1, 2, 3)
+    overlap, sizes = (probability * target).sum(axes), probability.sum(axes) + target.sum(axes)
+    return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
 
 
 def bce_loss(logits: Tensor, target: Tensor) -> Tensor:

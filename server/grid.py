@@ -7,11 +7,10 @@ The two private touches of Flower that a grid of one's own needs (``TaskIdentity
 import copy
 import importlib
 import os
-import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,11 +139,16 @@ class RayGrid(_OwnGrid):
 
         self._ray = ray
         self._own = not ray.is_initialized()
+        root = str(Path(__file__).parents[1])
         if self._own:
-            ray.init(num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level="error")
-        root = str(Path(importlib.import_module(client_app.partition(":")[0]).__file__ or "").parents[1])
+            # Ray puts the folder it is started in first on its workers' path: a stray server.py in the user's
+            # folder must not be taken for ours.
+            with chdir(root):
+                ray.init(
+                    num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level="error"
+                )
         options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}
-        self._make = lambda: ray.remote(_Worker).options(**options).remote(client_app, threads, root)
+        self._make = lambda: ray.remote(_Worker).options(**options).remote(client_app, threads)
         self._workers = [self._make() for _ in range(workers)]
         self._worker_of = deal_to_workers(self.nodes.values(), workers)
 
@@ -207,9 +211,7 @@ class RayGrid(_OwnGrid):
 class _Worker:
     """A Ray actor: one process, several hospitals in turn."""
 
-    def __init__(self, client_app: str, threads: int, root: str) -> None:
-        # Ray puts the driver's working folder first; a stray clients.py there must not be taken for ours.
-        sys.path.insert(0, root)
+    def __init__(self, client_app: str, threads: int) -> None:
         _set_threads(threads)
         self._app = _load(client_app)
 

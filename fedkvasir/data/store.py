@@ -34,7 +34,7 @@ FOREGROUND = 127
 
 def cache_folder() -> Path:
     """``$FEDKVASIR_CACHE``, else ``~/.cache/fedkvasir``."""
-    return Path(os.environ.get("FEDKVASIR_CACHE") or Path.home() / ".cache" / "fedkvasir")
+    return Path(os.environ.get("FEDKVASIR_CACHE") or Path.home() / ".cache" / "fedkvasir").resolve()
 
 
 @dataclass(frozen=True)
