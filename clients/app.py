@@ -2,6 +2,7 @@
 
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -20,40 +21,43 @@ WEIGHTS = ("arrays", "buffers", "local")
 def roll_call(message: Message, context: Context) -> Message:
     """Who is here: center, role, sample counts and data hash."""
     hospital = _hospital(context)
-    counts = {name: int(value) for name, value in hospital.plan.centers.loc[hospital.center].items() if name != "role"}
-    facts = {"center": hospital.center, "role": hospital.role, "data_sha256": hospital.plan.data_sha256}
-    return Message(RecordDict({"hospital": ConfigRecord(facts | counts)}), reply_to=message)
+    counts = {split: int(hospital.plan.centers.loc[hospital.center, split]) for split in ("train", "val", "test")}
+    facts = ConfigRecord(
+        {"center": hospital.center, "role": hospital.role, "data_sha256": hospital.plan.data_sha256, **counts}
+    )
+    return Message(RecordDict({"hospital": facts}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    config, records = message.content["config"], message.content.array_records
+    config, records = _config(message), message.content.array_records
     extra = {name: from_record(record) for name, record in records.items() if name not in WEIGHTS}
     update = _hospital(context).train(
-        int(config["server-round"]), int(config["start-from"]), set(config["keep"]), _weights(message), extra
+        config["server-round"], config["start-from"], set(config["keep"]), _weights(message), extra
     )
-    content = {
-        "arrays": to_record(update.weights.shared),
-        "buffers": to_record(update.weights.buffers),
-        "local": to_record(update.weights.local),
-        "metrics": MetricRecord(update.metrics),
-    }
-    content |= {name: to_record(state) for name, state in update.extra.items()}
-    return Message(RecordDict(content), reply_to=message)
+    weights = update.weights
+    states = {"arrays": weights.shared, "buffers": weights.buffers, "local": weights.local, **update.extra}
+    content = RecordDict({name: to_record(state) for name, state in states.items()})
+    content["metrics"] = MetricRecord({**update.metrics})
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    config = message.content["config"]
+    config = _config(message)
     rows, cost = _hospital(context).evaluate(
-        str(config["split"]), int(config["start-from"]), _weights(message), bool(config["gallery"])
+        config["split"], config["start-from"], _weights(message), config["gallery"]
     )
     table = ConfigRecord({"parquet": rows.to_parquet(index=False)})
-    return Message(RecordDict({"samples": table, "metrics": MetricRecord(cost)}), reply_to=message)
+    return Message(RecordDict({"samples": table, "metrics": MetricRecord({**cost})}), reply_to=message)
+
+
+def _config(message: Message) -> dict[str, Any]:
+    return dict(message.content.config_records["config"])
 
 
 def _weights(message: Message) -> Weights:
-    return Weights(*(from_record(message.content[name]) for name in WEIGHTS))
+    return Weights(*(from_record(message.content.array_records[name]) for name in WEIGHTS))
 
 
 def _hospital(context: Context) -> Hospital:

@@ -39,7 +39,7 @@ def evaluate(
     for positions, logits in _logits(network, samples, scenario, device, precision):
         for index, position in enumerate(positions):
             truth = samples.store.native_mask(int(table["row"].iloc[position]))
-            counts.append(count(native_mask(logits[index], *truth.shape, scenario.evaluation.threshold), truth))
+            counts.append(count(native_mask(logits[index], truth.shape, scenario.evaluation.threshold), truth))
     rows["class"], rows["scoring"], rows["threshold"] = "polyp", "default", scenario.evaluation.threshold
     rows[["height", "width"]] = table[["height", "width"]].to_numpy()
     return rows.join(pd.DataFrame(counts))

@@ -48,7 +48,7 @@ def draw_gallery(
             with torch.inference_mode():
                 logits = predict(network.eval(), batch, device, precision)[0]
             truth = samples.store.native_mask(int(alone.table["row"].iloc[0]))
-            prediction = native_mask(logits, *truth.shape, scenario.evaluation.threshold)
+            prediction = native_mask(logits, truth.shape, scenario.evaluation.threshold)
             panels = _panels(pixels, truth, prediction)
         else:
             row = rows.iloc[[position]]

@@ -191,7 +191,7 @@ def load_network(plan: Plan) -> Network:
 
 def _moments(optimizer: torch.optim.Optimizer, network: Network) -> State:
     """The optimiser's state as ``<parameter>|<slot>`` arrays."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     return {
         f"{names[parameter]}|{slot}": torch.as_tensor(value).detach().cpu().numpy()
         for parameter, slots in optimizer.state.items()

@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-from safetensors.numpy import load_file, save_file
-
-from fedkvasir.exchange import State
-from fedkvasir.files import atomic_path
+from fedkvasir.exchange import State, load_groups, save_groups
 
 
 class CenterState:
@@ -20,18 +17,11 @@ class CenterState:
 
     def load(self, round_number: int) -> dict[str, State]:
         """The groups kept after that round; none after round 0. Raises FileNotFoundError where the round is gone."""
-        groups: dict[str, State] = {}
-        if round_number:
-            for key, array in load_file(self._path(round_number)).items():
-                group, name = key.split("/", 1)
-                groups.setdefault(group, {})[name] = array
-        return groups
+        return load_groups(self._path(round_number))[0] if round_number else {}
 
     def save(self, round_number: int, groups: dict[str, State], keep: set[int]) -> None:
         """Write one round's groups and forget all rounds but it and ``keep``."""
-        tensors = {f"{group}/{name}": array for group, state in groups.items() for name, array in state.items()}
-        with atomic_path(self._path(round_number)) as temporary:
-            save_file(tensors, temporary)
+        save_groups(self._path(round_number), groups)
         for path in self.folder.glob("[0-9]*.safetensors"):
             if int(path.stem) not in keep | {round_number}:
                 path.unlink()

@@ -30,16 +30,17 @@ DataOption = Annotated[
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 CLIENT_APP = "clients.app:app"
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C."""
 
 
 def main() -> None:
     """Entry point: one sentence and an exit code for what a person can mend; tracebacks only with --debug."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        _end("stopped; the same command goes on from the last finished round", 1)
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            _end("stopped; the same command goes on from the last finished round", 1)
+        sys.exit(code)
     except UserError as error:
         _end(str(error), 2)
     except RunFailed as error:
@@ -52,8 +53,6 @@ def main() -> None:
         if isinstance(error, click.ClickException):
             error.show()
             sys.exit(2)
-        if isinstance(error, click.Abort):
-            _end("stopped", 1)
         _end(f"{type(error).__name__}: {error} (a bug, or a broken installation; --debug shows where)", 1)
 
 

@@ -1,6 +1,6 @@
 """What a person sees in a terminal: the plan, the progress of a run, its table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -164,7 +164,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def rows(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:
+def rows(header: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> None:
     """Print a plain table."""
     view = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(header):

@@ -9,11 +9,16 @@ Three kinds of tensors:
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedkvasir.files import write_atomic
 
 State = dict[str, np.ndarray]
 """Tensor name -> array, as in the network's state_dict."""
@@ -99,3 +104,20 @@ def sha256(state: State) -> str:
 def size_bytes(*states: State) -> int:
     """Bytes of all arrays together."""
     return sum(array.nbytes for state in states for array in state.values())
+
+
+def save_groups(path: Path, groups: dict[str, State], note: str = "") -> None:
+    """Write named groups of arrays and a text as one safetensors file, whole or not at all."""
+    tensors = {f"{group}/{name}": array for group, state in groups.items() for name, array in state.items()}
+    # To bytes first: safetensors' own writer hides a full disk behind an error of its own kind.
+    write_atomic(path, save(tensors, {"note": note}))
+
+
+def load_groups(path: Path) -> tuple[dict[str, State], str]:
+    """What :func:`save_groups` wrote. Raises FileNotFoundError, or SafetensorError for a file cut short."""
+    groups: dict[str, State] = {}
+    with safe_open(path, framework="numpy") as file:
+        for key in file.keys():  # noqa: SIM118  (not a dict)
+            group, name = key.split("/", 1)
+            groups.setdefault(group, {})[name] = file.get_tensor(key)
+        return groups, file.metadata()["note"]

@@ -13,18 +13,12 @@ from fedkvasir.errors import UserError
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file under a temporary name, flush it to disk, rename it. The rename is the commit."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file name beside ``path`` that becomes ``path`` if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as handle:
+        with temporary.open("wb") as handle:
+            handle.write(content.encode() if isinstance(content, str) else content)
+            handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
     finally:

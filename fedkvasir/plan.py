@@ -140,7 +140,7 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
     device = _device(scenario)
     catalogs = {name: _read(scenario, name, center, data_dir) for name, center in scenario.data.centers.items()}
     chosen = pd.concat([_choose(scenario, name, catalog) for name, catalog in catalogs.items()], ignore_index=True)
-    _one_holder(chosen)
+    _one_holder(scenario, chosen)
     by_root = {str(catalog.root): catalog for catalog in catalogs.values()}
     stores = {root: _open(scenario, catalog, progress) for root, catalog in by_root.items()}
     samples, skipped = _with_pixels(chosen, stores)
@@ -240,14 +240,15 @@ def _choose(scenario: Scenario, name: str, catalog: Catalog) -> pd.DataFrame:
     return table
 
 
-def _one_holder(chosen: pd.DataFrame) -> None:
+def _one_holder(scenario: Scenario, chosen: pd.DataFrame) -> None:
     twice = chosen[chosen.duplicated("sample", keep=False)]
-    if len(twice):
-        first, second = sorted(twice["source"].unique())[:2] if twice["source"].nunique() > 1 else ("one", "root")
-        raise UserError(
-            f"data.centers: {first} and {second} hold the same {twice['sample'].nunique()} samples, "
-            f"e.g. {twice['sample'].iloc[0]}; a picture belongs to one center"
-        )
+    if twice.empty:
+        return
+    named = [f"{name} ({scenario.data.centers[name].role})" for name in twice["source"].unique()[:2]]
+    raise UserError(
+        f"data.centers: {' and '.join(named)} hold the same {twice['sample'].nunique()} samples, "
+        f"e.g. {twice['sample'].iloc[0]}; a picture belongs to one center"
+    )
 
 
 def _open(scenario: Scenario, catalog: Catalog, progress: Progress | None) -> Store:

@@ -19,9 +19,9 @@ from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.runs import Run
 
 
-def native_mask(logits: Tensor, height: int, width: int, threshold: float) -> np.ndarray:
-    """(1, S, S) logits -> (height, width) bool: back to the native size bilinearly, then the threshold."""
-    native = F.interpolate(logits[None].float(), (height, width), mode="bilinear", align_corners=False)[0, 0]
+def native_mask(logits: Tensor, shape: tuple[int, ...], threshold: float) -> np.ndarray:
+    """(1, S, S) logits -> bool of ``shape`` (H, W): back to the native size bilinearly, then the threshold."""
+    native = F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0, 0]
     return native.numpy() > math.log(threshold / (1 - threshold))
 
 
@@ -44,7 +44,7 @@ def predict_images(
         small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
         logits = network(torch.from_numpy(small).permute(2, 0, 1)[None].float().div(255))[0]
         if scenario.task == "segmentation":
-            mask = native_mask(logits, *pixels.shape[:2], scenario.evaluation.threshold)
+            mask = native_mask(logits, pixels.shape[:2], scenario.evaluation.threshold)
             encoded = cv2.imencode(".png", mask.astype(np.uint8) * 255)[1]
             write_atomic(out / f"{path.stem}.png", encoded.tobytes())
             rows.append({"image": str(path), "mask": f"{path.stem}.png", "area_share": float(mask.mean())})

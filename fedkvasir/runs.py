@@ -23,13 +23,12 @@ from typing import Any
 import pandas as pd
 import psutil
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import center_table
-from fedkvasir.exchange import State, sha256, write
-from fedkvasir.files import atomic_path, lock, write_atomic
+from fedkvasir.exchange import State, load_groups, save_groups, sha256, write
+from fedkvasir.files import lock, write_atomic
 from fedkvasir.models import build_model
 from fedkvasir.models.network import Network
 from fedkvasir.plan import Plan, make_plan
@@ -37,6 +36,8 @@ from fedkvasir.scenario import load
 
 PACKAGES = ("fedkvasir", "torch", "flwr", "ray", "numpy", "segmentation-models-pytorch", "timm", "albumentations")
 TABLES = ("rounds", "samples")
+FACTS = ("round", "kept", "scores", "best", "failures", "wall_s")
+SERVER = "server."
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """weights_sha256, best_round, rounds, wall_s, select, failures."""
+        """weights_sha256 (of the last round), best_sha256, best_round, rounds, wall_s, select, failures."""
         if not self.finished:
             raise UserError(f"{self.folder} is not finished; `fedkvasir run` with the same scenario goes on with it")
         return json.loads((self.folder / "result.json").read_text())
@@ -192,7 +193,7 @@ class Run:
             if path.stem[-4:] > f"{last:04d}":
                 path.unlink()
 
-    def finish(self, final: Checkpoint, rounds: pd.DataFrame, samples: pd.DataFrame) -> None:
+    def finish(self, final: Checkpoint, best: Checkpoint, rounds: pd.DataFrame, samples: pd.DataFrame) -> None:
         """Merge the parts and the closing evaluation into whole tables; ``result.json`` comes last."""
         for table, rows in zip(TABLES, (rounds, samples), strict=True):
             parts = [pd.read_parquet(path) for path in sorted((self.folder / "records").glob(f"{table}-*.parquet"))]
@@ -200,6 +201,7 @@ class Run:
             write_atomic(self.folder / f"{table}.parquet", whole.to_parquet(index=False))
         result = {
             "weights_sha256": sha256(final.state),
+            "best_sha256": sha256(best.state),
             "best_round": final.best,
             "rounds": final.round,
             "select": self.plan.scenario.evaluation.select,
@@ -224,24 +226,17 @@ def run_of_config(scenario: str, data: str, out: str) -> tuple[Run, Plan]:
 
 def _save(checkpoint: Checkpoint, path: Path) -> None:
     groups = {"shared": checkpoint.shared, "buffers": checkpoint.buffers, "local": checkpoint.local}
-    groups |= {f"server.{name}": state for name, state in checkpoint.server.items()}
-    tensors = {f"{group}/{name}": array for group, state in groups.items() for name, array in state.items()}
-    names = ("round", "kept", "scores", "best", "failures", "wall_s")
-    facts = {name: getattr(checkpoint, name) for name in names}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"checkpoint": json.dumps(facts)})
+    groups |= {f"{SERVER}{name}": state for name, state in checkpoint.server.items()}
+    save_groups(path, groups, json.dumps({name: getattr(checkpoint, name) for name in FACTS}))
 
 
 def _load(path: Path) -> Checkpoint:
-    groups: dict[str, State] = {"shared": {}, "buffers": {}, "local": {}}
-    with safe_open(path, framework="numpy") as file:
-        facts = json.loads(file.metadata()["checkpoint"])
-        for key in file.keys():  # noqa: SIM118  (not a dict)
-            group, name = key.split("/", 1)
-            groups.setdefault(group, {})[name] = file.get_tensor(key)
+    groups, note = load_groups(path)
+    facts = json.loads(note)
     facts["scores"] = {int(number): score for number, score in facts["scores"].items()}
-    server = {name.removeprefix("server."): state for name, state in groups.items() if name.startswith("server.")}
-    return Checkpoint(shared=groups["shared"], buffers=groups["buffers"], local=groups["local"], server=server, **facts)
+    server = {name.removeprefix(SERVER): state for name, state in groups.items() if name.startswith(SERVER)}
+    shared, buffers, local = (groups.get(name, {}) for name in ("shared", "buffers", "local"))
+    return Checkpoint(facts.pop("round"), shared, buffers, local, server, **facts)
 
 
 def environment(engine: str, workers: int) -> dict[str, Any]:

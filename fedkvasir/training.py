@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class Trained:
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     """Adam, AdamW or SGD over all parameters."""
-    common = {"lr": training.lr, "weight_decay": training.weight_decay}
+    common: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
     if training.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), momentum=training.momentum, **common)
     kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import chdir, suppress
 from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -144,11 +145,9 @@ class RayGrid(_OwnGrid):
             # Ray puts the folder it is started in first on its workers' path: a stray server.py in the user's
             # folder must not be taken for ours.
             with chdir(root):
-                ray.init(
-                    num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level="error"
-                )
+                ray.init(num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level=ERROR)
         options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}
-        self._make = lambda: ray.remote(_Worker).options(**options).remote(client_app, threads)
+        self._make: Callable[[], Any] = lambda: ray.remote(_Worker).options(**options).remote(client_app, threads)
         self._workers = [self._make() for _ in range(workers)]
         self._worker_of = deal_to_workers(self.nodes.values(), workers)
 

@@ -9,7 +9,7 @@ import io
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -124,7 +124,7 @@ class Federation:
         view = CohortGrid(self.grid, [self.nodes[center] for center in cohort])
         messages = list(self.strategy.configure_train(number, to_record(before.shared), config, view))
         for message in messages:
-            own = ConfigRecord(dict(message.content["config"]))
+            own = ConfigRecord(dict(message.content.config_records["config"]))
             own["start-from"] = before.kept.get(self.centers[message.metadata.dst_node_id], 0)
             message.content = RecordDict({**message.content, **records, "config": own})
         sent_bytes = {self._center(m): _payload_bytes(m) for m in messages}
@@ -134,12 +134,12 @@ class Federation:
             before.wall_s,
         )  # fmt: skip
         good = self._quorum(number, cohort, replies, after)
-        weights = [float(reply.content["metrics"]["weight"]) for reply in good.values()]
+        weights = [_metrics(reply)["weight"] for reply in good.values()]
         for name in ("buffers", "local"):
-            states = [from_record(reply.content[name]) for reply in good.values()]
+            states = [from_record(reply.content.array_records[name]) for reply in good.values()]
             setattr(after, name, exchange.average(states, weights))
         for center, reply in good.items():
-            metrics = dict(reply.content["metrics"])
+            metrics = _metrics(reply)
             if metrics["state"]:
                 after.kept[center] = number
             cost = {key: metrics[key] for key in ("samples", "steps", "seconds", "peak_mib")}
@@ -229,10 +229,9 @@ class Federation:
             if reply is None or reply.has_error():
                 reason = "no answer before the deadline" if reply is None else reply.error.reason
                 raise RunFailed(f"round {checkpoint.round}: {center} could not be evaluated on {split} ({reason})")
-            part = pd.read_parquet(io.BytesIO(bytes(reply.content["samples"]["parquet"])))
+            part = pd.read_parquet(io.BytesIO(cast(bytes, reply.content.config_records["samples"]["parquet"])))
             parts.append(part)
-            metrics = dict(reply.content["metrics"])
-            cost = {key: metrics[key] for key in ("samples", "seconds", "peak_mib")}
+            cost = {key: _metrics(reply)[key] for key in ("samples", "seconds", "peak_mib")}
             cost |= {"bytes_down": _payload_bytes(messages[0]), "bytes_up": _payload_bytes(reply)}
             row = {"round": checkpoint.round, "phase": split, "center": center, "role": part["role"].iloc[0], **cost}
             scores = center_scores(part)
@@ -255,7 +254,7 @@ class Federation:
         else:
             samples.append(self._evaluate(centers, "test", last, "last", rows))
         last.wall_s += time.perf_counter() - began
-        self.run.finish(last, _rounds_table(rows), pd.concat(samples, ignore_index=True))
+        self.run.finish(last, best, _rounds_table(rows), pd.concat(samples, ignore_index=True))
 
     # ---- start and state
 
@@ -272,9 +271,8 @@ class Federation:
         seed = derive_seed(scenario.seed, "weights")
         network = build_model(scenario.model, scenario.task, len(self.plan.classes), seed)
         layout = exchange.layout(network, self.algorithm.local(network), scenario.federation.buffers)
-        return Checkpoint(
-            0, *(exchange.read(network, names) for names in (layout.shared, layout.buffers, layout.local))
-        )
+        shared, buffers, local = (exchange.read(network, n) for n in (layout.shared, layout.buffers, layout.local))
+        return Checkpoint(0, shared, buffers, local)
 
     def _server_state(self) -> dict[str, exchange.State]:
         states = {name: getattr(self.strategy, name) for name in self.algorithm.server_state}
@@ -298,7 +296,7 @@ def roll_call(grid: Grid, plan: Plan) -> dict[str, int]:
     for reply in grid.send_and_receive(messages):
         if reply.has_error():
             raise RunFailed(f"roll call: a node failed ({reply.error.reason})")
-        facts = reply.content["hospital"]
+        facts = reply.content.config_records["hospital"]
         center = str(facts["center"])
         if facts["data_sha256"] != plan.data_sha256:
             raise RunFailed(f"roll call: {center} holds other images than the plan")
@@ -326,8 +324,12 @@ def _rounds_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _mean_loss(replies: dict[str, Message]) -> float:
-    metrics = [dict(reply.content["metrics"]) for reply in replies.values()]
+    metrics = [_metrics(reply) for reply in replies.values()]
     return float(np.average([m["loss"] for m in metrics], weights=[m["weight"] for m in metrics]))
+
+
+def _metrics(reply: Message) -> dict[str, float]:
+    return cast(dict[str, float], dict(reply.content.metric_records["metrics"]))
 
 
 def _payload_bytes(message: Message) -> int:

@@ -63,11 +63,13 @@ def test_a_network_survives_the_round_trip_bit_by_bit() -> None:
     torch.manual_seed(0)
     source, target = small_network(), small_network()
     exchange.write(target, exchange.read(source, source.state_dict()))
-    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
+    )
 
 
 def test_a_tensor_of_another_shape_is_named() -> None:
-    with pytest.raises(ValueError, match="0.weight"):
+    with pytest.raises(ValueError, match=r"0\.weight"):
         exchange.write(small_network(), {"0.weight": np.zeros((1, 1), np.float32)})
 
 

@@ -7,7 +7,7 @@ them is a message: ``arrays`` (shared parameters) always, and whatever named rec
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ class Algorithm(ABC):
         """A Flower strategy; ``centers`` is the number of training centers in the federation."""
 
 
-FLOWER = {
+FLOWER: dict[str, Any] = {
     "fraction_train": 1.0,
     "min_train_nodes": 1,
     "min_evaluate_nodes": 1,

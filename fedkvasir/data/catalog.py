@@ -94,9 +94,7 @@ def make_catalog(
     table = table.sort_values("sample", ignore_index=True)
     twice = table["sample"][table["sample"].duplicated()]
     if len(twice):
-        raise UserError(
-            f"{dataset}: {len(twice)} samples are listed twice under {root}, e.g. {twice.iloc[0]}"
-        )
+        raise UserError(f"{dataset}: {len(twice)} samples are listed twice under {root}, e.g. {twice.iloc[0]}")
     return Catalog(dataset, Path(root), table, tuple(warnings), tuple(classes))
 
 

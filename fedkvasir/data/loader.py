@@ -69,9 +69,7 @@ def eval_batches(samples: Samples, batch_size: int) -> Iterator[tuple[np.ndarray
 def _batch(samples: Samples, positions: np.ndarray, augment: Augment | None = None, seed: int = 0) -> Batch:
     rows = samples.table["row"].to_numpy()[positions]
     images = samples.store.images[rows]
-    masks = (
-        samples.store.masks[rows] if samples.task == "segmentation" else np.zeros(images.shape[:3], np.uint8)
-    )
+    masks = samples.store.masks[rows] if samples.task == "segmentation" else np.zeros(images.shape[:3], np.uint8)
     if augment:
         for index, position in enumerate(positions):
             own = derive_seed(seed, "augment", int(position))

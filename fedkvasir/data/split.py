@@ -29,9 +29,7 @@ def split_center(name: str, center: Center, samples: pd.DataFrame, seed: int) ->
             samples = samples[official.notna()].copy()
             test = held_out[samples.index]
         elif center.test > 0:
-            part = deal(
-                samples["group"], (1 - center.test, center.test), seed, name, "test", strata=_strata(samples)
-            )
+            part = deal(samples["group"], (1 - center.test, center.test), seed, name, "test", strata=_strata(samples))
             test = pd.Series(part == 1, index=samples.index)
         else:
             test = pd.Series(False, index=samples.index)
@@ -48,9 +46,7 @@ def split_center(name: str, center: Center, samples: pd.DataFrame, seed: int) ->
             )
             samples.loc[rest, "center"] = [f"{name}-{index + 1}" for index in part]
         for hospital, own in samples.loc[rest].groupby("center", sort=True):
-            part = deal(
-                own["group"], (1 - center.val, center.val), seed, str(hospital), "val", strata=_strata(own)
-            )
+            part = deal(own["group"], (1 - center.val, center.val), seed, str(hospital), "val", strata=_strata(own))
             samples.loc[own.index, "split"] = ["val" if index == 1 else "train" for index in part]
     except ValueError as error:
         raise UserError(f"{here}: {error}; give it more images or ask for fewer parts") from error

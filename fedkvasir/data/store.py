@@ -93,9 +93,7 @@ def open_store(
     Raises UserError that names unreadable files and masks of another size, unless ``skip_unreadable``: then their
     rows carry an ``error`` and are for the plan to leave out.
     """
-    folder = (
-        cache_folder() / "stores" / f"{catalog.dataset}-{image_size}-{_content_key(catalog, image_size)[:16]}"
-    )
+    folder = cache_folder() / "stores" / f"{catalog.dataset}-{image_size}-{_content_key(catalog, image_size)[:16]}"
     if not (folder / "table.parquet").is_file():
         with lock(folder.with_suffix(".lock")):
             if not folder.is_dir():
@@ -129,9 +127,7 @@ def _build(
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed_bytes = count * (size * size * 4 + 4096)
     if shutil.disk_usage(folder.parent).free < needed_bytes:
-        raise OSError(
-            errno.ENOSPC, f"the store of {catalog.dataset} needs {needed_bytes >> 20} MiB", str(folder)
-        )
+        raise OSError(errno.ENOSPC, f"the store of {catalog.dataset} needs {needed_bytes >> 20} MiB", str(folder))
     with atomic_folder(folder) as out:
         images = np.lib.format.open_memmap(out / "images.npy", "w+", np.uint8, (count, size, size, 3))
         masks = np.lib.format.open_memmap(out / "masks.npy", "w+", np.uint8, (count, size, size))
@@ -204,9 +200,8 @@ def _decode(root: Path, row: dict[str, Any], size: int) -> dict[str, Any]:
         except (OSError, SyntaxError, ValueError) as error:
             return {"error": f"{root / row['mask']} ({error})"}
     if native.shape != (height, width):
-        return {
-            "error": f"{root / row['mask']} (the mask is {native.shape[1]}x{native.shape[0]}, the image {width}x{height})"
-        }
+        sizes = f"the mask is {native.shape[1]}x{native.shape[0]}, the image {width}x{height}"
+        return {"error": f"{root / row['mask']} ({sizes})"}
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(native.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
     return {

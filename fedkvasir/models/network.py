@@ -15,6 +15,9 @@ class Network(nn.Module):
     Inside, so that no caller can forget it: training, evaluation, prediction and export agree.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, body: nn.Module, encoder: str, stride: int = 32) -> None:
         super().__init__()
         self.body = body

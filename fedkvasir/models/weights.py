@@ -59,7 +59,8 @@ def _download(network: Network, spec: Model) -> None:
 
 def _heads(name: str) -> tuple[str, ...]:
     """Names of a timm model's classification layers."""
-    head = timm.models.get_pretrained_cfg(name).classifier
+    pretrained = timm.models.get_pretrained_cfg(name)
+    head = pretrained.classifier if pretrained else ()
     return (head,) if isinstance(head, str) else tuple(head or ())
 
 

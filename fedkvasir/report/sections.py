@@ -275,7 +275,7 @@ def _lines(rounds: pd.DataFrame, phase: str, metric: str) -> list[Line]:
 
 
 def _points(values: pd.Series) -> tuple[tuple[int, float], ...]:
-    return tuple((int(place), float(value)) for place, value in values.items() if math.isfinite(value))  # type: ignore[call-overload]
+    return tuple((int(place), float(value)) for place, value in values.items() if math.isfinite(value))
 
 
 # ---- pictures

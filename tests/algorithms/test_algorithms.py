@@ -145,4 +145,3 @@ def test_scaffold_is_algorithm_1_option_2_of_karimireddy(grid: CohortGrid) -> No
         np.testing.assert_allclose(new["w"], x, atol=1e-5)
         np.testing.assert_allclose(strategy.control["w"], c, atol=1e-5)
         np.testing.assert_allclose(kept["rome"]["control"]["w"], own["rome"], atol=1e-5)
-

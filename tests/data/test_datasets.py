@@ -77,7 +77,7 @@ def test_a_root_is_found_when_wrapped_or_doubled_and_two_copies_are_refused(tmp_
 def test_a_missing_root_says_how_to_get_the_dataset(tmp_path: Path) -> None:
     dataset = find_dataset("kvasir-seg")
     for place in (None, tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match="Download kvasir-seg.zip"):
+        with pytest.raises(UserError, match=r"Download kvasir-seg\.zip"):
             find_root(dataset, place, None)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file, not a folder"):

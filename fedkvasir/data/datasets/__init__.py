@@ -15,9 +15,7 @@ DATASETS: dict[str, Dataset] = {
 def find_dataset(name: str) -> Dataset:
     """Raises UserError with the nearest spelling."""
     if name not in DATASETS:
-        raise UserError(
-            f"unknown dataset {name!r}{did_you_mean(name, list(DATASETS))}; known: {', '.join(DATASETS)}"
-        )
+        raise UserError(f"unknown dataset {name!r}{did_you_mean(name, list(DATASETS))}; known: {', '.join(DATASETS)}")
     return DATASETS[name]
 
 

@@ -44,9 +44,7 @@ def read(root: Path) -> Catalog:
     pairs, warnings = pair(images, list_images(mask_folder), root)
     odd = [stem for stem, _, _ in pairs if not (stem.isdigit() and 1 <= int(stem) <= LAST_FRAMES[-1])]
     if odd:
-        warnings.append(
-            f"{len(odd)} images left out, their names are not a frame number 1-612, e.g. {odd[0]}"
-        )
+        warnings.append(f"{len(odd)} images left out, their names are not a frame number 1-612, e.g. {odd[0]}")
     rows = [
         {
             "sample": f"cvc-clinicdb/{int(stem):03d}",

@@ -37,9 +37,7 @@ def read(root: Path) -> Catalog:
     unknown = [column for column in table.columns if column not in KNOWN]
     if "image" not in table or unknown:
         columns = ", ".join(map(str, table.columns))
-        raise UserError(
-            f"folder: {listing} has the columns {columns}; allowed, comma separated: {', '.join(KNOWN)}"
-        )
+        raise UserError(f"folder: {listing} has the columns {columns}; allowed, comma separated: {', '.join(KNOWN)}")
     if "mask" not in table and "label" not in table:
         raise UserError(f"folder: {listing} needs a column mask (segmentation) or label (classification)")
     repeated = table["image"][table["image"].duplicated()]

@@ -38,7 +38,7 @@ def read(root: Path) -> Catalog:
     if not images or not masks:
         raise missing("kvasir-seg", CARD, root, "images/*.jpg and masks/*.jpg")
     pairs, warnings = pair(images, masks, root)
-    split = {}
+    split: dict[str, str] = {}
     for name in ("train", "val"):
         listing = root / f"{name}.txt"
         if listing.is_file():

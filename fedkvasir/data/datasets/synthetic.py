@@ -21,9 +21,7 @@ CARD = Card(
 )
 
 
-def prepare(
-    task: str = "segmentation", patients_per_center: int = 36, seed: int = 0, image_scale: float = 1.0
-) -> Path:
+def prepare(task: str = "segmentation", patients_per_center: int = 36, seed: int = 0, image_scale: float = 1.0) -> Path:
     """Render the tree once into the cache and return its root."""
     options = {"task": task, "patients": patients_per_center, "seed": seed, "scale": image_scale}
     source = Path(synthetic.__file__).read_bytes()
@@ -52,10 +50,7 @@ def read(root: Path, **_: object) -> Catalog:
         if (center / "images").is_dir():
             pairs, more = pair(list_images(center / "images"), list_images(center / "masks"), center)
             warnings += more
-            found = [
-                ("images", stem, image, f"{center.name}/masks/{mask.name}", None)
-                for stem, image, mask in pairs
-            ]
+            found = [("images", stem, image, f"{center.name}/masks/{mask.name}", None) for stem, image, mask in pairs]
         else:
             found = [
                 (folder.name, stem, image, None, folder.name)

@@ -1,0 +1,127 @@
+"""What goes wrong in one place is said in one sentence, and nothing finished is lost."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedkvasir import cli
+from fedkvasir.cli import run_scenario
+from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.runs import Run
+from tests.integration.test_engines import run_cli
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hospitals whose training at bergen ends in NaN."""
+    monkeypatch.setattr(cli, "CLIENT_APP", "tests.integration.faulty_app:app")
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_nan_at_one_hospital_stops_the_run_below_quorum_and_names_it(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"round 1: 2 of 3 hospitals answered, .*asks for 3 \(bergen: NonFiniteLoss"):
+        run_scenario(tiny, out=tmp_path, engine="local")
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_nan_at_one_hospital_is_gone_without_where_the_quorum_allows_and_is_said(tiny: Path, tmp_path: Path) -> None:
+    run = run_scenario(tiny, ("federation.quorum=0.6", "federation.rounds=1"), out=tmp_path, engine="local")
+    (failure,) = run.result["failures"]
+    assert (failure["round"], failure["center"]) == (1, "bergen") and "no longer a number" in failure["reason"]
+    assert set(run.rounds.query("phase == 'train'")["center"]) == {"alta", "cadiz"}
+    assert run.table()["dice"].notna().all()
+
+
+def test_changed_images_are_not_resumed_over(tmp_path: Path, tiny: Path) -> None:
+    run = run_scenario(tiny, out=tmp_path, engine="local")
+    facts = json.loads((run.folder / "plan.json").read_text())
+    (run.folder / "plan.json").write_text(json.dumps(facts | {"data_sha256": "other pixels"}))
+    with pytest.raises(UserError, match=r"images have changed since .* --fresh"):
+        run_scenario(tiny, out=tmp_path, engine="local")
+
+
+def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(tmp_path: Path, tiny: Path) -> None:
+    run = run_scenario(tiny, out=tmp_path, engine="local")
+    last = run.folder / "checkpoints" / "0003.safetensors"
+    last.write_bytes(last.read_bytes()[:1000])
+    latest = run.latest()
+    assert latest is not None and latest.round == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB, far too small for a run."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here (it takes root)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_written_file(tiny: Path, small_disk: Path) -> None:
+    done = run_cli("run", tiny, "--engine", "local", "--out", small_disk, cwd=tiny.parent)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr and "the same command goes on" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not [path for path in small_disk.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_a_full_disk_under_the_store_says_what_it_needs(tiny: Path, small_disk: Path) -> None:
+    size = "data.image_size=64"
+    done = run_cli("run", tiny, size, "--engine", "local", cwd=tiny.parent, FEDKVASIR_CACHE=str(small_disk))
+    assert done.returncode == 1 and "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"again": {"dataset": "synthetic", "center": "alta", "role": "holdout"}},
+            "alta (train) and again (holdout) hold the same 20",
+        ),
+        ({"ghost": {"dataset": "synthetic", "center": "zermatt"}}, "synthetic has no center 'zermatt'"),
+        ({"ours": {"dataset": "folder", "root": "nowhere"}}, "folder: nowhere does not exist"),
+        ({"seg": {"dataset": "kvasir-seg"}}, "Download kvasir-seg.zip"),
+        (
+            {"alta": {"dataset": "synthetic", "center": "alta", "partition": {"kind": "iid", "parts": 99}}},
+            "99 parts cannot be cut from",
+        ),
+    ],
+)
+def test_centers_that_cannot_be_are_refused(tiny: Path, change: dict, sentence: str) -> None:
+    raw = yaml.safe_load(tiny.read_text())
+    raw["data"]["centers"] |= change
+    tiny.write_text(yaml.safe_dump(raw, sort_keys=False))
+    done = run_cli("run", tiny, "--engine", "local", cwd=tiny.parent, FEDKVASIR_DATA="")
+    assert done.returncode == 2 and sentence in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert not (tiny.parent / "runs").exists()
+
+
+def test_debug_shows_the_traceback_as_well(tiny: Path) -> None:
+    done = run_cli("run", tiny, "model.name=none", "--debug", cwd=tiny.parent)
+    assert done.returncode == 2 and "Traceback" in done.stderr
+
+
+def test_predicted_masks_have_the_native_size_and_the_names_of_their_images(tiny: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    run = run_scenario(tiny, ("federation.rounds=1",), out=tmp_path / "runs", engine="local")
+    for name, size in (("one.jpg", (90, 61)), ("two.PNG", (33, 200))):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", size, "brown").save(tmp_path / "pictures" / name)
+    done = run_cli("predict", run.folder, tmp_path / "pictures", "--out", tmp_path / "masks", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "masks" / "one.png").size == (90, 61)
+    assert Image.open(tmp_path / "masks" / "two.png").size == (33, 200)
+    assert (tmp_path / "masks" / "predictions.csv").read_text().startswith("image,mask,area_share")
+    (tmp_path / "pictures" / "three.jpg").write_text("no picture")
+    done = run_cli("predict", run.folder, tmp_path / "pictures" / "three.jpg", "--out", tmp_path / "m", cwd=tmp_path)
+    assert done.returncode == 2 and "three.jpg cannot be read as a picture" in done.stderr
+    assert Run(run.folder).finished and (run.folder / "report.html").is_file()

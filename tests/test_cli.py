@@ -1,0 +1,84 @@
+"""The command line that scripts rely on."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fedkvasir
+from fedkvasir.scenario import json_schema
+from tests.integration.test_engines import run_cli
+
+
+def test_help_answers_in_under_half_a_second(tmp_path: Path) -> None:
+    command, seconds = [str(Path(sys.executable).with_name("fedkvasir")), "--help"], []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert subprocess.run(command, capture_output=True).returncode == 0
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("algorithms",), ["fedavg", "fedprox", "fedbn", "fedadam", "scaffold", "ICML 2020"]),
+        (("models",), ["unet", "unetplusplus", "fpn", "deeplabv3", "deeplabv3plus", "resnet50", "resnet18"]),
+        (("data", "list"), ["kvasir-seg", "cvc-clinicdb", "folder", "synthetic"]),
+        (("doctor",), ["torch", "core(s)", "GiB free", "no data folder given"]),
+    ],
+)
+def test_lists_name_everything(tmp_path: Path, command: tuple[str, ...], words: list[str]) -> None:
+    done = run_cli(*command, cwd=tmp_path, COLUMNS="200", FEDKVASIR_DATA="")
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        assert word in done.stdout
+
+
+def test_dry_run_prints_the_plan_and_writes_no_run(tiny: Path) -> None:
+    done = run_cli("run", tiny, "--dry-run", cwd=tiny.parent)
+    assert done.returncode == 0, done.stderr
+    for word in ("alta", "holdout", "steps a round", "M parameters", "MiB a worker", "s a step"):
+        assert word in done.stdout
+    assert not (tiny.parent / "runs").exists()
+
+
+def test_quiet_prints_only_the_result(tiny: Path) -> None:
+    done = run_cli("run", tiny, "federation.rounds=1", "--engine", "local", "--quiet", cwd=tiny.parent)
+    assert done.returncode == 0 and "round 1/1" not in done.stdout
+    for word in ("unseen", "gap", "worst", "sha256", "run folder", "report.html"):
+        assert word in done.stdout
+    folder = next((tiny.parent / "runs").iterdir())
+    (folder / "report.html").unlink()
+    assert run_cli("report", folder, cwd=tiny.parent).returncode == 0
+    assert (folder / "report.html").is_file()
+
+
+def test_init_writes_a_scenario_that_is_valid_and_a_schema(tmp_path: Path) -> None:
+    assert run_cli("init", "mine", cwd=tmp_path).returncode == 0
+    assert set(yaml.safe_load((tmp_path / "mine.yaml").read_text())) <= set(json_schema()["properties"])
+    assert (tmp_path / "scenario.schema.json").is_file()
+    again = run_cli("init", "mine", cwd=tmp_path)
+    assert again.returncode == 2 and "exists already" in again.stderr
+
+
+@pytest.mark.real
+def test_data_check_and_audit_on_the_real_sets(real_data: Path, tmp_path: Path) -> None:
+    for name, words in (("kvasir-seg", ["1000 images", "train 880, val 120"]), ("cvc-clinicdb", ["29 named groups"])):
+        done = run_cli("data", "check", name, real_data, cwd=tmp_path)
+        assert done.returncode == 0 and all(word in done.stdout for word in words), done.stdout
+        assert "warning" not in done.stdout
+    scenario = Path(__file__).parents[1] / "scenarios" / "kvasir-cvc.yaml"
+    done = run_cli("data", "audit", scenario, "--data", real_data, cwd=tmp_path)
+    assert done.returncode == 0 and "no picture and no group on both sides" in done.stdout
+
+
+def test_a_notebook_gets_data_frames_a_table_and_a_torch_module(tiny: Path, tmp_path: Path) -> None:
+    run = fedkvasir.run(tiny, out=tmp_path, engine="local", seed=1, **{"federation.rounds": 1})
+    assert {"sample", "tp", "fn", "checkpoint"} <= set(run.samples.columns)
+    assert {"round", "phase", "metric", "value"} <= set(run.rounds.columns)
+    assert list(run.table()["center"])[-1] == "edinburgh"
+    assert not run.model("best").training
