@@ -1,9 +1,10 @@
-"""What a federated run costs beside a plain PyTorch loop: the same batches, the same validation, the same cached pixels.
+"""What a federated run costs beside a plain PyTorch loop over the same batches, validation and cached pixels.
 
     python benchmarks/overhead.py                                                    # rendered data, some minutes
     python benchmarks/overhead.py --scenario scenarios/kvasir-cvc.yaml --data DIR    # real data
 
-federated  `fedkvasir run --engine ray` on all cores: workers x resources.threads_per_center.
+federated  `fedkvasir run --engine ray` with its own choice of workers. With more cores than hospitals, give the
+           override resources.threads_per_center=N, or cores stay idle.
 plain      one process, one network, torch on all cores: zero_grad, forward, loss, backward, step over every hospital's
            batches, then the per-image counts of every hospital's validation set.
 
@@ -182,8 +183,7 @@ def keep(table: pd.DataFrame, path: Path) -> None:
     """Write the rows in place of earlier ones of the same machine and scenario; other rows stay."""
     if path.is_file():
         before, same = pd.read_csv(path), ["machine", "cores", "scenario"]
-        others = before[[*before[same].ne(table.loc[0, same]).any(axis=1)]]
-        table = pd.concat([others, table]) if len(others) else table
+        table = pd.concat([before[(before[same] != table.loc[0, same]).any(axis=1)], table])
     write_atomic(path, table.round(3).to_csv(index=False))
 
 

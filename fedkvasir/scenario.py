@@ -297,7 +297,7 @@ def _keys_at(place: list[str]) -> list[str]:
 
 
 def _any_value(node: dict[str, Any]) -> dict[str, Any]:
-    found = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), {})
+    found: Any = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), {})
     return found if isinstance(found, dict) else {}
 
 

@@ -148,7 +148,7 @@ class RayGrid(_OwnGrid):
                 ray.init(num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level=ERROR)
         options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}
         self._make: Callable[[], Any] = lambda: ray.remote(_Worker).options(**options).remote(client_app, threads)
-        self._workers = [self._make() for _ in range(workers)]
+        self._workers: list[Any] = [self._make() for _ in range(workers)]
         self._worker_of = deal_to_workers(self.nodes.values(), workers)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -164,7 +164,7 @@ class RayGrid(_OwnGrid):
 
         def send(message: Message, attempt: int) -> None:
             node = self.nodes[message.metadata.dst_node_id]
-            worker = self._workers[self._worker_of[node.id]]
+            worker: Any = self._workers[self._worker_of[node.id]]
             light, arrays = _strip(message)
             references = [reference(record) for record in arrays.values()]
             waiting[worker.handle.remote(light, node.context(), list(arrays), *references)] = (message, attempt, worker)

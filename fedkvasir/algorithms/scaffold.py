@@ -6,7 +6,7 @@ option II for the hospital's variate. It divides by steps times learning rate, s
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class ScaffoldStrategy(FlowerFedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         replies = list(replies)
-        changes = [from_record(reply.content.pop("control")) for reply in replies]
+        changes = [from_record(cast(ArrayRecord, reply.content.pop("control"))) for reply in replies]
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is None:
             return arrays, metrics

@@ -127,7 +127,11 @@ def _build(
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed_bytes = count * (size * size * 4 + 4096)
     if shutil.disk_usage(folder.parent).free < needed_bytes:
-        raise OSError(errno.ENOSPC, f"the store of {catalog.dataset} needs {needed_bytes >> 20} MiB", str(folder))
+        raise OSError(
+            errno.ENOSPC,
+            f"No space left on device: the store of {catalog.dataset} needs {needed_bytes >> 20} MiB",
+            str(folder),
+        )
     with atomic_folder(folder) as out:
         images = np.lib.format.open_memmap(out / "images.npy", "w+", np.uint8, (count, size, size, 3))
         masks = np.lib.format.open_memmap(out / "masks.npy", "w+", np.uint8, (count, size, size))

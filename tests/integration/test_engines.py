@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from fedkvasir.cli import run_scenario
@@ -147,5 +149,7 @@ def test_stock_flwr_run_ends_in_the_same_weights(tiny: Path, tmp_path: Path) -> 
         assert finished.is_file(), log.read_text()[-3000:] if log else "no log"
         assert json.loads(finished.read_text())["weights_sha256"] == ours.result["weights_sha256"]
     finally:
-        subprocess.run(["pkill", "-f", str(home)], check=False)
-        subprocess.run(["pkill", "-f", "39191"], check=False)
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):  # gone meanwhile, or somebody else's
+                if process.environ().get("FLWR_HOME") == str(home):
+                    process.kill()
