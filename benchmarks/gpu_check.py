@@ -3,11 +3,11 @@
     python benchmarks/gpu_check.py
 
 Each variant is a `fedkvasir run` of the same small rendered scenario in a process of its own. Measured: training steps
-a second in steady state (rounds 2..N), the most memory torch held in one process, and the device's memory in use before,
-during and after (the whole device's, so run it alone). Checked: the run ends well, in the precision asked for; losses
-are finite; memory is back where it was; bfloat16 scores like float32. Reported, not checked: whether both engines end in
-the same weights (CUDA kernels may sum in another order each time). Exit code 1 if a check fails; 0 otherwise, also
-where there is no GPU, which it says.
+a second in steady state (rounds 2..N), the most memory torch held in one process, and the memory in use on the device
+before, during and after (by all processes: run it alone). Checked: the run ends well, in the precision asked for;
+losses are finite; memory is back where it was; bfloat16 scores like float32. Reported, not checked: whether both
+engines end in the same weights (CUDA kernels may sum in another order each time). Exit code 1 if a check fails; 0
+otherwise, also where there is no GPU, which it says.
 """
 
 import importlib.util
