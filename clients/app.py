@@ -33,7 +33,7 @@ def train(message: Message, context: Context) -> Message:
     config, records = _config(message), message.content.array_records
     extra = {name: from_record(record) for name, record in records.items() if name not in WEIGHTS}
     update = _hospital(context).train(
-        config["server-round"], config["start-from"], set(config["keep"]), _weights(message), extra
+        config["server-round"], config["start-from"], config["keep"], _weights(message), extra
     )
     weights = update.weights
     states = {"arrays": weights.shared, "buffers": weights.buffers, "local": weights.local, **update.extra}
@@ -71,6 +71,12 @@ def _hospital(context: Context) -> Hospital:
         return _open(str(node["folder"]), str(node["center"]))
     folder = _folder_of_config(*(str(context.run_config[key]) for key in ("scenario", "data", "out")))
     return _open(folder, sorted(_plan(folder).centers.index)[int(node["partition-id"])])
+
+
+def forget() -> None:
+    """Let go of every hospital and of the network (and its GPU memory) that this process holds."""
+    for cached in (_folder_of_config, _open, _plan, _network):
+        cached.cache_clear()
 
 
 @lru_cache(maxsize=1)

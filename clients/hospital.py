@@ -73,11 +73,11 @@ class Hospital:
         self.state = CenterState(folder / "centers" / center)
         self.device = torch.device(plan.device)
 
-    def train(self, number: int, start_from: int, keep: set[int], weights: Weights, extra: dict[str, State]) -> Update:
+    def train(self, number: int, start_from: int, keep: int, weights: Weights, extra: dict[str, State]) -> Update:
         """One round of local training.
 
-        number: the round; start_from: the round whose kept state to begin with (0: none); keep: rounds whose kept
-        state must survive. Raises NonFiniteLoss where the loss is no longer a number.
+        number: the round; start_from: the round whose kept state to begin with (0: none); keep: the round whose kept
+        state the best model needs (0: none). Raises NonFiniteLoss where the loss is no longer a number.
         """
         began = time.perf_counter()
         scenario, training, algorithm, network = self.scenario, self.scenario.training, self.algorithm, self.network
@@ -115,7 +115,7 @@ class Hospital:
         if training.optimizer_state == "keep":
             groups["optimizer"] = _moments(optimizer, network)
         if groups:
-            self.state.save(number, groups, keep | {start_from})
+            self.state.save(number, groups, {keep, start_from})
         samples = len(self._training)
         return Update(
             Weights(

@@ -171,6 +171,7 @@ def _counter(screen: "Screen", done: dict[str, int], total: int) -> Callable[[st
 
 @contextmanager
 def _grid(plan: "Plan", folder: "Run", engine: str, workers: int) -> Iterator[Any]:
+    from clients.app import forget
     from server.grid import LocalGrid, Node, RayGrid
 
     nodes = [
@@ -186,6 +187,7 @@ def _grid(plan: "Plan", folder: "Run", engine: str, workers: int) -> Iterator[An
         yield grid
     finally:
         grid.close()
+        forget()
 
 
 def _gpu_share(plan: "Plan", workers: int) -> float:

@@ -36,7 +36,7 @@ from fedkvasir.scenario import load
 
 PACKAGES = ("fedkvasir", "torch", "flwr", "ray", "numpy", "segmentation-models-pytorch", "timm", "albumentations")
 TABLES = ("rounds", "samples")
-FACTS = ("round", "kept", "scores", "best", "failures", "wall_s")
+FACTS = ("round", "kept", "scores", "best", "best_kept", "failures", "wall_s")
 SERVER = "server."
 
 
@@ -56,6 +56,8 @@ class Checkpoint:
     scores: dict[int, float] = field(default_factory=dict)
     """Round -> selection score."""
     best: int = 0
+    best_kept: dict[str, int] = field(default_factory=dict)
+    """``kept`` as it was after the best round: hospitals must not forget those states."""
     failures: list[dict[str, Any]] = field(default_factory=list)
     """round, center, reason of every hospital that did not answer well."""
     wall_s: float = 0.0

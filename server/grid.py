@@ -112,7 +112,7 @@ class LocalGrid(_OwnGrid):
     def __init__(self, nodes: Iterable[Node], client_app: str, threads: int) -> None:
         super().__init__(nodes)
         self._app = _load(client_app)
-        _set_threads(threads)
+        _prepare_torch(threads)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         replies, end = [], time.monotonic() + timeout if timeout else None
@@ -211,7 +211,7 @@ class _Worker:
     """A Ray actor: one process, several hospitals in turn."""
 
     def __init__(self, client_app: str, threads: int) -> None:
-        _set_threads(threads)
+        _prepare_torch(threads)
         self._app = _load(client_app)
 
     def handle(self, message: Message, context: Context, names: list[str], *arrays: ArrayRecord) -> Message:
@@ -246,7 +246,9 @@ def _load(reference: str) -> ClientApp:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _set_threads(threads: int) -> None:
+def _prepare_torch(threads: int) -> None:
+    """Equal threads give equal bits; on a GPU cuDNN must not choose its kernels by timing them."""
     import torch
 
     torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False

@@ -8,7 +8,7 @@ a grid with only those, sorts replies by center, insists on the quorum, and comm
 import io
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -107,6 +107,8 @@ class Federation:
         if len(samples):
             after.scores[number] = selection_score(samples, self.scenario.evaluation.select)
         after.best = best_round(after.scores, self.scenario.evaluation.select, number)
+        if after.best == number:
+            after.best_kept = dict(after.kept)
         wall_s = time.perf_counter() - began
         after.wall_s += wall_s
         rows.append({"round": number, "phase": "round", "metric": "wall_s", "value": wall_s})
@@ -120,19 +122,16 @@ class Federation:
     ) -> tuple[Checkpoint, dict[str, Message]]:
         cohort = self._cohort(number)
         records = {"buffers": to_record(before.buffers), "local": to_record(before.local)}
-        config = ConfigRecord({"keep": sorted({before.best, *before.kept.values()} - {0}) or [0]})
         view = CohortGrid(self.grid, [self.nodes[center] for center in cohort])
-        messages = list(self.strategy.configure_train(number, to_record(before.shared), config, view))
+        messages = list(self.strategy.configure_train(number, to_record(before.shared), ConfigRecord(), view))
         for message in messages:
-            own = ConfigRecord(dict(message.content.config_records["config"]))
-            own["start-from"] = before.kept.get(self.centers[message.metadata.dst_node_id], 0)
+            center, own = self._center(message), ConfigRecord(dict(message.content.config_records["config"]))
+            own["start-from"], own["keep"] = before.kept.get(center, 0), before.best_kept.get(center, 0)
             message.content = RecordDict({**message.content, **records, "config": own})
         sent_bytes = {self._center(m): _payload_bytes(m) for m in messages}
-        replies = self._ask(messages)
-        after = Checkpoint(
-            number, {}, {}, {}, {}, dict(before.kept), dict(before.scores), before.best, list(before.failures),
-            before.wall_s,
-        )  # fmt: skip
+        replies = self._ask(messages, self.scenario.federation.deadline_s)
+        after = replace(before, round=number, kept=dict(before.kept), scores=dict(before.scores))
+        after.failures = list(before.failures)
         good = self._quorum(number, cohort, replies, after)
         weights = [_metrics(reply)["weight"] for reply in good.values()]
         for name in ("buffers", "local"):
@@ -278,10 +277,9 @@ class Federation:
         states = {name: getattr(self.strategy, name) for name in self.algorithm.server_state}
         return {name: state for name, state in states.items() if state is not None}
 
-    def _ask(self, messages: list[Message]) -> dict[str, Message]:
+    def _ask(self, messages: list[Message], deadline_s: float | None = None) -> dict[str, Message]:
         """Send, wait, and return replies by center name, sorted: arrival order ends here."""
-        timeout = self.scenario.federation.deadline_s
-        replies = self.grid.send_and_receive(messages, timeout=timeout)
+        replies = self.grid.send_and_receive(messages, timeout=deadline_s)
         by_center = {self.centers[reply.metadata.src_node_id]: reply for reply in replies}
         return {center: by_center[center] for center in sorted(by_center)}
 

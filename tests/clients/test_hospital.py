@@ -94,10 +94,10 @@ def test_training_again_from_the_same_round_gives_the_same_bits(tiny: Path, tmp_
     """A hospital killed after training and before the commit trains again from the state the message names."""
     plan = plan_of(tiny, "algorithm=scaffold")
     hospital, weights = hospital_of(plan, tmp_path)
-    first = hospital.train(1, 0, set(), weights, {})
-    second = hospital.train(2, 1, set(), weights, {})
+    first = hospital.train(1, 0, 0, weights, {})
+    second = hospital.train(2, 1, 0, weights, {})
     fresh, _ = hospital_of(plan, tmp_path)
-    again = fresh.train(2, 1, set(), weights, {})
+    again = fresh.train(2, 1, 0, weights, {})
     assert exchange.sha256(second.weights.shared) == exchange.sha256(again.weights.shared)
     assert exchange.sha256(second.extra["control"]) == exchange.sha256(again.extra["control"])
     assert exchange.sha256(first.weights.shared) != exchange.sha256(second.weights.shared)
@@ -106,7 +106,7 @@ def test_training_again_from_the_same_round_gives_the_same_bits(tiny: Path, tmp_
 def test_fedbn_keeps_its_layers_and_uses_them_again(tiny: Path, tmp_path: Path) -> None:
     plan = plan_of(tiny, "algorithm=fedbn")
     hospital, weights = hospital_of(plan, tmp_path)
-    update = hospital.train(1, 0, set(), weights, {})
+    update = hospital.train(1, 0, 0, weights, {})
     assert set(update.weights.local) == exchange.normalisation(hospital.network)
     kept = hospital.state.load(1)["local"]
     assert exchange.sha256(kept) == exchange.sha256(update.weights.local)
@@ -118,10 +118,10 @@ def test_fedbn_keeps_its_layers_and_uses_them_again(tiny: Path, tmp_path: Path) 
 def test_optimiser_state_can_be_kept(tiny: Path, tmp_path: Path) -> None:
     plan = plan_of(tiny, "training.optimizer=adam", "training.optimizer_state=keep")
     hospital, weights = hospital_of(plan, tmp_path)
-    hospital.train(1, 0, set(), weights, {})
+    hospital.train(1, 0, 0, weights, {})
     assert hospital.state.load(1)["optimizer"]
-    warm = hospital.train(2, 1, set(), weights, {}).weights.shared
-    cold = hospital.train(2, 0, set(), weights, {}).weights.shared
+    warm = hospital.train(2, 1, 0, weights, {}).weights.shared
+    cold = hospital.train(2, 0, 0, weights, {}).weights.shared
     assert exchange.sha256(warm) != exchange.sha256(cold)
 
 
@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_is_said(tiny: Path, tmp_path: Path) -> None:
     name = next(iter(weights.shared))
     weights.shared[name][:] = np.nan
     with pytest.raises(NonFiniteLoss, match="no longer a number"):
-        hospital.train(1, 0, set(), weights, {})
+        hospital.train(1, 0, 0, weights, {})
 
 
 def test_the_gallery_shows_best_median_and_worst(tiny: Path, tmp_path: Path) -> None:

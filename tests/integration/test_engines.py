@@ -153,3 +153,12 @@ def test_stock_flwr_run_ends_in_the_same_weights(tiny: Path, tmp_path: Path) -> 
             with suppress(psutil.Error):  # gone meanwhile, or somebody else's
                 if process.environ().get("FLWR_HOME") == str(home):
                     process.kill()
+
+
+def test_a_best_round_long_ago_still_finds_the_layers_its_hospitals_kept_then(tiny: Path, tmp_path: Path) -> None:
+    """One hospital a round and a rate that spoils the model: the best round is early, and many states came after it."""
+    overrides = ("algorithm=fedbn", "federation.fraction=0.34", "federation.rounds=9", "training.lr=3")
+    run = run_scenario(tiny, overrides, out=tmp_path, engine="local")
+    best, last = run.checkpoint("best"), run.checkpoint("last")
+    assert best.round <= 6 and best.kept != last.kept
+    assert set(run.samples["checkpoint"]) >= {"best", "last"}
