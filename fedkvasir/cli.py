@@ -1,8 +1,9 @@
 """The command line, and the composition root: the only module here that imports clients and server, lazily."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,7 +129,7 @@ def run_scenario(
         if folder.finished:
             screen.say(f"{plan.name} is finished; --fresh runs it again")
         else:
-            screen.say(f"{plan.name}: {len(plan.training_centers)} hospitals train, engine {engine} ({number} worker)")
+            screen.say(f"{plan.name}: {len(plan.training_centers)} hospitals train, engine {engine}, {number} worker(s)")
             _federate(plan, folder, engine, number, screen)
         if not (folder.folder / "report.html").is_file():
             build_report(folder)
@@ -150,23 +151,11 @@ def _federate(plan: "Plan", folder: "Run", engine: str, workers: int, screen: "S
     from server.rounds import federate
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    with _grid(plan, folder, engine, workers) as grid, screen.bars():
-        total, done = len(plan.centers), {"count": 0}
-        grid.on_reply = _counter(screen, done, total)
-
-        def watch(event: Any) -> None:
-            done["count"] = 0
-            screen.event(plan, event)
-
-        federate(grid, plan, folder, watch)
-
-
-def _counter(screen: "Screen", done: dict[str, int], total: int) -> Callable[[str], None]:
-    def count(center: str) -> None:
-        done["count"] += 1
-        screen.bar("hospitals", min(done["count"], total), total + 1)
-
-    return count
+    with screen.bars():
+        screen.start("starting workers", None)
+        with _grid(plan, folder, engine, workers) as grid:
+            grid.on_reply = screen.advance
+            federate(grid, plan, folder, partial(screen.event, plan))
 
 
 @contextmanager

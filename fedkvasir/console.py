@@ -15,6 +15,7 @@ from fedkvasir.plan import Plan
 from fedkvasir.runs import Run
 
 NAMES = {"dice": "Dice", "iou": "IoU", "macro_f1": "macro F1", "dice_images": "Dice, by image"}
+PHASES = {"train": "training", "val": "validating", "test": ""}
 SELECTED = {
     "train-val": "by the training centers' validation",
     "last": "the last round, no selection",
@@ -40,7 +41,7 @@ class Screen:
         self.console = Console(highlight=False, soft_wrap=True)
         self.quiet = quiet
         self._progress: Progress | None = None
-        self._tasks: dict[str, Any] = {}
+        self._bar: Any = None
 
     def say(self, text: str) -> None:
         """A line that `--quiet` leaves out."""
@@ -49,7 +50,7 @@ class Screen:
 
     @contextmanager
     def bars(self) -> Iterator[None]:
-        """Show bars while the block runs, where there is a terminal to show them on."""
+        """Show one bar at a time while the block runs, where there is a terminal to show it on."""
         if self.quiet or not self.console.is_terminal:
             yield
             return
@@ -58,29 +59,36 @@ class Screen:
             try:
                 yield
             finally:
-                self._progress, self._tasks = None, {}
+                self._progress, self._bar = None, None
 
-    def bar(self, what: str, done: int, total: int) -> None:
-        """Set one bar; it goes away when it is full."""
-        if self._progress is None:
-            return
-        if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total)
-        self._progress.update(self._tasks[what], completed=done)
-        if done >= total:
-            self._progress.remove_task(self._tasks.pop(what))
+    def start(self, what: str, total: int | None) -> None:
+        """A new bar in the place of the last; without a total it only says that something is going on."""
+        if self._progress is not None:
+            if self._bar is not None:
+                self._progress.remove_task(self._bar)
+            self._bar = self._progress.add_task(what, total=total)
 
-    def preparing(self, dataset: str, done: int, total: int) -> None:
-        """Progress of a store that is being built."""
-        self.bar(f"decoding {dataset}", done, total)
+    def advance(self, center: str) -> None:
+        """One more hospital has answered."""
+        if self._progress is not None and self._bar is not None:
+            self._progress.advance(self._bar)
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Progress of pictures being rendered or decoded."""
+        if done == 1:
+            self.start(what, total)
+        self.advance(what)
         if done == total:
-            self.say(f"decoded {total} images of {dataset} (kept for the next run)")
+            self.say(f"{what}: {total} images (once; kept for the next run)")
 
     def event(self, plan: Plan, event: Happening) -> None:
         """A line for each round, failure and resumption."""
         rounds, facts = plan.scenario.federation.rounds, event.facts
         if event.kind == "resume":
             self.say(f"going on after round {event.round} of {rounds}")
+        elif event.kind == "phase":
+            what = f"round {event.round}/{rounds}" if facts["phase"] != "test" else "testing"
+            self.start(f"{what} {PHASES[facts['phase']]}", facts["centers"])
         elif event.kind == "failure":
             self.console.print(f"round {event.round}: goes on without {facts['center']} ({facts['reason']})")
         elif event.kind == "round":

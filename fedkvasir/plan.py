@@ -138,7 +138,7 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
     """
     check_names(scenario)
     device = _device(scenario)
-    catalogs = {name: _read(scenario, name, center, data_dir) for name, center in scenario.data.centers.items()}
+    catalogs = {name: _read(scenario, center, data_dir, progress) for name, center in scenario.data.centers.items()}
     chosen = pd.concat([_choose(scenario, name, catalog) for name, catalog in catalogs.items()], ignore_index=True)
     _one_holder(scenario, chosen)
     by_root = {str(catalog.root): catalog for catalog in catalogs.values()}
@@ -206,15 +206,18 @@ def _device(scenario: Scenario) -> str:
     return "cuda" if there and wanted != "cpu" else "cpu"
 
 
-def _read(scenario: Scenario, name: str, center: Center, data_dir: Path | None) -> Catalog:
+def _read(scenario: Scenario, center: Center, data_dir: Path | None, progress: Progress | None) -> Catalog:
     dataset, options = find_dataset(center.dataset), dict(scenario.data.options.get(center.dataset, {}))
-    allowed = list(inspect.signature(dataset.prepare or dataset.read).parameters)
+    parameters = inspect.signature(dataset.prepare or dataset.read).parameters.values()
+    allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for key in options:
         if key not in allowed:
             where = f"data.options.{center.dataset}.{key}"
-            raise UserError(f"{where}: unknown option{did_you_mean(key, allowed)}; allowed: {', '.join(allowed)}")
+            raise UserError(
+                f"{where}: unknown option{did_you_mean(key, allowed)}; allowed: {', '.join(allowed) or 'none'}"
+            )
     if dataset.prepare:
-        return dataset.read(dataset.prepare(**options))
+        return dataset.read(dataset.prepare(partial(progress, "rendering") if progress else None, **options))
     root = find_root(dataset, data_dir, center.root or scenario.data.roots.get(center.dataset))
     return dataset.read(root, **options)
 
@@ -252,7 +255,7 @@ def _one_holder(scenario: Scenario, chosen: pd.DataFrame) -> None:
 
 
 def _open(scenario: Scenario, catalog: Catalog, progress: Progress | None) -> Store:
-    watch = partial(progress, catalog.dataset) if progress else None
+    watch = partial(progress, f"decoding {catalog.dataset}") if progress else None
     return open_store(catalog, scenario.data.image_size, scenario.data.skip_unreadable, watch)
 
 

@@ -18,7 +18,8 @@ def main(grid: Grid, context: Context) -> None:
     run, plan = run_of_config(*(str(context.run_config[key]) for key in ("scenario", "data", "out")))
 
     def watch(event: Event) -> None:
-        log(INFO, "%s %d %s", event.kind, event.round, event.facts)
+        if event.kind != "phase":
+            log(INFO, "%s %d %s", event.kind, event.round, event.facts)
 
     with run.writing():
         run.start(plan, "flwr", len(plan.centers))

@@ -32,7 +32,7 @@ from fedkvasir.runs import Checkpoint, Run
 
 @dataclass(frozen=True)
 class Event:
-    """Something a person watching wants to know: ``resume``, ``round``, ``failure``, ``test``."""
+    """Something a person watching wants to know: ``resume``, ``phase``, ``round``, ``failure``, ``test``."""
 
     kind: str
     round: int
@@ -129,7 +129,7 @@ class Federation:
             own["start-from"], own["keep"] = before.kept.get(center, 0), before.best_kept.get(center, 0)
             message.content = RecordDict({**message.content, **records, "config": own})
         sent_bytes = {self._center(m): _payload_bytes(m) for m in messages}
-        replies = self._ask(messages, self.scenario.federation.deadline_s)
+        replies = self._ask(messages, "train", number, self.scenario.federation.deadline_s)
         after = replace(before, round=number, kept=dict(before.kept), scores=dict(before.scores))
         after.failures = list(before.failures)
         good = self._quorum(number, cohort, replies, after)
@@ -221,7 +221,7 @@ class Federation:
             config = ConfigRecord({"split": split, "start-from": start_from, "gallery": gallery})
             content = RecordDict({**records, "config": config})
             messages.append(Message(content, self.nodes[center], "evaluate"))
-        replies = self._ask(messages)
+        replies = self._ask(messages, split, checkpoint.round)
         parts = []
         for center in sorted(centers):
             reply = replies.get(center)
@@ -277,8 +277,11 @@ class Federation:
         states = {name: getattr(self.strategy, name) for name in self.algorithm.server_state}
         return {name: state for name, state in states.items() if state is not None}
 
-    def _ask(self, messages: list[Message], deadline_s: float | None = None) -> dict[str, Message]:
+    def _ask(
+        self, messages: list[Message], phase: str, number: int, deadline_s: float | None = None
+    ) -> dict[str, Message]:
         """Send, wait, and return replies by center name, sorted: arrival order ends here."""
+        self.watch(Event("phase", number, {"phase": phase, "centers": len(messages)}))
         replies = self.grid.send_and_receive(messages, timeout=deadline_s)
         by_center = {self.centers[reply.metadata.src_node_id]: reply for reply in replies}
         return {center: by_center[center] for center in sorted(by_center)}

@@ -72,9 +72,9 @@ class Dataset:
     recognise: Callable[[Path], bool]
     """Does this folder look like the dataset's root? Cheap; looks at names only."""
     read: Callable[..., Catalog]
-    """``read(root, **options)`` lists the dataset and decodes nothing."""
+    """``read(root, **options)`` lists the dataset and decodes nothing; options are keyword-only."""
     prepare: Callable[..., Path] | None = field(default=None)
-    """For rendered datasets: ``prepare(**options)`` makes the root and returns it."""
+    """For rendered datasets: ``prepare(progress, **options)`` makes the root and returns it."""
 
 
 def make_catalog(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from fedkvasir.data import synthetic
@@ -21,7 +22,14 @@ CARD = Card(
 )
 
 
-def prepare(task: str = "segmentation", patients_per_center: int = 36, seed: int = 0, image_scale: float = 1.0) -> Path:
+def prepare(
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    task: str = "segmentation",
+    patients_per_center: int = 36,
+    seed: int = 0,
+    image_scale: float = 1.0,
+) -> Path:
     """Render the tree once into the cache and return its root."""
     options = {"task": task, "patients": patients_per_center, "seed": seed, "scale": image_scale}
     source = Path(synthetic.__file__).read_bytes()
@@ -31,7 +39,7 @@ def prepare(task: str = "segmentation", patients_per_center: int = 36, seed: int
         if not root.is_dir():
             try:
                 with atomic_folder(root) as out:
-                    synthetic.render_tree(out, task, patients_per_center, seed, image_scale)
+                    synthetic.render_tree(out, task, patients_per_center, seed, image_scale, progress=progress)
             except ValueError as error:
                 raise UserError(f"synthetic: {error}") from error
     return root
@@ -41,7 +49,7 @@ def _recognise(root: Path) -> bool:
     return any((root / center).is_dir() for center in synthetic.LOOKS)
 
 
-def read(root: Path, **_: object) -> Catalog:
+def read(root: Path) -> Catalog:
     """List a rendered tree: ``<center>/{images,masks}`` or ``<center>/<class>``; a patient is a group."""
     root = Path(root)
     rows, warnings = [], []
