@@ -129,7 +129,9 @@ def run_scenario(
         if folder.finished:
             screen.say(f"{plan.name} is finished; --fresh runs it again")
         else:
-            screen.say(f"{plan.name}: {len(plan.training_centers)} hospitals train, engine {engine}, {number} worker(s)")
+            screen.say(
+                f"{plan.name}: {len(plan.training_centers)} hospitals train, engine {engine}, {number} worker(s)"
+            )
             _federate(plan, folder, engine, number, screen)
         if not (folder.folder / "report.html").is_file():
             build_report(folder)

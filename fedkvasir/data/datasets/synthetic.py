@@ -32,7 +32,7 @@ def prepare(
 ) -> Path:
     """Render the tree once into the cache and return its root."""
     options = {"task": task, "patients": patients_per_center, "seed": seed, "scale": image_scale}
-    source = Path(synthetic.__file__).read_bytes()
+    source = b"".join(path.read_bytes() for path in sorted(Path(synthetic.__file__).parent.glob("*.py")))
     key = hashlib.sha256(json.dumps(options).encode() + source).hexdigest()[:16]
     root = cache_folder() / "synthetic" / f"{task}-{key}"
     with lock(root.with_suffix(".lock")):

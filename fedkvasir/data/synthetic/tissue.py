@@ -1,30 +1,13 @@
-"""Rendered endoscopy: five make-believe hospitals for the quick start, the tests and dry runs.
-
-A picture is painted the way it comes about at the bedside. A *scene* (one patient's tissue: folds, vessels, a
-polyp) is laid out in camera-independent coordinates, a *camera* (one per frame) looks at it, the scope's lamp
-lights its relief, and the hospital's *look* (processor, optics, compression) develops the result. Every number
-comes from ``default_rng([seed, hospital, patient, frame])``, so the same key always gives the same pixels.
-
-Scene coordinates: the origin is the middle of the picture, 1.0 is half the picture's height, y points down.
-"""
+"""Tissue: textures, a scene seen by a camera, and the painters of the eight classes and of healthy colon."""
 
 import math
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-Array = NDArray[Any]  # float32 throughout: it is what keeps painting fast
-Colour = tuple[float, float, float]
-Point = tuple[float, float]
-Pixels = NDArray[Any]  # uint8
+from fedkvasir.data.synthetic.looks import Array, Colour, Look, Point, f32
 
 CLASSES = (
     "dyed-lifted-polyps",
@@ -37,59 +20,11 @@ CLASSES = (
     "ulcerative-colitis",
 )
 HEALTHY = "normal-colon"  # colon without a polyp: the empty masks of the segmentation task
-TASKS = ("classification", "segmentation")
-FRAMES = (1, 2)
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a hospital's scope, lamp and processor do to a picture. Colours are RGB in 0..1."""
-
-    name: str
-    width: int  # native size in pixels
-    height: int
-    tissue: Colour  # colour of healthy colon mucosa
-    cast: Colour = (1.0, 1.0, 1.0)  # white balance: gain of each channel
-    saturation: float = 1.0
-    gain: float = 1.0  # exposure
-    vignette: float = 0.3  # light lost in the corners, 0..1
-    lamp: Point = (0.0, 0.0)  # where the lamp sits, in scene units
-    blur: float = 0.6  # softness, in pixels at 500 lines
-    sharpen: float = 0.0  # edge enhancement of the processor
-    noise: float = 0.01  # sensor noise, standard deviation in 0..1
-    vessels: float = 0.5  # how clearly submucosal vessels show, 0..1
-    field: str = "octagon"  # visible field: "octagon", "round" or "rectangle"
-    border: float = 0.02  # dark margin around the field, as a share of the height
-    dark: float = 0.0  # brightness of that margin
-    inset: bool = False  # green scope-guide picture, bottom left
-    text: bool = False  # lines printed by the processor
-    quality: int = 90  # JPEG quality
-
-
-LOOKS: dict[str, Look] = {
-    look.name: look
-    for look in (
-        Look("alta", 622, 528, (0.80, 0.26, 0.18), inset=True, text=True, blur=0.9, vessels=0.4),
-        Look("bergen", 384, 288, (0.72, 0.33, 0.15), cast=(1.0, 0.95, 0.8), gain=0.95, vignette=0.5,
-             lamp=(0.3, -0.2), blur=1.5, vessels=0.35, border=0.04, dark=0.07, quality=85),
-        Look("cadiz", 560, 480, (0.78, 0.31, 0.27), cast=(1.0, 0.97, 1.08), gain=1.1, lamp=(-0.2, 0.1),
-             blur=0.7, sharpen=0.5, vessels=0.8, field="round", border=0.01, text=True, quality=93),
-        Look("dresden", 288, 240, (0.74, 0.27, 0.15), cast=(1.08, 0.9, 0.82), saturation=1.1, gain=1.15,
-             vignette=0.2, blur=1.6, noise=0.03, field="rectangle", border=0.0, quality=70),
-        Look("edinburgh", 640, 512, (0.66, 0.42, 0.34), cast=(0.84, 1.0, 0.98), saturation=0.85, gain=1.15,
-             vignette=0.6, lamp=(0.5, 0.4), blur=1.8, noise=0.03, vessels=0.9, field="round",
-             border=0.07, dark=0.03, quality=60),
-    )
-}  # fmt: skip
 
 
 # --- textures, made once per process ------------------------------------------------------------------------
 
 TILE = 512  # side of a texture in texels; textures wrap around
-
-
-def _f32(values: object) -> Array:
-    return np.asarray(values, np.float32)
 
 
 @cache
@@ -99,7 +34,7 @@ def _noise(cycles: int, octaves: int) -> Array:
     frequency = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None, :]) * TILE / cycles
     band = (frequency > 0.3) * np.exp(-((frequency / 2.0 ** (octaves - 1)) ** 2)) / (1 + frequency**2)
     noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((TILE, TILE))) * band, s=(TILE, TILE))
-    return _f32(noise / noise.std())
+    return f32(noise / noise.std())
 
 
 @cache
@@ -119,7 +54,7 @@ def _vessels() -> Array:
             if rng.random() < 0.09:
                 walkers.append((x, y, heading + rng.choice([-0.8, 0.8]), width * 0.75))
     quarters = [canvas[i : i + TILE, j : j + TILE] for i in (0, TILE) for j in (0, TILE)]
-    return cv2.GaussianBlur(_f32(np.max(quarters, axis=0)) / 255, (0, 0), 0.9)
+    return cv2.GaussianBlur(f32(np.max(quarters, axis=0)) / 255, (0, 0), 0.9)
 
 
 # --- the scene ----------------------------------------------------------------------------------------------
@@ -127,14 +62,14 @@ def _vessels() -> Array:
 CANVAS = 240  # most lines a scene is painted at; larger pictures are enlarged, as soft as real endoscopy
 
 
-class _Scene:
+class Scene:
     """One patient's tissue seen by one camera: per-pixel colour (H, W, 3), relief and light (H, W)."""
 
     def __init__(self, look: Look, rng: np.random.Generator, shot: np.random.Generator, lines: int) -> None:
         height, width = lines, round(lines * look.width / look.height)
         self.look, self.rng, self.unit = look, rng, height / 2
-        self.px = _f32((np.arange(width)[None, :] + 0.5 - width / 2) / self.unit).repeat(height, 0)
-        self.py = _f32((np.arange(height)[:, None] + 0.5 - height / 2) / self.unit).repeat(width, 1)
+        self.px = f32((np.arange(width)[None, :] + 0.5 - width / 2) / self.unit).repeat(height, 0)
+        self.py = f32((np.arange(height)[:, None] + 0.5 - height / 2) / self.unit).repeat(width, 1)
         turn, zoom = shot.uniform(-0.15, 0.15), shot.uniform(0.9, 1.12)
         cos, sin = math.cos(turn) / zoom, math.sin(turn) / zoom
         self.x = cos * self.px - sin * self.py + shot.uniform(-0.1, 0.1)
@@ -143,7 +78,7 @@ class _Scene:
         bend_x, bend_y = self.flat(_noise(4, 2), 100), self.flat(_noise(4, 2), 100)
         self.x, self.y = self.x + 0.06 * bend_x, self.y + 0.06 * bend_y
         pallor = rng.normal(1, 0.1)
-        self.tissue = _f32(look.tissue) * _f32([1, pallor, pallor * rng.normal(1, 0.06)])
+        self.tissue = f32(look.tissue) * f32([1, pallor, pallor * rng.normal(1, 0.06)])
         self.albedo = np.full((height, width, 3), self.tissue)
         self.light = np.ones((height, width), np.float32)
         self.gloss = np.ones_like(self.light)
@@ -161,7 +96,7 @@ class _Scene:
     def flat(self, texture: Array, texels: float) -> Array:
         """The texture laid flat on the scene at a random place, ``texels`` to a scene unit."""
         coarse = self._sample(texture, self.x[::2, ::2] * texels, self.y[::2, ::2] * texels)
-        return _f32(cv2.resize(coarse, self.x.shape[::-1]))
+        return f32(cv2.resize(coarse, self.x.shape[::-1]))
 
     def wall(self, texture: Array, tiles: int) -> Array:
         """The texture wrapped around the gut wall at a random place, ``tiles`` to a turn."""
@@ -169,20 +104,20 @@ class _Scene:
 
     def _sample(self, texture: Array, u: Array, v: Array) -> Array:
         u, v = u + self.rng.uniform(0, TILE), v + self.rng.uniform(0, TILE)
-        return _f32(cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
+        return f32(cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
 
     def disc(self, centre: Point, radius: float, aspect: float = 1.0, tilt: float = 0.0) -> Array:
         """Distance from ``centre`` as a share of an ellipse's radius: below 1 inside."""
         x, y = self.x - centre[0], self.y - centre[1]
         cos, sin = math.cos(tilt) / radius, math.sin(tilt) / radius
-        return _f32(cv2.magnitude(cos * x + sin * y, (cos * y - sin * x) / aspect))
+        return f32(cv2.magnitude(cos * x + sin * y, (cos * y - sin * x) / aspect))
 
     def cover(self, inside: Array, softness: float = 1.5) -> Array:
         """Opacity 0..1 of where ``inside`` (scene units) is positive; its edge is ``softness`` % of the height."""
         return np.clip(inside * (50 / softness) + 0.5, 0, 1)
 
     def tint(self, opacity: Array, colour: Colour | Array) -> None:
-        self.albedo += opacity[..., None] * (_f32(colour) - self.albedo)
+        self.albedo += opacity[..., None] * (f32(colour) - self.albedo)
 
     def point(self, spread: float) -> Point:
         """A random point, at most ``spread`` from the middle in x and in y."""
@@ -196,17 +131,17 @@ def _beside(point: Point, distance: float, heading: float) -> Point:
 # --- tissue -------------------------------------------------------------------------------------------------
 
 
-def _mucosa(s: _Scene, vessels: float, wet: float = 1.0) -> None:
+def _mucosa(s: Scene, vessels: float, wet: float = 1.0) -> None:
     """Mottled, wet, vessel-covered surface of the gut wall."""
     mottle = s.wall(_noise(6, 4), 1)
     s.relief += 0.004 * s.wall(_noise(10, 4), 3) * np.minimum(s.radius + 0.1, 1.2)
     s.gloss *= np.clip(wet * (0.2 + 0.6 * s.wall(_noise(6, 2), 1)), 0, 1)
     net = vessels * s.wall(_vessels(), 3)
-    s.albedo *= 1 + mottle[..., None] * _f32([0.02, 0.08, 0.1])
-    s.albedo *= 1 - net[..., None] * _f32([0.2, 0.55, 0.5])
+    s.albedo *= 1 + mottle[..., None] * f32([0.02, 0.08, 0.1])
+    s.albedo *= 1 - net[..., None] * f32([0.2, 0.55, 0.5])
 
 
-def _folds(s: _Scene, lumen: Point, count: int, smallest: float, floor: float) -> None:
+def _folds(s: Scene, lumen: Point, count: int, smallest: float, floor: float) -> None:
     """Haustral folds, painted from the nearest to the farthest: each hides the root of the next."""
     rng = s.rng
     for k, radius in enumerate(np.geomspace(rng.uniform(0.95, 1.4), smallest, count).tolist()):
@@ -226,7 +161,7 @@ def _folds(s: _Scene, lumen: Point, count: int, smallest: float, floor: float) -
         s.rings.append((centre, radius, inside))
 
 
-def _colon(s: _Scene, vessels: float = 1.0) -> None:
+def _colon(s: Scene, vessels: float = 1.0) -> None:
     rng = s.rng
     lumen = _beside((0, 0), rng.uniform(0.1, 1.3), rng.uniform(0, 2 * math.pi))
     s.look_along(lumen)
@@ -236,14 +171,14 @@ def _colon(s: _Scene, vessels: float = 1.0) -> None:
         _patches(s, (0.66, 0.36, 0.07), rarity=1.7)
 
 
-def _patches(s: _Scene, colour: Colour, rarity: float, texels: float = 160) -> None:
+def _patches(s: Scene, colour: Colour, rarity: float, texels: float = 160) -> None:
     """Mucus, stool, fibrin or blood where noise exceeds ``rarity`` standard deviations."""
     excess = np.clip(s.flat(_noise(6, 5), texels / 2) - rarity, 0, 1)
     s.tint(np.minimum(1.6 * excess, 0.8), colour)
     s.relief += 0.02 * excess
 
 
-def _lump(s: _Scene, centre: Point, radius: float, lobes: int = 1, rough: float = 0.05) -> Array:
+def _lump(s: Scene, centre: Point, radius: float, lobes: int = 1, rough: float = 0.05) -> Array:
     """Distance to the middle of a lobed, irregular lump: below 1 inside its outline."""
     rng = s.rng
     distance = s.disc(centre, radius, rng.uniform(0.7, 1.0), rng.uniform(0, math.pi))
@@ -255,7 +190,7 @@ def _lump(s: _Scene, centre: Point, radius: float, lobes: int = 1, rough: float 
     return distance * (1 + rough * s.flat(_noise(4, 3), 55 / radius))
 
 
-def _raise(s: _Scene, distance: Array, radius: float, height: float, opacity: Array) -> None:
+def _raise(s: Scene, distance: Array, radius: float, height: float, opacity: Array) -> None:
     """Lift a lump off the wall: its dome, the light it catches and the shadow at its foot."""
     foot = np.clip(1 - np.abs(distance - 1) / 0.3, 0, 1) ** 2
     s.gloss *= 1 - foot
@@ -267,7 +202,7 @@ def _raise(s: _Scene, distance: Array, radius: float, height: float, opacity: Ar
     s.relief += opacity * height * radius * np.clip(1 - distance * distance, 0, 1) ** 0.7
 
 
-def _polyp(s: _Scene) -> None:
+def _polyp(s: Scene) -> None:
     """A sessile, pedunculated or flat polyp, perhaps half behind a fold; fills the mask."""
     rng = s.rng
     kind = rng.choice(["sessile", "sessile", "pedunculated", "flat"])
@@ -291,10 +226,10 @@ def _polyp(s: _Scene) -> None:
     _raise(s, distance, radius, 0.2 if kind == "flat" else rng.uniform(0.4, 0.75), opacity)
     # Its skin is that of the gut, a little redder or paler, without the vessels and with pits of its own.
     flush = rng.normal(1, 0.13)
-    skin = s.tissue * _f32([rng.uniform(0.95, 1.1), flush, flush * rng.normal(1, 0.07)])
+    skin = s.tissue * f32([rng.uniform(0.95, 1.1), flush, flush * rng.normal(1, 0.07)])
     pits = s.flat(_noise(32, 2), 16 / (rng.uniform(0.12, 0.22) * radius**0.6))
     tone = rng.uniform(0.02, 0.12) * pits + 0.06 * s.flat(_noise(4, 3), 75 / radius)
-    s.tint(0.92 * opacity, skin * (1 + tone[..., None] * _f32([0.4, 1, 1])))
+    s.tint(0.92 * opacity, skin * (1 + tone[..., None] * f32([0.4, 1, 1])))
     s.relief += opacity * pits * (0.006 * radius)
     s.gloss += opacity * (0.7 - s.gloss)
     s.mask = np.maximum(s.mask, opacity)
@@ -303,12 +238,12 @@ def _polyp(s: _Scene) -> None:
 # --- the labels ---------------------------------------------------------------------------------------------
 
 
-def _polyps(s: _Scene) -> None:
+def _polyps(s: Scene) -> None:
     _colon(s)
     _polyp(s)
 
 
-def _dyed(s: _Scene) -> tuple[Point, float]:
+def _dyed(s: Scene) -> tuple[Point, float]:
     """Colon with a cushion of blue fluid under the mucosa: its middle and radius."""
     _colon(s)
     centre, radius = s.point(0.25), s.rng.uniform(0.6, 0.85)
@@ -319,7 +254,7 @@ def _dyed(s: _Scene) -> tuple[Point, float]:
     return centre, radius
 
 
-def _dyed_lifted_polyp(s: _Scene) -> None:
+def _dyed_lifted_polyp(s: Scene) -> None:
     centre, radius = _dyed(s)
     size = radius * s.rng.uniform(0.4, 0.6)
     polyp = _lump(s, centre, size, lobes=4, rough=0.05)
@@ -330,36 +265,36 @@ def _dyed_lifted_polyp(s: _Scene) -> None:
     s.relief += opacity * s.flat(_noise(32, 2), 90) * (0.012 * size)
 
 
-def _dyed_resection_margin(s: _Scene) -> None:
+def _dyed_resection_margin(s: Scene) -> None:
     centre, radius = _dyed(s)
     size = radius * s.rng.uniform(0.5, 0.65)
     wound = _lump(s, centre, size, lobes=2, rough=0.06)
     opacity = s.cover((1 - wound) * size, 2)
     fibres = np.abs(s.flat(_noise(8, 5), 175))
-    s.tint(opacity, _f32([0.42, 0.52, 0.58]) * (1.1 - 0.22 * fibres)[..., None])
+    s.tint(opacity, f32([0.42, 0.52, 0.58]) * (1.1 - 0.22 * fibres)[..., None])
     s.tint(opacity * s.cover(s.flat(_noise(8, 4), 175) - 1.9, 60), (0.40, 0.04, 0.03))  # oozing
     edge = np.clip(1 - np.abs(wound - 1) / 0.14, 0, 1)
     s.tint(0.5 * edge, (0.62, 0.60, 0.55))
     s.relief += size * (0.08 * edge - 0.3 * opacity * np.clip(1 - wound, 0, 1))
 
 
-def _z_line(s: _Scene) -> Array:
+def _z_line(s: Scene) -> Array:
     """Pale oesophagus that meets salmon stomach; returns the height (scene units) above the jagged line."""
     rng = s.rng
     s.look_along(s.point(0.3))
-    s.albedo[:] = 0.35 * s.tissue + 0.65 * _f32([0.74, 0.47, 0.43])
+    s.albedo[:] = 0.35 * s.tissue + 0.65 * f32([0.74, 0.47, 0.43])
     _mucosa(s, 0.35 * s.look.vessels)
     pleats = np.cos(s.turn * (2 * math.pi * int(rng.integers(4, 8))) + 0.8 * s.wall(_noise(4, 2), 1))
     s.relief += 0.03 * pleats * np.minimum(s.radius, 1)
     teeth = s._sample(_noise(6, 4), s.turn * TILE, np.zeros_like(s.turn))
     above = s.radius - rng.uniform(0.4, 0.62) * (1 + 0.15 * teeth)
-    s.tint(s.cover(-above, 1.5), s.tissue * _f32([1.0, 0.85, 0.8]))
+    s.tint(s.cover(-above, 1.5), s.tissue * f32([1.0, 0.85, 0.8]))
     hole = rng.uniform(0.07, 0.16) * (1 + 0.25 * pleats)
     s.light *= np.clip((s.radius - hole) / 0.4 + 0.12, 0.05, 1)
     return above
 
 
-def _esophagitis(s: _Scene) -> None:
+def _esophagitis(s: Scene) -> None:
     above, rng = _z_line(s), s.rng
     ragged = 0.03 * s.wall(_noise(8, 4), 1)
     for _ in range(rng.integers(4, 8)):
@@ -370,11 +305,11 @@ def _esophagitis(s: _Scene) -> None:
         s.tint(0.5 * s.cover(streak - 0.65 * width, 3), (0.75, 0.62, 0.45))
 
 
-def _pylorus(s: _Scene) -> None:
+def _pylorus(s: Scene) -> None:
     rng = s.rng
     centre, size = s.point(0.35), rng.uniform(0.13, 0.24)
     s.look_along(centre)
-    s.albedo[:] = 0.6 * s.tissue + 0.4 * _f32([0.78, 0.42, 0.36])
+    s.albedo[:] = 0.6 * s.tissue + 0.4 * f32([0.78, 0.42, 0.36])
     _mucosa(s, 0.08, wet=1.3)
     hole = s.disc(centre, size, rng.uniform(0.8, 1.0), rng.uniform(0, math.pi))
     wrinkles = np.cos(s.turn * (2 * math.pi * int(rng.integers(7, 12))) + s.wall(_noise(4, 2), 1))
@@ -385,7 +320,7 @@ def _pylorus(s: _Scene) -> None:
     s.light *= 1 - 0.95 * s.cover((1 - hole) * size, 3)
 
 
-def _cecum(s: _Scene) -> None:
+def _cecum(s: Scene) -> None:
     rng = s.rng
     orifice, tilt = s.point(0.3), rng.uniform(0, math.pi)
     s.look_along(orifice)
@@ -399,17 +334,17 @@ def _cecum(s: _Scene) -> None:
     _patches(s, (0.62, 0.34, 0.06), rarity=1.2)
 
 
-def _colitis(s: _Scene) -> None:
+def _colitis(s: Scene) -> None:
     _colon(s, vessels=0.1)
     grain = s.wall(_noise(32, 3), 3)
     s.relief += 0.004 * grain * np.minimum(s.radius, 1)
-    s.albedo *= _f32([0.95, 0.7, 0.7]) * (1 + 0.1 * grain[..., None] * _f32([0.3, 1, 1]))
+    s.albedo *= f32([0.95, 0.7, 0.7]) * (1 + 0.1 * grain[..., None] * f32([0.3, 1, 1]))
     _patches(s, (0.55, 0.09, 0.07), rarity=1.1, texels=420)
     _patches(s, (0.45, 0.05, 0.04), rarity=1.4, texels=900)
     _patches(s, (0.74, 0.62, 0.38), rarity=1.0, texels=240)
 
 
-_PAINTERS: dict[str, Callable[[_Scene], object]] = {
+PAINTERS: dict[str, Callable[[Scene], object]] = {
     "dyed-lifted-polyps": _dyed_lifted_polyp,
     "dyed-resection-margins": _dyed_resection_margin,
     "esophagitis": _esophagitis,
@@ -420,149 +355,3 @@ _PAINTERS: dict[str, Callable[[_Scene], object]] = {
     "ulcerative-colitis": _colitis,
     HEALTHY: _colon,
 }
-
-
-# --- lamp, optics, processor --------------------------------------------------------------------------------
-
-
-def _lit(s: _Scene) -> Array:
-    """The scene under the lamp at the scope's tip, (H, W, 3) in 0..1."""
-    relief = cv2.GaussianBlur(s.relief, (0, 0), s.unit / 120)
-    right, down = (cv2.Sobel(relief, cv2.CV_32F, i, 1 - i, scale=s.unit / 8) for i in (1, 0))
-    steep = np.sqrt(1 + right * right + down * down)
-    lamp_x, lamp_y = 0.5 * (s.look.lamp[0] - s.px), 0.5 * (s.look.lamp[1] - s.py)
-    far = np.sqrt(1 + lamp_x * lamp_x + lamp_y * lamp_y)
-    diffuse = np.clip((1 - right * lamp_x - down * lamp_y) / (steep * far), 0, 1)
-    half_x, half_y = lamp_x - 0.5 * s.px, lamp_y - 0.5 * s.py
-    mirror = (2 - right * half_x - down * half_y) / (steep * np.sqrt(4 + half_x * half_x + half_y * half_y))
-    glint = np.clip((mirror - 0.992) / 0.007, 0, 1) * s.gloss * np.clip(s.light, 0, 1)
-    light = s.light * (0.25 + 0.75 * diffuse) * (2.2 * s.look.gain) * (0.7 + 0.3 * np.minimum(s.radius, 1))
-    # Light that bounced deep inside the gut has lost its green and blue: shadows are red-brown, not grey.
-    fade = np.clip(0.5 + 0.5 * light, 0, 1)
-    tinted = s.albedo * np.stack([light, light * fade, light * fade * fade], axis=-1)
-    return 1 - np.exp(-tinted) + (0.9 * glint)[..., None]
-
-
-def _develop(s: _Scene, shot: np.random.Generator, size: tuple[int, int]) -> Pixels:
-    """Optics, sensor and processor of the hospital: (height, width, 3) RGB."""
-    look, pixel = s.look, s.unit / 250
-    mix = look.saturation * np.eye(3) + (1 - look.saturation) / 3
-    picture = _f32(cv2.transform(_lit(s), _f32(look.cast)[:, None] * mix))
-    picture *= (1 - look.vignette * 0.5 * (s.px**2 + s.py**2))[..., None]
-    picture = _f32(cv2.GaussianBlur(picture, (0, 0), max(0.3, look.blur * pixel)))
-    if look.sharpen:
-        picture += look.sharpen * (picture - cv2.GaussianBlur(picture, (0, 0), 4 * pixel))
-    height, width = size
-    pixels: Any = (255 * np.clip(picture, 0, 1)).astype(np.uint8)
-    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
-    i, j = shot.integers(0, 1024 - height), shot.integers(0, 1024 - width)
-    pixels = cv2.add(pixels, _grain(look.noise)[i : i + height, j : j + width], dtype=cv2.CV_8U)
-    margin = np.full_like(pixels, round(255 * look.dark))
-    return _overlay(look, cv2.copyTo(pixels, _visible(look, height, width), margin), s.rng)
-
-
-@cache
-def _grain(deviation: float) -> NDArray[np.int8]:
-    noise = np.random.default_rng(3).normal(0, 255 * deviation, (1024, 1024, 3))
-    return np.clip(0.7 * noise + 0.7 * noise[..., :1], -127, 127).astype(np.int8)
-
-
-@cache
-def _visible(look: Look, height: int, width: int) -> Pixels:
-    """The pixels that show tissue, 255 or 0: (height, width)."""
-    y = np.abs(np.arange(height)[:, None] + 0.5 - height / 2) / (height / 2)
-    x = np.abs(np.arange(width)[None, :] + 0.5 - width / 2) / (height / 2)
-    tall, wide = 1 - 2 * look.border, width / height - 2 * look.border
-    inside = (y < tall) & (x < wide)
-    if look.field == "octagon":
-        inside &= x + y < tall + wide - 0.5
-    elif look.field == "round":
-        inside &= np.hypot(x, y) < 1.12 * tall
-    inside[_inset(look, height, width)] = False
-    return np.uint8(255) * inside
-
-
-def _inset(look: Look, height: int, width: int) -> tuple[slice, slice]:
-    return slice(round(0.68 * height), height), slice(0, round(0.31 * width) if look.inset else 0)
-
-
-def _overlay(look: Look, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """What the processor prints over the picture: text lines and the scope-guide inset."""
-    height, width = pixels.shape[:2]
-    if look.text:
-        clock = "{:02d}:{:02d}:{:02d}".format(*rng.integers(0, [24, 60, 60]))
-        for row, line in enumerate(("ID:", "Name:", "", "Sex:  Age:", "", "12/05/2015", clock, "", "CVP:5")):
-            at = (round(0.01 * width), round(height * (0.1 + 0.045 * row)))
-            cv2.putText(pixels, line, at, cv2.FONT_HERSHEY_PLAIN, height / 640, (225,) * 3, 1, cv2.LINE_AA)
-    if look.inset:
-        panel = np.full_like(pixels[_inset(look, height, width)], (22, 160, 133))
-        drift = np.cumsum(rng.normal(0, 0.09, (20, 2)), axis=0)
-        bends = np.cumsum(0.1 * drift - [0, 0.025], axis=0)
-        wire = ((bends + np.array([0.5, 1.0])) * panel.shape[1::-1]).astype(np.int32)
-        cv2.polylines(panel, [wire], False, (20, 60, 50), max(1, height // 200), cv2.LINE_AA)
-        pixels[_inset(look, height, width)] = panel
-    return pixels
-
-
-# --- pictures and trees -------------------------------------------------------------------------------------
-
-
-def render(
-    look: Look, label: str, seed: int, patient: int, frame: int = 1, scale: float = 1.0
-) -> tuple[Pixels, Pixels]:
-    """Render one frame of one patient: an (H, W, 3) RGB picture and its (H, W) polyp mask, 0 or 255.
-
-    ``label`` is one of ``CLASSES`` or ``HEALTHY``; only "polyps" has a mask that is not empty. ``scale``
-    shrinks the look's native size. Frames of a patient show the same tissue from a moved camera.
-    """
-    if label not in _PAINTERS:
-        raise ValueError(f"Unknown label {label!r}; known labels are {', '.join(_PAINTERS)}.")
-    height, width = max(16, round(scale * look.height)), max(16, round(scale * look.width))
-    key = [seed, zlib.crc32(look.name.encode()), patient]
-    shot = np.random.default_rng([*key, frame])
-    scene = _Scene(look, np.random.default_rng(key), shot, min(CANVAS, height))
-    _PAINTERS[label](scene)
-    polyp = cv2.resize(scene.mask, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
-    mask = polyp * _visible(look, height, width)
-    return _develop(scene, shot, (height, width)), mask
-
-
-def render_tree(
-    out: Path,
-    task: str,
-    patients_per_center: int,
-    seed: int,
-    image_scale: float = 1.0,
-    centers: Sequence[str] = tuple(LOOKS),
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Write a data set of rendered patients, two frames each, under ``out``.
-
-    Segmentation: ``<center>/images/p003-1.jpg`` and ``<center>/masks/p003-1.png``; every twelfth patient has
-    no polyp. Classification: ``<center>/<class>/p003-1.jpg``, the classes dealt in turn. ``progress`` is told
-    the number of frames written and the number in all.
-    """
-    if task not in TASKS:
-        raise ValueError(f"Unknown task {task!r}; known tasks are {', '.join(TASKS)}.")
-    if unknown := [center for center in centers if center not in LOOKS]:
-        raise ValueError(f"Unknown centers {', '.join(unknown)}; known centers are {', '.join(LOOKS)}.")
-    if not 0 < image_scale <= 1:
-        raise ValueError(f"The image scale must lie above 0 and at most at 1, not {image_scale}.")
-    frames = [(c, p, f) for c in centers for p in range(patients_per_center) for f in FRAMES]
-    for done, (center, patient, frame) in enumerate(frames, start=1):
-        look, name = LOOKS[center], f"p{patient:03d}-{frame}"
-        if task == "segmentation":
-            label, folder = "polyps" if patient % 12 != 7 else HEALTHY, "images"
-        else:
-            label = folder = CLASSES[patient % len(CLASSES)]
-        picture, mask = render(look, label, seed, patient, frame, image_scale)
-        _save(picture, out / center / folder / f"{name}.jpg", quality=look.quality)
-        if task == "segmentation":
-            _save(mask, out / center / "masks" / f"{name}.png")
-        if progress:
-            progress(done, len(frames))
-
-
-def _save(pixels: Pixels, path: Path, **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
