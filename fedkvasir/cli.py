@@ -264,13 +264,9 @@ def data_audit(scenario: Path, data: DataOption = None, debug: DebugOption = Fal
     plan = _plan(scenario, (), data, Screen())
     for warning in plan.warnings:
         typer.echo(f"warning: {warning}")
-    joined = len(plan.samples) - plan.samples["sample"].nunique()
-    typer.echo(
-        f"{len(plan.samples) - joined} images, {plan.samples['group'].nunique()} groups: "
-        "no picture and no group on both sides of train and test"
-        if not any(text.startswith("LEAKAGE") for text in plan.warnings)
-        else "leakage, see above"
-    )
+    if not any(text.startswith("LEAKAGE") for text in plan.warnings):
+        images, groups = len(plan.samples), plan.samples["group"].nunique()
+        typer.echo(f"{images} images, {groups} groups: no picture and no group on both sides of train and test")
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -90,7 +91,7 @@ class Screen:
             what = f"round {event.round}/{rounds}" if facts["phase"] != "test" else "testing"
             self.start(f"{what} {PHASES[facts['phase']]}", facts["centers"])
         elif event.kind == "failure":
-            self.console.print(f"round {event.round}: goes on without {facts['center']} ({facts['reason']})")
+            self.console.print(f"round {event.round}: goes on without {facts['center']} ({escape(facts['reason'])})")
         elif event.kind == "round":
             metric = headline(plan.scenario.task)
             score = "" if facts["score"] is None else f"   validation {NAMES[metric]} {facts['score']:.3f}"
@@ -102,7 +103,7 @@ class Screen:
     def plan(self, plan: Plan, cost: Estimate) -> None:
         """`--dry-run`: who holds what, splits, steps, time, memory."""
         scenario = plan.scenario
-        self.console.print(f"[bold]{plan.name}[/bold]  {scenario.question}")
+        self.console.print(f"[bold]{plan.name}[/bold]  {escape(scenario.question)}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("center", "role", "train", "val", "test", "groups", "steps a round"):
             table.add_column(column, justify="left" if column in ("center", "role") else "right")
@@ -126,7 +127,7 @@ class Screen:
 
     def warnings(self, plan: Plan) -> None:
         for text in plan.warnings:
-            self.console.print(f"[yellow]warning[/yellow] {text}")
+            self.console.print(f"[yellow]warning[/yellow] {escape(text)}")
 
     def result(self, run: Run) -> None:
         """The table of centers and what follows from it."""
@@ -138,7 +139,7 @@ class Screen:
         self.console.print(f"round {result['best_round']} of {result['rounds']}, chosen {chosen}; means over groups")
         self.warnings(plan)
         for failure in result["failures"]:
-            self.console.print(f"round {failure['round']}: without {failure['center']} ({failure['reason']})")
+            self.console.print(f"round {failure['round']}: without {failure['center']} ({escape(failure['reason'])})")
         self.console.print(f"weights sha256 {result['weights_sha256']}")
         report = run.folder / "report.html"
         self.console.print(f"run folder {run.folder}" + (f", report {report}" if report.is_file() else ""))

@@ -177,14 +177,14 @@ class Federation:
                 reason = "no answer before the deadline" if reply is None else str(reply.error.reason)
                 failures.append({"round": number, "center": center, "reason": reason})
         needed = int(np.ceil(self.scenario.federation.quorum * len(cohort) - 1e-9))
-        for failure in failures:
-            self.watch(Event("failure", number, failure))
         if len(good) < needed:
             named = "; ".join(f"{failure['center']}: {failure['reason']}" for failure in failures)
             raise RunFailed(
                 f"round {number}: {len(good)} of {len(cohort)} hospitals answered, federation.quorum asks for {needed} "
                 f"({named})"
             )
+        for failure in failures:
+            self.watch(Event("failure", number, failure))
         after.failures += failures
         return good
 

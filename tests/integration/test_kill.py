@@ -85,7 +85,7 @@ def check(out: Path, expected: Run) -> None:
         )
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
+@pytest.mark.parametrize("algorithm", ["fedavg", pytest.param("scaffold", marks=pytest.mark.slow)])
 def test_the_driver_is_killed_twice(
     tiny: Path, tmp_path: Path, undisturbed: Callable[[Path, str], Run], algorithm: str
 ) -> None:
@@ -117,7 +117,7 @@ def test_the_driver_is_killed_between_a_hospitals_training_and_the_commit(
     check(out, undisturbed(tiny, "scaffold"))
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
+@pytest.mark.parametrize("algorithm", [pytest.param("fedavg", marks=pytest.mark.slow), "scaffold"])
 def test_a_worker_is_killed_and_the_run_goes_on_by_itself(
     tiny: Path, tmp_path: Path, undisturbed: Callable[[Path, str], Run], algorithm: str
 ) -> None:
