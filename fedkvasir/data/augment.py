@@ -35,7 +35,11 @@ def _light(size: int) -> list[A.BasicTransform]:
 
 
 def _divergentnets(size: int) -> list[A.BasicTransform]:
-    """The thirteen of Thambawita et al., EndoCV 2021, section 3.2; probabilities after their public configuration."""
+    """The thirteen of Thambawita et al., EndoCV 2021, section 3.2.
+
+    Limits and probabilities are those of the authors' public code (data/prepare_data.py), which shifts and scales but
+    does not rotate.
+    """
     return [
         A.HorizontalFlip(p=0.5),
         A.Affine(scale=(0.5, 1.5), translate_percent=(-0.1, 0.1), rotate=(0, 0), p=1.0),

@@ -1,0 +1,79 @@
+"""The grid of our own: Flower's two private touches, dealing, error replies; and the loop's choice of centers."""
+
+from pathlib import Path
+
+import pytest
+from flwr.app import Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkvasir.errors import RunFailed
+from fedkvasir.plan import make_plan
+from fedkvasir.runs import Run
+from fedkvasir.scenario import load
+from server.grid import LocalGrid, Node, _address, deal_to_workers
+from server.rounds import CohortGrid, Federation, roll_call
+
+
+def test_flower_still_takes_its_identity_and_message_ids_from_where_we_put_them() -> None:
+    """If this fails, a new Flower changed what `_identify` and `_address` in server/grid.py rely on."""
+    LocalGrid([], "clients.app:app", 1)
+    assert (TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id) == (1, 1, 1)
+    message = _address(Message(RecordDict(), 7, "query"))
+    assert message.metadata.message_id and message.metadata.src_node_id == 1
+    reply = Message(RecordDict(), reply_to=message)
+    assert (reply.metadata.reply_to_message_id, reply.metadata.src_node_id) == (message.metadata.message_id, 7)
+
+
+def test_half_the_work_goes_to_each_of_two_workers() -> None:
+    nodes = [Node("a", "", 50, 0), Node("b", "", 30, 0), Node("c", "", 20, 0), Node("d", "", 0, 9), Node("e", "", 0, 9)]
+    dealt = {node.center: deal_to_workers(nodes, 2)[node.id] for node in nodes}
+    assert dealt["b"] == dealt["c"] != dealt["a"] and dealt["d"] != dealt["e"]
+
+
+@given(st.lists(st.floats(1, 100), min_size=1, max_size=12), st.integers(1, 4))
+def test_no_worker_has_more_than_its_share_and_one_hospital(work: list[float], workers: int) -> None:
+    nodes = [Node(f"c{index}", "", value, 0) for index, value in enumerate(work)]
+    dealt = deal_to_workers(nodes, workers)
+    loads = [sum(node.train_work for node in nodes if dealt[node.id] == worker) for worker in range(workers)]
+    assert max(loads) <= sum(work) / workers + max(work)
+    assert dealt == deal_to_workers(reversed(nodes), workers)
+
+
+def test_what_a_hospital_raises_becomes_an_error_reply_and_the_others_answer(tiny: Path, tmp_path: Path) -> None:
+    plan = make_plan(load(tiny))
+    plan.save(tmp_path)
+    nodes = [Node(center, str(tmp_path), 1, 1) for center in ("alta", "nowhere")]
+    grid = LocalGrid(nodes, "clients.app:app", 1)
+    seen: list[str] = []
+    grid.on_reply = seen.append
+    replies = grid.send_and_receive([Message(RecordDict(), node.id, "query") for node in nodes])
+    assert [reply.has_error() for reply in replies] == [False, True] and seen == ["alta", "nowhere"]
+    assert "KeyError" in replies[1].error.reason
+
+
+def test_the_roll_call_names_who_is_missing_and_refuses_other_images(tiny: Path, tmp_path: Path) -> None:
+    plan = make_plan(load(tiny))
+    plan.save(tmp_path)
+    nodes = [Node(center, str(tmp_path), 1, 1) for center in plan.centers.index]
+    assert list(roll_call(LocalGrid(nodes, "clients.app:app", 1), plan)) == sorted(plan.centers.index)
+    with pytest.raises(RunFailed, match="3 of 4 centers; missing: alta"):
+        roll_call(LocalGrid(nodes[1:], "clients.app:app", 1), plan)
+    other = make_plan(load(tiny, ("data.options.synthetic.seed=5",)))
+    with pytest.raises(RunFailed, match="holds other images than the plan"):
+        roll_call(LocalGrid(nodes, "clients.app:app", 1), other)
+
+
+def test_a_rounds_centers_depend_on_seed_and_round_only(tiny: Path, tmp_path: Path) -> None:
+    plan = make_plan(load(tiny, ("federation.fraction=0.67",)))
+    plan.save(tmp_path)
+    nodes = [Node(center, str(tmp_path), 1, 1) for center in plan.centers.index]
+    hands = []
+    for order in (nodes, nodes[::-1]):
+        federation = Federation(LocalGrid(order, "clients.app:app", 1), plan, Run(tmp_path), lambda event: None)
+        hands.append([federation._cohort(number) for number in range(1, 20)])
+    assert hands[0] == hands[1]
+    assert all(hand == sorted(hand) and len(hand) == 2 for hand in hands[0]) and len({tuple(h) for h in hands[0]}) == 3
+    view = CohortGrid(federation.grid, [3, 1])
+    assert view.get_node_ids() == [3, 1]
