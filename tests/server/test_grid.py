@@ -58,7 +58,7 @@ def test_the_roll_call_names_who_is_missing_and_refuses_other_images(tiny: Path,
     plan.save(tmp_path)
     nodes = [Node(center, str(tmp_path), 1, 1) for center in plan.centers.index]
     assert list(roll_call(LocalGrid(nodes, "clients.app:app", 1), plan)) == sorted(plan.centers.index)
-    with pytest.raises(RunFailed, match="3 of 4 centers; missing: alta"):
+    with pytest.raises(RunFailed, match="3 of 4 centers answered; missing: alta"):
         roll_call(LocalGrid(nodes[1:], "clients.app:app", 1), plan)
     other = make_plan(load(tiny, ("data.options.synthetic.seed=5",)))
     with pytest.raises(RunFailed, match="holds other images than the plan"):
