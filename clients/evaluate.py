@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedkvasir.data.loader import Batch, Samples, eval_batches
+from fedkvasir.metrics.boundary import distances
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.metrics.segmentation import count
 from fedkvasir.models.network import Network
@@ -26,7 +27,8 @@ def evaluate(
     """Per-image records in the order of ``samples``.
 
     Segmentation: logits go back to the native size bilinearly, then the threshold; columns class, scoring, threshold,
-    height, width, tp, fp, fn, tn. Classification: label and one probability column a class.
+    height, width, tp, fp, fn, tn (pixels), hd, hd95, assd, nsd, tolerance_px. Classification: label and one probability
+    column a class.
     """
     table = samples.table
     rows = table[["sample", "group"]].reset_index(drop=True)
@@ -35,14 +37,15 @@ def evaluate(
         probabilities = torch.cat(found).double().numpy()
         rows["label"] = table["label"].to_numpy()
         return rows.join(pd.DataFrame(probabilities, columns=[PREFIX + name for name in classes]))
-    counts = []
+    scores, scoring = [], scenario.evaluation
     for positions, logits in _logits(network, samples, scenario, device, precision):
         for index, position in enumerate(positions):
             truth = samples.store.native_mask(int(table["row"].iloc[position]))
-            counts.append(count(native_mask(logits[index], truth.shape, scenario.evaluation.threshold), truth))
-    rows["class"], rows["scoring"], rows["threshold"] = "polyp", "default", scenario.evaluation.threshold
+            prediction = native_mask(logits[index], truth.shape, scoring.threshold)
+            scores.append(count(prediction, truth) | distances(prediction, truth, scoring.tolerance_px))
+    rows["class"], rows["scoring"], rows["threshold"] = "polyp", "default", scoring.threshold
     rows[["height", "width"]] = table[["height", "width"]].to_numpy()
-    return rows.join(pd.DataFrame(counts))
+    return rows.join(pd.DataFrame(scores)).assign(tolerance_px=scoring.tolerance_px)
 
 
 @torch.inference_mode()

@@ -48,7 +48,7 @@ class Checkpoint:
     shared: State
     buffers: State
     local: State = field(default_factory=dict)
-    """Mean of the layers that stay at the centers: what a center without layers of its own gets."""
+    """Mean, over the round's hospitals, of the layers that stay with them: for a center that has none of its own."""
     server: dict[str, State] = field(default_factory=dict)
     """The strategy's attributes, by name."""
     kept: dict[str, int] = field(default_factory=dict)

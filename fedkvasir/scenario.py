@@ -153,6 +153,8 @@ class Evaluation(_Frozen):
     select: Literal["train-val", "last", "oracle"] = "train-val"
     """Which round is `best`. oracle looks at the holdout: an upper bound, never a result."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    tolerance_px: Annotated[float, Field(gt=0)] = 5.0
+    """NSD counts an outline as right within so many pixels at native size."""
 
 
 class Resources(_Frozen):

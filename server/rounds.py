@@ -134,9 +134,10 @@ class Federation:
         after.failures = list(before.failures)
         good = self._quorum(number, cohort, replies, after)
         weights = [_metrics(reply)["weight"] for reply in good.values()]
-        for name in ("buffers", "local"):
-            states = [from_record(reply.content.array_records[name]) for reply in good.values()]
-            setattr(after, name, exchange.average(states, weights))
+        after.buffers, after.local = (
+            exchange.average([from_record(reply.content.array_records[name]) for reply in good.values()], weights)
+            for name in ("buffers", "local")
+        )
         for center, reply in good.items():
             metrics = _metrics(reply)
             if metrics["state"]:
