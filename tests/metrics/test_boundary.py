@@ -34,7 +34,7 @@ def test_distances_are_those_of_scipys_exact_transform(pair: tuple[np.ndarray, n
     prediction, truth = pair
     if prediction.any() and truth.any():
         # 1.7 lies between the distances that pixels can have, so rounding cannot decide.
-        assert distances(prediction, truth, 1.7) == pytest.approx(reference(prediction, truth, 1.7), abs=1e-5)
+        assert distances(prediction, truth, 1.7) == pytest.approx(reference(prediction, truth, 1.7), abs=1e-9)
 
 
 def test_two_single_pixels_by_hand() -> None:
