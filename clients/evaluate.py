@@ -26,9 +26,9 @@ def evaluate(
 ) -> pd.DataFrame:
     """Per-image records in the order of ``samples``.
 
-    Segmentation: logits go back to the native size bilinearly, then the threshold; columns class, scoring, threshold,
-    height, width, tp, fp, fn, tn (pixels), hd, hd95, assd, nsd, tolerance_px. Classification: label and one probability
-    column a class.
+    Segmentation: one row an image and class; logits go back to the native size bilinearly, then the threshold; columns
+    class, scoring, threshold, height, width, tp, fp, fn, tn (pixels), hd, hd95, assd, nsd, tolerance_px.
+    Classification: label and one probability column a class.
     """
     table = samples.table
     rows = table[["sample", "group"]].reset_index(drop=True)
@@ -42,9 +42,13 @@ def evaluate(
         for index, position in enumerate(positions):
             truth = samples.store.native_mask(int(table["row"].iloc[position]))
             prediction = native_mask(logits[index], truth.shape, scoring.threshold)
-            scores.append(count(prediction, truth) | distances(prediction, truth, scoring.tolerance_px))
-    rows["class"], rows["scoring"], rows["threshold"] = "polyp", "default", scoring.threshold
-    rows[["height", "width"]] = table[["height", "width"]].to_numpy()
+            for number in range(1, len(classes) + 1):
+                found, there = prediction == number, truth == number
+                scores.append(count(found, there) | distances(found, there, scoring.tolerance_px))
+    rows = rows.loc[rows.index.repeat(len(classes))].reset_index(drop=True)
+    rows["class"] = [*classes] * len(table)
+    rows["scoring"], rows["threshold"] = "default", scoring.threshold
+    rows[["height", "width"]] = table[["height", "width"]].to_numpy().repeat(len(classes), axis=0)
     return rows.join(pd.DataFrame(scores)).assign(tolerance_px=scoring.tolerance_px)
 
 

@@ -33,14 +33,15 @@ def draw_gallery(
 ) -> None:
     """Write ``<center>-<rank>.jpg`` (the image; for segmentation beside it the image with both outlines) and
     ``<center>.json`` (rank, sample, score, truth, prediction, file) into ``folder``."""
-    scores = case_scores(rows, scenario.task).dropna().sort_values(kind="stable")
+    scores = case_scores(rows, scenario.task).reset_index(drop=True).dropna().sort_values(kind="stable")
     if scores.empty:
         return
     center, cases = rows["center"].iloc[0], []
     places = {"best": scores.index[-1], "median": scores.index[len(scores) // 2], "worst": scores.index[0]}
     for rank, position in places.items():
         file = f"{center}-{rank}.jpg"
-        case = {"rank": rank, "sample": rows["sample"].iloc[position], "score": float(scores[position]), "file": file}
+        sample = samples.table["sample"].iloc[position]
+        case = {"rank": rank, "sample": sample, "score": float(scores[position]), "file": file}
         alone = Samples(samples.table.iloc[[position]].reset_index(drop=True), samples.store, samples.task)
         pixels = np.array(samples.store.images[int(alone.table["row"].iloc[0])])
         if scenario.task == "segmentation":
@@ -61,9 +62,9 @@ def draw_gallery(
 
 
 def case_scores(rows: pd.DataFrame, task: str) -> pd.Series:
-    """What cases are ranked by: Dice, or the probability of the true class."""
+    """What cases are ranked by, one value an image: Dice, or the probability of the true class."""
     if task == "segmentation":
-        return segmentation.ratios(rows)["dice"]
+        return segmentation.by_image(rows)["dice"]
     columns = [classification.PREFIX + label for label in rows["label"]]
     return pd.Series([row[column] for (_, row), column in zip(rows.iterrows(), columns, strict=True)], rows.index)
 
@@ -78,7 +79,7 @@ def _panels(pixels: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np
     plain = cv2.resize(pixels, (WIDTH, height), interpolation=cv2.INTER_CUBIC)
     outlined = plain.copy()
     for mask, colour in ((truth, TRUTH), (prediction, PREDICTION)):
-        small = cv2.resize(mask.astype(np.uint8), (WIDTH, height), interpolation=cv2.INTER_NEAREST)
+        small = cv2.resize((mask > 0).astype(np.uint8), (WIDTH, height), interpolation=cv2.INTER_NEAREST)
         outlines, _ = cv2.findContours(small, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(outlined, outlines, -1, colour, 2, cv2.LINE_AA)
     return np.concatenate([plain, outlined], axis=1)

@@ -151,7 +151,7 @@ class Hospital:
                 self.network, samples, rows, self.scenario, self.device, self.plan.precision, self.folder / "gallery"
             )
         cost = {
-            "samples": len(rows),
+            "samples": len(samples),
             "seconds": time.perf_counter() - began,
             "peak_mib": self._peak_mib(),
         }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedkvasir.cli_data import DataOption, DebugOption, data_app
 from fedkvasir.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
@@ -23,13 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Datasets: what is known, what is here, what overlaps.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-DataOption = Annotated[
-    Path | None, typer.Option("--data", envvar="FEDKVASIR_DATA", help="Folder of dataset roots.", show_default=False)
-]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 CLIENT_APP = "clients.app:app"
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
@@ -217,56 +212,6 @@ def init(name: Annotated[str, typer.Argument(help="Name of the new scenario.")] 
         raise
     write_atomic(schema, json.dumps(json_schema(), indent=1))
     typer.echo(f"wrote {path} and {schema}; next: fedkvasir run {path} --dry-run")
-
-
-@data_app.command("list")
-def data_list() -> None:
-    """The datasets fedkvasir reads."""
-    from fedkvasir.console import rows
-    from fedkvasir.data.datasets import DATASETS
-
-    rows(
-        ("dataset", "task", "images", "centers", "how to get it"),
-        [
-            (d.name, ", ".join(d.tasks), str(d.card.count or "-"), d.card.centers, d.card.obtain)
-            for d in DATASETS.values()
-        ],
-    )
-
-
-@data_app.command("check")
-def data_check(name: str, root: Path, debug: DebugOption = False) -> None:
-    """Read a dataset at ROOT and compare it with its card; decodes nothing."""
-    from fedkvasir.data.datasets import find_dataset, find_root
-
-    dataset = find_dataset(name)
-    catalog = dataset.read(find_root(dataset, root, None))
-    table, card = catalog.table, dataset.card
-    typer.echo(f"{card.title} at {catalog.root}")
-    groups = f"{table['group'].nunique()} named groups" if table["group"].notna().any() else "no named groups"
-    typer.echo(f"{len(table)} images, {table['mask'].notna().sum()} masks, {groups}")
-    typer.echo(
-        "official split: "
-        + (", ".join(f"{k} {v}" for k, v in table["official_split"].value_counts().items()) or "none")
-    )
-    for warning in catalog.warnings:
-        typer.echo(f"warning: {warning}")
-    if card.count and len(table) != card.count:
-        typer.echo(f"warning: the complete dataset has {card.count} images, here are {len(table)}")
-    typer.echo(f"listing sha256 {catalog.hash}")
-
-
-@data_app.command("audit")
-def data_audit(scenario: Path, data: DataOption = None, debug: DebugOption = False) -> None:
-    """Look for pictures and groups on both sides of train and test; exit code 2 if there are any."""
-    from fedkvasir.console import Screen
-
-    plan = _plan(scenario, (), data, Screen())
-    for warning in plan.warnings:
-        typer.echo(f"warning: {warning}")
-    if not any(text.startswith("LEAKAGE") for text in plan.warnings):
-        images, groups = len(plan.samples), plan.samples["group"].nunique()
-        typer.echo(f"{images} images, {groups} groups: no picture and no group on both sides of train and test")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What a person sees in a terminal: the plan, the progress of a run, its table."""
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ class Screen:
         self.quiet = quiet
         self._progress: Progress | None = None
         self._bar: Any = None
+        self._began_s = 0.0
 
     def say(self, text: str) -> None:
         """A line that `--quiet` leaves out."""
@@ -78,9 +80,12 @@ class Screen:
         """Progress of pictures being rendered or decoded."""
         if done == 1:
             self.start(what, total)
+            self._began_s = time.monotonic()
         self.advance(what)
         if done == total:
-            self.say(f"{what}: {total} images (once; kept for the next run)")
+            took_s = time.monotonic() - self._began_s
+            rate = f" in {took_s:.1f} s, {total / took_s:.0f} a second" if took_s > 0 else ""
+            self.say(f"{what}: {total} images{rate} (once; kept for the next run)")
 
     def event(self, plan: Plan, event: Happening) -> None:
         """A line for each round, failure and resumption."""

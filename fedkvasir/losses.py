@@ -12,14 +12,14 @@ SMOOTH = 1.0
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """One minus the single-channel Dice coefficient, mean over the images of the batch.
+    """One minus the single-channel Dice coefficient, mean over the images of the batch and over classes.
 
-    logits, target: (B, 1, H, W) float32; target 0 or 1.
+    logits, target: (B, K, H, W) float32, one channel a class (a polyp: K = 1); target 0 or 1.
     Thambawita et al., DivergentNets, EndoCV 2021, Eq. 1 (which prints the coefficient under the name of the loss),
     with probabilities for the predicted set: |A∩B| = sum(p t), 2|A∩B| + |A\\B| + |B\\A| = sum(p) + sum(t).
     Per image, as it is scored: summed over a batch, large polyps would hide small ones.
     """
-    probability, axes = logits.float().sigmoid(), (1, 2, 3)
+    probability, axes = logits.float().sigmoid(), (2, 3)
     overlap, sizes = (probability * target).sum(axes), probability.sum(axes) + target.sum(axes)
     return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
 

@@ -4,34 +4,27 @@ Names, roots and roles fail here before a pixel is read; pictures on both sides 
 """
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
 from fedkvasir import scenario as scenarios
 from fedkvasir.algorithms import build_algorithm
-from fedkvasir.data import audit
 from fedkvasir.data.augment import AUGMENTS
-from fedkvasir.data.catalog import Catalog
-from fedkvasir.data.datasets import find_dataset, find_root
+from fedkvasir.data.datasets import find_dataset
+from fedkvasir.data.hospitals import Hospitals, Progress, gather
+from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, steps_per_epoch
-from fedkvasir.data.split import split_center
-from fedkvasir.data.store import Store, open_store
+from fedkvasir.data.store import Store
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.losses import LOSSES
 from fedkvasir.models import find_model
-from fedkvasir.scenario import Center, Scenario, did_you_mean
-
-Progress = Callable[[str, int, int], None]
-"""(what, done, total)"""
+from fedkvasir.scenario import Scenario, did_you_mean
 
 COLUMNS = (
     "sample", "dataset", "center", "role", "split", "group", "label", "target", "row", "store", "width", "height",
@@ -56,6 +49,8 @@ class Plan:
     device: str
     precision: str
     warnings: tuple[str, ...] = ()
+    rendered: bool = False
+    """No picture of a patient among them."""
 
     @cached_property
     def hash(self) -> str:
@@ -64,6 +59,9 @@ class Plan:
         del resolved["data"]["roots"]  # where files lie on this machine
         for center in resolved["data"]["centers"].values():
             del center["root"]
+        frozen = self.scenario.data.split_file
+        if frozen:
+            resolved["data"]["split_file"] = hashlib.sha256(Path(frozen).read_bytes()).hexdigest()
         weights = self.scenario.model.weights
         if weights and Path(weights).is_file():
             resolved["model"]["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
@@ -93,7 +91,7 @@ class Plan:
         """The samples of one split of one center."""
         own = self.samples[(self.samples["center"] == center) & (self.samples["split"] == split)]
         folder = self.samples.loc[self.samples["center"] == center, "store"].iloc[0]
-        return Samples(own.reset_index(drop=True), Store(Path(folder)), self.scenario.task)
+        return Samples(own.reset_index(drop=True), Store(Path(folder)), self.scenario.task, len(self.classes))
 
     def steps_per_round(self, center: str) -> int:
         """Optimiser steps of one center in one round."""
@@ -112,6 +110,7 @@ class Plan:
             "device": self.device,
             "precision": self.precision,
             "warnings": self.warnings,
+            "rendered": self.rendered,
         }
         write_atomic(folder / "plan.json", json.dumps(facts, indent=1))
 
@@ -128,6 +127,7 @@ class Plan:
             facts["device"],
             facts["precision"],
             tuple(facts["warnings"]),
+            facts["rendered"],
         )
 
 
@@ -138,44 +138,23 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
     """
     check_names(scenario)
     device = _device(scenario)
-    catalogs = {name: _read(scenario, center, data_dir, progress) for name, center in scenario.data.centers.items()}
-    chosen = pd.concat([_choose(scenario, name, catalog) for name, catalog in catalogs.items()], ignore_index=True)
-    _one_holder(scenario, chosen)
-    by_root = {str(catalog.root): catalog for catalog in catalogs.values()}
-    stores = {root: _open(scenario, catalog, progress) for root, catalog in by_root.items()}
-    samples, skipped = _with_pixels(chosen, stores)
-    thumbs = np.stack([stores[root].thumbs[row] for root, row in zip(samples["root"], samples["row"], strict=True)])
-    pairs = audit.near_duplicates(list(samples["phash"]), thumbs)
-    samples["group"] = audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs)
-    samples = pd.concat(
-        [
-            split_center(
-                name, scenario.data.centers[name], samples[samples["source"] == name], scenario.data.split_seed
-            )
-            for name in scenario.data.centers
-        ]
-    )
-    leaks = _refuse_leaks(scenario, samples, pairs)
-    classes = ("polyp",) if scenario.task == "segmentation" else tuple(sorted(samples["label"].unique()))
-    index = {name: number for number, name in enumerate(classes)}
+    held = gather(scenario, data_dir, progress)
+    leaks = _refuse_leaks(scenario, held)
+    samples = held.samples
+    index = {name: number for number, name in enumerate(held.classes)}
     samples["target"] = [index.get(label, 0) for label in samples["label"]]
-    samples["role"] = [scenario.data.centers[name].role for name in samples["source"]]
-    samples["store"] = [str(stores[root].folder) for root in samples["root"]]
-    samples = samples.sort_values(["center", "split", "sample"], ignore_index=True)
+    samples["store"] = [str(held.stores[root].folder) for root in samples["root"]]
     listing = "\n".join(samples["sample"] + " " + samples["pixels_sha256"])
     plan = Plan(
         scenario,
         samples[list(COLUMNS)],
-        classes,
-        {name: catalog.hash for name, catalog in catalogs.items()},
+        held.classes,
+        {name: catalog.hash for name, catalog in held.catalogs.items()},
         hashlib.sha256(listing.encode()).hexdigest(),
         device,
         "bfloat16" if device == "cuda" and scenario.training.amp else "float32",
-        (
-            *(f"{catalog.dataset}: {text}" for catalog in by_root.values() for text in catalog.warnings),
-            *skipped,
-            *leaks,
-        ),
+        (*held.warnings, *leaks),
+        held.rendered,
     )
     _refuse_empty(plan)
     return plan
@@ -193,6 +172,8 @@ def check_names(scenario: Scenario) -> None:
             raise UserError(f"{key} = {value!r} is not known for {scenario.task}{near}; known: {', '.join(known)}")
     find_model(scenario.model, scenario.task)
     build_algorithm(scenario.algorithm).check(scenario)
+    if scenario.data.labels:
+        find_space(scenario.data.labels)
     for name, center in scenario.data.centers.items():
         dataset = find_dataset(center.dataset)
         if scenario.task not in dataset.tasks:
@@ -206,79 +187,9 @@ def _device(scenario: Scenario) -> str:
     return "cuda" if there and wanted != "cpu" else "cpu"
 
 
-def _read(scenario: Scenario, center: Center, data_dir: Path | None, progress: Progress | None) -> Catalog:
-    dataset, options = find_dataset(center.dataset), dict(scenario.data.options.get(center.dataset, {}))
-    parameters = inspect.signature(dataset.prepare or dataset.read).parameters.values()
-    allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for key in options:
-        if key not in allowed:
-            where = f"data.options.{center.dataset}.{key}"
-            raise UserError(
-                f"{where}: unknown option{did_you_mean(key, allowed)}; allowed: {', '.join(allowed) or 'none'}"
-            )
-    if dataset.prepare:
-        return dataset.read(dataset.prepare(partial(progress, "rendering") if progress else None, **options))
-    root = find_root(dataset, data_dir, center.root or scenario.data.roots.get(center.dataset))
-    return dataset.read(root, **options)
-
-
-def _choose(scenario: Scenario, name: str, catalog: Catalog) -> pd.DataFrame:
-    """The rows of a catalog that a scenario center takes; ``row`` is their place in the store."""
-    center, here = scenario.data.centers[name], f"data.centers.{name}"
-    table = catalog.table.assign(row=range(len(catalog.table)), source=name, root=str(catalog.root))
-    if center.center is not None:
-        known = sorted(table["center"].dropna().unique())
-        table = table[table["center"] == center.center]
-        if table.empty:
-            near = did_you_mean(center.center, known)
-            raise UserError(
-                f"{here}: {center.dataset} has no center {center.center!r}{near}; it has {', '.join(known)}"
-            )
-    if scenario.task == "segmentation":
-        table = table[table["mask"].notna() | table["empty"]]
-    else:
-        table = table[table["label"].notna()]
-    if table.empty:
-        raise UserError(f"{here}: no image with a {'mask' if scenario.task == 'segmentation' else 'label'}")
-    return table
-
-
-def _one_holder(scenario: Scenario, chosen: pd.DataFrame) -> None:
-    twice = chosen[chosen.duplicated("sample", keep=False)]
-    if twice.empty:
-        return
-    named = [f"{name} ({scenario.data.centers[name].role})" for name in twice["source"].unique()[:2]]
-    raise UserError(
-        f"data.centers: {' and '.join(named)} hold the same {twice['sample'].nunique()} samples, "
-        f"e.g. {twice['sample'].iloc[0]}; a picture belongs to one center"
-    )
-
-
-def _open(scenario: Scenario, catalog: Catalog, progress: Progress | None) -> Store:
-    watch = partial(progress, f"decoding {catalog.dataset}") if progress else None
-    return open_store(catalog, scenario.data.image_size, scenario.data.skip_unreadable, watch)
-
-
-def _with_pixels(chosen: pd.DataFrame, stores: dict[str, Store]) -> tuple[pd.DataFrame, list[str]]:
-    """``chosen`` with size, hashes and errors out of the stores, unreadable samples left out and named."""
-    parts = []
-    for root, own in chosen.groupby("root", sort=False):
-        facts = stores[str(root)].table.iloc[own["row"]][["width", "height", "pixels_sha256", "phash", "error"]]
-        parts.append(own.assign(**{column: facts[column].to_numpy() for column in facts}))
-    samples = pd.concat(parts, ignore_index=True)
-    bad = samples[samples["error"].notna()]
-    warnings = [
-        f"{source}: {len(own)} samples left out, they cannot be used: {own['error'].iloc[0]}"
-        for source, own in bad.groupby("source")
-    ]
-    return samples[samples["error"].isna()].reset_index(drop=True), warnings
-
-
-def _refuse_leaks(scenario: Scenario, samples: pd.DataFrame, pairs: list[tuple[int, int]]) -> list[str]:
+def _refuse_leaks(scenario: Scenario, held: Hospitals) -> list[str]:
     """Raise UserError for a picture or group on both sides, or return it as warnings under ``data.audit: warn``."""
-    place = {old: new for new, old in enumerate(samples.index)}
-    known = [(place[i], place[j]) for i, j in pairs if i in place and j in place]
-    found = audit.leaks(samples, known)
+    found = held.leaks
     if found.empty:
         return []
     named = "; ".join(f"{row.train} = {row.test}" for row in found.head(3).itertuples())
@@ -286,7 +197,10 @@ def _refuse_leaks(scenario: Scenario, samples: pd.DataFrame, pairs: list[tuple[i
         "; ..." if len(found) > 3 else ""
     )
     if scenario.data.audit == "refuse":
-        raise UserError(f"{text}; take one side out, or say data.audit=warn to run all the same")
+        raise UserError(
+            f"{text}; take one side out, or say data.audit=warn to run all the same "
+            "(`fedkvasir data audit` shows the pictures)"
+        )
     return [f"LEAKAGE: {text}"]
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedkvasir.data import formats
 from fedkvasir.data.catalog import list_images
-from fedkvasir.data.store import read_image
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics.classification import PREFIX
@@ -20,16 +20,23 @@ from fedkvasir.runs import Run
 
 
 def native_mask(logits: Tensor, shape: tuple[int, ...], threshold: float) -> np.ndarray:
-    """(1, S, S) logits -> bool of ``shape`` (H, W): back to the native size bilinearly, then the threshold."""
-    native = F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0, 0]
-    return native.numpy() > math.log(threshold / (1 - threshold))
+    """(K, S, S) logits -> uint8 of ``shape`` (H, W): back to the native size bilinearly, then the threshold.
+
+    0 is background; a pixel that passes for several classes belongs to the likeliest, 1 to K.
+    """
+    native = F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0].numpy()
+    return np.where(native.max(axis=0) > math.log(threshold / (1 - threshold)), native.argmax(axis=0) + 1, 0).astype(
+        np.uint8
+    )
 
 
 @torch.inference_mode()
 def predict_images(
     run: Run, images: Sequence[Path], out: Path, progress: Callable[[int, int], None] | None = None
 ) -> pd.DataFrame:
-    """Apply a run's best model to pictures; write masks (0/255 PNG, native size, same stem) and ``predictions.csv``.
+    """Apply a run's best model to pictures; write masks and ``predictions.csv``.
+
+    Masks are PNG of native size and same stem: 0 and 255, or the number of the class where there are several.
 
     Returns the table: image, and mask and area_share (segmentation) or label and probabilities (classification).
     Raises UserError for a picture that cannot be read, before anything is written for it.
@@ -38,16 +45,16 @@ def predict_images(
     size, rows = scenario.data.image_size, []
     for done, path in enumerate(_expand(images), start=1):
         try:
-            pixels = read_image(path)
+            pixels = next(formats.pictures(path, [None]))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"{path} cannot be read as a picture: {error}") from error
         small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
         logits = network(torch.from_numpy(small).permute(2, 0, 1)[None].float().div(255))[0]
         if scenario.task == "segmentation":
             mask = native_mask(logits, pixels.shape[:2], scenario.evaluation.threshold)
-            encoded = cv2.imencode(".png", mask.astype(np.uint8) * 255)[1]
+            encoded = cv2.imencode(".png", mask * 255 if len(classes) == 1 else mask)[1]
             write_atomic(out / f"{path.stem}.png", encoded.tobytes())
-            rows.append({"image": str(path), "mask": f"{path.stem}.png", "area_share": float(mask.mean())})
+            rows.append({"image": str(path), "mask": f"{path.stem}.png", "area_share": float((mask > 0).mean())})
         else:
             probabilities = logits.softmax(0).tolist()
             label = classes[int(logits.argmax())]

@@ -35,23 +35,37 @@ class _Named(BaseModel):
 class Partition(_Frozen):
     """Several hospitals cut out of one source; groups are never torn apart."""
 
-    kind: Literal["quantity", "iid"]
-    """quantity: by the given shares; iid: equal parts."""
+    kind: Literal["quantity", "iid", "dirichlet", "shards"]
+    """quantity: by the given shares; iid: equal parts; dirichlet: every class (every polyp size) dealt by shares
+    drawn from Dirichlet(alpha); shards: sorted by class, cut into parts x shards, dealt out."""
     shares: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """quantity: relative sizes, e.g. [50, 30, 20]."""
     parts: Annotated[int, Field(ge=2)] | None = None
-    """iid: how many hospitals."""
+    """iid, dirichlet, shards: how many hospitals."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """dirichlet: small is skewed (0.1), large is even (100)."""
+    shards: Annotated[int, Field(ge=1)] | None = None
+    """shards: how many each hospital gets."""
+    minimum: Annotated[int, Field(ge=1)] = 2
+    """Fewest images a hospital may end up with."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.kind == "quantity" and (not self.shares or self.parts):
-            raise ValueError("kind quantity takes shares: [..] and no parts")
-        if self.kind == "iid" and (not self.parts or self.shares):
-            raise ValueError("kind iid takes parts: N and no shares")
+        ways = {
+            "quantity": ["shares"],
+            "iid": ["parts"],
+            "dirichlet": ["parts", "alpha"],
+            "shards": ["parts", "shards"],
+        }
+        wanted = ways[self.kind]
+        given = [key for key in ("shares", "parts", "alpha", "shards") if getattr(self, key) is not None]
+        if set(given) != set(wanted):
+            raise ValueError(f"kind {self.kind} takes {' and '.join(wanted)}, here: {', '.join(given) or 'none'}")
         return self
 
     @property
     def weights(self) -> tuple[float, ...]:
+        """Relative sizes; even but for kind quantity."""
         return self.shares or (1.0,) * (self.parts or 1)
 
 
@@ -64,8 +78,9 @@ class Center(_Frozen):
     """Take only the dataset's own center of this name; null: all of it."""
     role: Literal["train", "holdout"] = "train"
     """train: trains, validates, tests; holdout: only ever tested, all of it."""
-    split: Literal["official", "group"] = "group"
-    """official: the published lists; group: whole groups at random, by `val` and `test`."""
+    split: Annotated[str, Field(pattern=r"^(group|official(:.+)?)$")] = "group"
+    """official: the usual published lists; official:NAME: another published split; group: whole groups at random, by
+    `val` and `test`."""
     val: Share = 0.15
     """Share of the groups left for training that validates."""
     test: Share = 0.2
@@ -85,8 +100,12 @@ class Data(_Frozen):
     """Where a dataset lies, if not found under --data."""
     options: dict[str, dict[str, Any]] = {}
     """A reader's own options, by dataset."""
-    audit: Literal["refuse", "warn"] = "refuse"
-    """What to do with a picture that lies on both sides of train and test."""
+    labels: str | None = None
+    """classification: the label space that labels are translated to, e.g. kvasir-8; null: as they are."""
+    split_file: str | None = None
+    """A split frozen by `fedkvasir data split --freeze`: decides hospitals and splits in place of the centers' keys."""
+    audit: Literal["refuse", "warn", "drop"] = "refuse"
+    """A picture or group on both sides of train and test: refused; told in the report; or left out of training."""
     skip_unreadable: bool = False
     """Leave out images that cannot be decoded, instead of refusing them."""
 

@@ -1,9 +1,12 @@
 """What many tests share: a private cache, the real data where it is, tiny scenarios that run in seconds."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from fedkvasir.data.miniatures import miniature
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -23,6 +26,22 @@ def real_data() -> Path:
     if not (folder / "Kvasir-SEG").is_dir():
         pytest.skip("real data not found: set FEDKVASIR_DATA to a folder with Kvasir-SEG and CVC-ClinicDB")
     return folder
+
+
+Miniatures = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Miniatures:
+    """``miniatures("polypgen", 4)`` is the root of that dataset's miniature, rendered once a session."""
+    folder, roots = tmp_path_factory.mktemp("miniatures"), dict[tuple[str, int], Path]()
+
+    def render(name: str, per_center: int = 12) -> Path:
+        if (name, per_center) not in roots:
+            roots[name, per_center] = miniature(name, folder / str(per_center), per_center)
+        return roots[name, per_center]
+
+    return render
 
 
 TINY = """

@@ -1,8 +1,10 @@
 """The catalog: what a dataset holds, one row a sample, without pixels."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ COLUMNS = (
     "official_split",  # train, val, test, or null
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+RENDERED = "RENDERED.txt"
+"""This file beside a root says that its pictures are painted, not taken."""
 JUNK = (".DS_Store", "Thumbs.db")
 
 
@@ -41,7 +45,9 @@ class Card:
     centers: str
     groups: str
     count: int | None = None
-    """Number of images in the complete dataset."""
+    """Number of samples in the complete dataset."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What else is published to be counted: by center, class or part."""
     quirks: tuple[str, ...] = ()
 
 
@@ -54,11 +60,22 @@ class Catalog:
     table: pd.DataFrame
     warnings: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    mask_classes: tuple[str, ...] = ("polyp",)
+    """What the values 1, 2, ... of a mask mean."""
+    splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Published splits by name: sample -> train, val or test. The column ``official_split`` holds the usual one."""
 
     @property
+    def rendered(self) -> bool:
+        """No picture of a patient: painted by fedkvasir, as ``synthetic`` is and miniatures are."""
+        return any((folder / RENDERED).is_file() for folder in (self.root, *list(self.root.resolve().parents)[:3]))
+
+    @cached_property
     def hash(self) -> str:
         """sha256 of the listing: the same names give the same hash on every machine."""
         text = self.table[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
+        if self.splits:
+            text += json.dumps({name: dict(split) for name, split in self.splits.items()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -73,8 +90,12 @@ class Dataset:
     """Does this folder look like the dataset's root? Cheap; looks at names only."""
     read: Callable[..., Catalog]
     """``read(root, **options)`` lists the dataset and decodes nothing; options are keyword-only."""
-    prepare: Callable[..., Path] | None = field(default=None)
+    prepare: Callable[..., Path] | None = None
     """For rendered datasets: ``prepare(progress, **options)`` makes the root and returns it."""
+    tables: Mapping[str, Callable[[Path], pd.DataFrame]] = field(default_factory=dict)
+    """What else is published with it, as tables: ``name -> function of the root``."""
+    verify: Callable[[Path], list[str]] | None = None
+    """Slow checks that only `fedkvasir data check` makes (checksums of big files); returns what is wrong."""
 
 
 def make_catalog(
@@ -83,6 +104,8 @@ def make_catalog(
     rows: Sequence[dict[str, Any]],
     warnings: Iterable[str] = (),
     classes: Iterable[str] = (),
+    splits: Mapping[str, Mapping[str, str]] | None = None,
+    mask_classes: Iterable[str] = ("polyp",),
 ) -> Catalog:
     """Check rows and fill absent columns. Raises UserError where no row is left or a sample id stands twice."""
     if not rows:
@@ -95,7 +118,7 @@ def make_catalog(
     twice = table["sample"][table["sample"].duplicated()]
     if len(twice):
         raise UserError(f"{dataset}: {len(twice)} samples are listed twice under {root}, e.g. {twice.iloc[0]}")
-    return Catalog(dataset, Path(root), table, tuple(warnings), tuple(classes))
+    return Catalog(dataset, Path(root), table, tuple(warnings), tuple(classes), tuple(mask_classes), splits or {})
 
 
 def list_images(folder: Path) -> dict[str, Path]:
@@ -132,3 +155,12 @@ def pair(
 def missing(dataset: str, card: Card, root: Path, expected: str) -> UserError:
     """The one sentence for a root that is not what it should be."""
     return UserError(f"{dataset}: {root} does not hold {expected}. {card.obtain}")
+
+
+def differences(card: Card, found: Mapping[str, int]) -> list[str]:
+    """One warning that names every published count that ``found`` does not meet, or none."""
+    off = [f"{name} {found.get(name, 0)} of {count}" for name, count in card.counts.items() if found.get(name) != count]
+    if not off:
+        return []
+    more = f" and {len(off) - 6} more" if len(off) > 6 else ""
+    return [f"counts differ from the published ones (here, of): {', '.join(off[:6])}{more}"]

@@ -23,6 +23,8 @@ class Samples:
     table: pd.DataFrame
     store: Store
     task: str
+    classes: int = 1
+    """Of the masks: values 1 to ``classes`` (segmentation)."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -33,7 +35,7 @@ class Batch:
     images: Tensor
     """(B, 3, S, S) float32 in 0..1, channels last in memory."""
     targets: Tensor
-    """(B, 1, S, S) float32, 0 or 1 (segmentation); (B,) int64 (classification)."""
+    """(B, K, S, S) float32, 0 or 1, one channel a class (segmentation); (B,) int64 (classification)."""
 
 
 def train_batches(samples: Samples, batch_size: int, augment: Augment, seed: int) -> Iterator[Batch]:
@@ -77,5 +79,6 @@ def _batch(samples: Samples, positions: np.ndarray, augment: Augment | None = No
     # (B, S, S, 3) in memory is exactly channels-last: a view, no copy.
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
     if samples.task == "segmentation":
-        return Batch(pixels, torch.from_numpy(masks).unsqueeze(1).float())
+        numbers = torch.arange(1, samples.classes + 1, dtype=torch.uint8)[None, :, None, None]
+        return Batch(pixels, (torch.from_numpy(masks).unsqueeze(1) == numbers).float())
     return Batch(pixels, torch.from_numpy(samples.table["target"].to_numpy(dtype=np.int64)[positions]))

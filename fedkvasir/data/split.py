@@ -1,57 +1,113 @@
-"""Train, validation and test of one scenario center; its hospitals, if it is cut into several."""
+"""Train, validation and test of one scenario center; its hospitals, if it is cut into several; splits frozen to CSV."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 
-from fedkvasir.data.partition import deal
+from fedkvasir.data.partition import deal, dirichlet, shards
 from fedkvasir.errors import UserError
-from fedkvasir.scenario import Center
+from fedkvasir.files import write_atomic
+from fedkvasir.scenario import Center, Partition
+
+FROZEN = ("sample", "source", "center", "split", "group", "pixels_sha256")
+"""Columns of a frozen split: ``source`` is the scenario's center, ``center`` the hospital cut out of it."""
 
 
 def split_center(name: str, center: Center, samples: pd.DataFrame, seed: int) -> pd.DataFrame:
     """``samples`` with the columns ``center`` (hospital name) and ``split`` (train, val, test) set.
 
-    A holdout is all test. Otherwise the test part is taken first (the official list, or whole groups), then what is
-    left is cut into hospitals, then each hospital gives whole groups to validation. The test part of a center that is
-    cut stays with the center's own name: it is the common test set of its hospitals.
+    A holdout is all test. Otherwise the test part is taken first (the published list, or whole groups), then what is
+    left is cut into hospitals, then each hospital gives whole groups to validation, unless the published split names
+    validation beside test. The test part of a center that is cut stays with the center's own name: it is the common
+    test set of its hospitals.
 
-    samples: columns ``group``, ``label``, ``official_split``. Raises UserError where a part would be empty.
+    samples: columns ``group``, ``official_split``, ``balance`` (label, or whether there is a polyp: what every part
+    gets its share of), ``stratum`` (label, or polyp size: what skewed partitions skew). Raises UserError where a part
+    would be empty.
     """
     samples = samples.assign(center=name, split="test")
     if center.role == "holdout":
         return samples
-    here = f"data.centers.{name}"
+    test = published_val = pd.Series(False, index=samples.index)
     try:
-        if center.split == "official":
+        if center.split != "group":
             official = samples["official_split"]
-            if official.isna().all():
-                raise UserError(f"{here}: {center.dataset} has no official split here; use split: group")
-            held_out = official == ("test" if (official == "test").any() else "val")
-            samples = samples[official.notna()].copy()
-            test = held_out[samples.index]
+            test = official == ("test" if (official == "test").any() else "val")
+            published_val = (official == "val") & ~test
         elif center.test > 0:
-            part = deal(samples["group"], (1 - center.test, center.test), seed, name, "test", strata=_strata(samples))
+            part = deal(samples["group"], (1 - center.test, center.test), seed, name, "test", strata=samples["balance"])
             test = pd.Series(part == 1, index=samples.index)
-        else:
-            test = pd.Series(False, index=samples.index)
         rest = samples.index[~test]
         if center.partition:
-            weights = center.partition.weights
-            part = deal(
-                samples.loc[rest, "group"],
-                weights,
-                seed,
-                name,
-                "partition",
-                strata=_strata(samples.loc[rest]),
-            )
+            part = _cut(center.partition, samples.loc[rest], seed, name)
             samples.loc[rest, "center"] = [f"{name}-{index + 1}" for index in part]
         for hospital, own in samples.loc[rest].groupby("center", sort=True):
-            part = deal(own["group"], (1 - center.val, center.val), seed, str(hospital), "val", strata=_strata(own))
-            samples.loc[own.index, "split"] = ["val" if index == 1 else "train" for index in part]
+            if published_val.any():
+                val = published_val[own.index]
+            else:
+                shares = (1 - center.val, center.val)
+                val = deal(own["group"], shares, seed, str(hospital), "val", strata=own["balance"]) == 1
+            samples.loc[own.index, "split"] = np.where(val, "val", "train")
     except ValueError as error:
-        raise UserError(f"{here}: {error}; give it more images or ask for fewer parts") from error
+        raise UserError(f"data.centers.{name}: {error}; give it more images or ask for fewer parts") from error
     return samples
 
 
-def _strata(samples: pd.DataFrame) -> pd.Series:
-    return samples["label"].fillna("").astype(str)
+def _cut(partition: Partition, samples: pd.DataFrame, seed: int, name: str) -> np.ndarray:
+    """The hospital (0, 1, ...) of every sample. Raises ValueError where one would be smaller than ``minimum``."""
+    groups, strata, parts = samples["group"], samples["stratum"], len(partition.weights)
+    if partition.kind == "dirichlet":
+        assert partition.alpha is not None
+        return dirichlet(groups, strata, parts, partition.alpha, partition.minimum, seed, name, "partition")
+    if partition.kind == "shards":
+        assert partition.shards is not None
+        part = shards(groups, strata, parts, partition.shards, seed, name, "partition")
+    else:
+        part = deal(groups, partition.weights, seed, name, "partition", strata=samples["balance"])
+    smallest = int(np.bincount(part, minlength=parts).min())
+    if smallest < partition.minimum:
+        raise ValueError(f"a hospital would be left with {smallest} images, fewer than partition.minimum")
+    return part
+
+
+def freeze(samples: pd.DataFrame, path: Path) -> None:
+    """Write who holds what to a CSV with :data:`FROZEN`, whole or not at all."""
+    write_atomic(path, samples[list(FROZEN)].to_csv(index=False, lineterminator="\n"))
+
+
+def thaw(path: Path, samples: pd.DataFrame, centers: Mapping[str, Center], warnings: list[str]) -> pd.DataFrame:
+    """``samples`` with ``center``, ``split`` and ``group`` as frozen; what the file does not list is left out, counted.
+
+    Raises UserError where a frozen sample is missing, belongs to another center, or is another picture now.
+    """
+    here = f"data.split_file {path}"
+    try:
+        frozen = pd.read_csv(path, dtype=str)
+    except FileNotFoundError as error:
+        raise UserError(f"{here} does not exist; `fedkvasir data split SCENARIO --freeze FILE` writes one") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{here} cannot be read as CSV: {error}") from error
+    lacking = [column for column in FROZEN if column not in frozen]
+    if lacking:
+        raise UserError(f"{here} lacks the column {lacking[0]}; it needs, comma separated: {', '.join(FROZEN)}")
+    if frozen["sample"].duplicated().any():
+        raise UserError(f"{here} lists {frozen['sample'][frozen['sample'].duplicated()].iloc[0]} twice")
+    gone = sorted(set(frozen["sample"]) - set(samples["sample"]))
+    if gone:
+        raise UserError(f"{here}: {len(gone)} of its samples are not here, e.g. {gone[0]}")
+    both = samples.drop(columns=["center", "group"]).merge(frozen, on="sample", suffixes=("", "_frozen"))
+    both.index = samples.index[samples["sample"].isin(frozen["sample"])]
+    holdout = both["source"].map(lambda name: centers[name].role == "holdout")
+    for wrong, why in (
+        (both["source"] != both["source_frozen"], "belongs to another center there"),
+        (both["pixels_sha256"] != both["pixels_sha256_frozen"], "is another picture now"),
+        (~both["split"].isin(["train", "val", "test"]), "has a split other than train, val and test"),
+        (holdout & (both["split"] != "test"), "belongs to a holdout, which is all test"),
+    ):
+        if wrong.any():
+            raise UserError(f"{here}: {both['sample'][wrong].iloc[0]} {why} ({wrong.sum()} like it)")
+    if len(both) < len(samples):
+        warnings.append(f"{len(samples) - len(both)} images are not in {path} and left out")
+    return both.drop(columns=["source_frozen", "pixels_sha256_frozen"])

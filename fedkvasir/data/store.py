@@ -19,17 +19,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from fedkvasir.data import formats
 from fedkvasir.data.catalog import Catalog
+from fedkvasir.data.fingerprint import fingerprint, perceptual_hash
 from fedkvasir.errors import UserError
 from fedkvasir.files import atomic_folder, lock
 
-VERSION = "1"
-THUMB = 32
-"""Side of the grey thumbnail that decides whether two pictures are the same."""
-FOREGROUND = 127
-"""Masks are binarised at > 127: JPEG ringing reaches far above 0."""
+VERSION = "2"
+BATCH = 256
+"""Samples decoded from one file at a time: bounds the memory that a video or a file of patches takes."""
+FACTS = ("width", "height", "area_px", "labels", "pixels_sha256", "phash")
 
 
 def cache_folder() -> Path:
@@ -42,6 +42,7 @@ class Store:
     """Pixels of one dataset at one size.
 
     ``table``: one row a sample of the catalog, in its order: ``sample``, ``width``, ``height`` (native, px),
+    ``area_px`` (foreground of the native mask; null without one), ``labels`` (the highest value in the mask),
     ``pixels_sha256`` (of the native RGB pixels), ``phash`` (64 bits), ``error`` (why it could not be read, or null).
     """
 
@@ -58,12 +59,12 @@ class Store:
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """(N, S, S) uint8, 0 or 1."""
+        """(N, S, S) uint8, 0 = background."""
         return np.load(self.folder / "masks.npy", mmap_mode="r")
 
     @cached_property
     def thumbs(self) -> np.ndarray:
-        """(N, 32, 32) uint8 grey."""
+        """(N, 2, 32, 32) uint8 grey: the whole picture, and without its black border."""
         return np.load(self.folder / "thumbs.npy")
 
     @cached_property
@@ -72,14 +73,16 @@ class Store:
 
     @cached_property
     def _places(self) -> np.ndarray:
-        """(N, 4): start and end in ``native.npy``, height, width."""
-        return self.table[["start", "end", "height", "width"]].to_numpy(dtype=np.int64)
+        """(N, 5): start and end in ``native.npy``, height, width, labels."""
+        return self.table[["start", "end", "height", "width", "labels"]].to_numpy(dtype=np.int64)
 
     def native_mask(self, row: int) -> np.ndarray:
-        """The mask of one sample at its native size, (H, W) bool."""
-        start, end, height, width = (int(value) for value in self._places[row])
-        bits = np.frombuffer(zlib.decompress(self._native[start:end].tobytes()), np.uint8)
-        return np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
+        """The mask of one sample at its native size: (H, W) bool, or uint8 where it holds labels above 1."""
+        start, end, height, width, labels = (int(value) for value in self._places[row])
+        values = np.frombuffer(zlib.decompress(self._native[start:end].tobytes()), np.uint8)
+        if labels > 1:
+            return values.reshape(height, width)
+        return np.unpackbits(values, count=height * width).reshape(height, width).astype(bool)
 
 
 def open_store(
@@ -135,40 +138,65 @@ def _build(
     with atomic_folder(folder) as out:
         images = np.lib.format.open_memmap(out / "images.npy", "w+", np.uint8, (count, size, size, 3))
         masks = np.lib.format.open_memmap(out / "masks.npy", "w+", np.uint8, (count, size, size))
-        thumbs = np.zeros((count, THUMB, THUMB), np.uint8)
-        natives, facts, position = [], [], 0
-        rows = catalog.table.to_dict("records")
+        thumbs = np.zeros((count, 2, 32, 32), np.uint8)
+        natives: list[bytes] = [b""] * count
+        facts: list[dict[str, Any]] = [{}] * count
+        done = 0
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            decoded = pool.map(lambda row: _decode(catalog.root, row, size), rows)
-            for index, (row, sample) in enumerate(zip(rows, decoded, strict=True)):
-                fact = {
-                    "sample": row["sample"],
-                    "error": sample.get("error"),
-                    "start": position,
-                    "end": position,
-                }
-                if "error" not in sample:
-                    images[index], masks[index], thumbs[index] = (
-                        sample["image"],
-                        sample["mask"],
-                        sample["thumb"],
-                    )
-                    natives.append(np.frombuffer(sample["native"], np.uint8))
-                    position += len(sample["native"])
-                    fact |= sample["facts"] | {"end": position}
-                facts.append(fact)
-                if progress:
-                    progress(index + 1, count)
-        columns = ["sample", "width", "height", "pixels_sha256", "phash", "error", "start", "end"]
-        table = pd.DataFrame(facts).reindex(columns=columns)
-        table[["width", "height"]] = table[["width", "height"]].fillna(0).astype(np.int64)
+            jobs = _jobs(catalog)
+            for job, decoded in zip(jobs, pool.map(lambda job: _decode(job, size), jobs), strict=True):
+                for index, sample in zip(job.rows, decoded, strict=True):
+                    if isinstance(sample, str):
+                        facts[index] = {"error": sample}
+                    else:
+                        images[index], masks[index], thumbs[index] = sample.image, sample.mask, sample.thumbs
+                        facts[index], natives[index] = sample.facts, sample.native
+                    done += 1
+                    if progress:
+                        progress(done, count)
+        table = pd.DataFrame(facts).reindex(columns=[*FACTS, "error"])
+        table.insert(0, "sample", catalog.table["sample"])
+        ends = np.cumsum([len(native) for native in natives])
+        table["end"], table["start"] = ends, np.concatenate([[0], ends[:-1]])
+        table[["width", "height", "labels"]] = table[["width", "height", "labels"]].fillna(0).astype(np.int64)
+        table["area_px"] = table["area_px"].astype(np.float64)
         if not skip_unreadable:
             _refuse(catalog, table)
         images.flush()
         masks.flush()
         np.save(out / "thumbs.npy", thumbs)
-        np.save(out / "native.npy", np.concatenate(natives) if natives else np.zeros(0, np.uint8))
+        np.save(out / "native.npy", np.frombuffer(b"".join(natives), np.uint8))
         table.to_parquet(out / "table.parquet")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Samples of one image file (and one mask file), at most ``BATCH``: a scan or a video is opened once."""
+
+    image: Path
+    mask: Path | None
+    rows: list[int]
+    items: list[str | None]
+    mask_items: list[str | None]
+    empty: list[bool]
+
+
+def _jobs(catalog: Catalog) -> list[_Job]:
+    together: dict[tuple[str, str | None], list[int]] = {}
+    columns = [catalog.table[name].to_list() for name in ("image", "mask", "item", "mask_item", "empty")]
+    images, masks, items, mask_items, empty = columns
+    for row, files in enumerate(zip(images, masks, strict=True)):
+        together.setdefault(files, []).append(row)
+    return [
+        _Job(
+            catalog.root / image,
+            catalog.root / mask if mask else None,
+            rows[start : start + BATCH],
+            *([column[row] for row in rows[start : start + BATCH]] for column in (items, mask_items, empty)),
+        )
+        for (image, mask), rows in together.items()
+        for start in range(0, len(rows), BATCH)
+    ]
 
 
 def _refuse(catalog: Catalog, table: pd.DataFrame) -> None:
@@ -181,49 +209,52 @@ def _refuse(catalog: Catalog, table: pd.DataFrame) -> None:
         )
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Decode a picture to (H, W, 3) uint8 RGB. Raises OSError where it is cut short or no picture."""
-    # PIL, not OpenCV: OpenCV returns a half-grey picture for a truncated JPEG and says nothing.
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+@dataclass(frozen=True)
+class _Sample:
+    facts: dict[str, Any]
+    """:data:`FACTS`."""
+    image: np.ndarray
+    mask: np.ndarray
+    thumbs: np.ndarray
+    native: bytes
 
 
-def _decode(root: Path, row: dict[str, Any], size: int) -> dict[str, Any]:
-    """One sample: resized image and mask, packed native mask, thumbnail, facts; or ``{"error": why}``."""
+def _decode(job: _Job, size: int) -> list[_Sample | str]:
+    """The job's samples in order, or why they cannot be used; what follows the first thing broken is broken too."""
+    where, samples = job.image, list[_Sample | str]()
     try:
-        pixels = read_image(root / row["image"])
+        pictures = formats.pictures(job.image, job.items)
+        masks = formats.masks(job.mask, job.mask_items) if job.mask else iter(())
+        for empty in job.empty:
+            where = job.image
+            picture = next(pictures)
+            where = job.mask or job.image
+            native = next(masks) if job.mask else np.zeros(picture.shape[:2], np.uint8)
+            if native.shape != picture.shape[:2]:
+                sizes = f"{native.shape[1]}x{native.shape[0]}, the image {picture.shape[1]}x{picture.shape[0]}"
+                raise ValueError(f"the mask is {sizes}")
+            samples.append(_shrink(picture, native, size, bool(job.mask) or empty))
     except (OSError, SyntaxError, ValueError) as error:
-        return {"error": f"{root / row['image']} ({error})"}
-    height, width = pixels.shape[:2]
-    if row["mask"] is None:
-        native = np.zeros((height, width), np.uint8)
+        samples += [f"{where} ({error})"] * (len(job.rows) - len(samples))
+    return samples
+
+
+def _shrink(picture: np.ndarray, native: np.ndarray, size: int, known: bool) -> _Sample:
+    """Resized image and mask, packed native mask, thumbnails and facts; ``known``: the mask says something."""
+    labels = int(native.max())
+    if labels > 1:  # a map of labels: neither averaged nor packed into bits
+        mask, raw = cv2.resize(native, (size, size), interpolation=cv2.INTER_NEAREST), native
     else:
-        try:
-            with Image.open(root / row["mask"]) as picture:
-                native = (np.asarray(picture.convert("L")) > FOREGROUND).astype(np.uint8)
-        except (OSError, SyntaxError, ValueError) as error:
-            return {"error": f"{root / row['mask']} ({error})"}
-    if native.shape != (height, width):
-        sizes = f"the mask is {native.shape[1]}x{native.shape[0]}, the image {width}x{height}"
-        return {"error": f"{root / row['mask']} ({sizes})"}
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(native.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-    return {
-        "image": cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA),
-        "mask": (small > 0.5).astype(np.uint8),
-        "thumb": cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA),
-        "native": zlib.compress(np.packbits(native).tobytes(), 6),
-        "facts": {
-            "width": width,
-            "height": height,
-            "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
-            "phash": perceptual_hash(grey),
-        },
+        small = cv2.resize(native.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+        mask, raw = (small > 0.5).astype(np.uint8), np.packbits(native)
+    thumbs = fingerprint(picture)
+    facts = {
+        "width": picture.shape[1],
+        "height": picture.shape[0],
+        "area_px": int(np.count_nonzero(native)) if known else None,
+        "labels": labels,
+        "pixels_sha256": hashlib.sha256(picture.tobytes()).hexdigest(),
+        "phash": perceptual_hash(thumbs[0]),
     }
-
-
-def perceptual_hash(grey: np.ndarray) -> str:
-    """64 bits as 16 hex digits: signs of the low 8 x 8 frequencies of a 32 x 32 picture against their median."""
-    small = cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32)
-    low = cv2.dct(small)[:8, :8].ravel()
-    return np.packbits(low > np.median(low[1:])).tobytes().hex()
+    image = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+    return _Sample(facts, image, mask, thumbs, zlib.compress(raw.tobytes(), 6))

@@ -28,14 +28,14 @@ def metric_names(task: str) -> tuple[str, ...]:
 def center_scores(samples: pd.DataFrame) -> dict[str, float]:
     """All metrics of one center's records of one split and checkpoint.
 
-    Segmentation: mean over groups of the mean over a group's images; ``dice_images`` is the plain mean over images,
-    ``negatives`` counts images without polyp and without alarm (in no mean), ``missed`` polyps with Dice 0.
+    Segmentation: mean over an image's classes, a group's images, then groups; ``dice_images`` is the plain mean over
+    images, ``negatives`` counts images without polyp and without alarm (in no mean), ``missed`` polyps with Dice 0.
     Classification: over all images.
     """
     if task_of(samples) == "classification":
         return classification.ratios(samples)
-    per_image = segmentation.ratios(samples)
-    per_group = per_image.groupby(samples["group"]).mean()
+    per_image = segmentation.by_image(samples)
+    per_group = per_image.groupby("group").mean()
     scores = {name: float(per_group[name].mean()) for name in segmentation.METRICS}
     scores["dice_images"] = float(per_image["dice"].mean())
     scores["missed"] = int(((samples["tp"] == 0) & (samples["fn"] > 0)).sum())
@@ -47,7 +47,13 @@ def center_table(samples: pd.DataFrame, checkpoint: str = "best", split: str = "
     """One row a center, training centers first: center, role, images, groups, then :func:`center_scores`."""
     chosen = samples[(samples["checkpoint"] == checkpoint) & (samples["split"] == split)]
     rows = [
-        {"center": center, "role": role, "images": len(own), "groups": own["group"].nunique(), **center_scores(own)}
+        {
+            "center": center,
+            "role": role,
+            "images": own["sample"].nunique(),
+            "groups": own["group"].nunique(),
+            **center_scores(own),
+        }
         for (role, center), own in chosen.groupby(["role", "center"], sort=True)
     ]
     table = pd.DataFrame(rows)

@@ -30,3 +30,12 @@ def ratios(counts: pd.DataFrame) -> pd.DataFrame:
             "recall": np.where(tp == 0, 0.0, tp / (tp + fn)),
         }
     return pd.DataFrame({name: np.where(negative, np.nan, value) for name, value in table.items()}, index=counts.index)
+
+
+def by_image(counts: pd.DataFrame) -> pd.DataFrame:
+    """:func:`ratios`, one row an image in the order given: mean over the classes that it shows or is said to show.
+
+    counts: one row an image and class, columns sample, group, tp, fp, fn. Columns of the result: METRICS and group.
+    """
+    scores = ratios(counts).assign(group=counts["group"]).groupby(counts["sample"], sort=False)
+    return scores.agg({**dict.fromkeys(METRICS, "mean"), "group": "first"})

@@ -38,7 +38,7 @@ def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
 
 
 def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -> Network:
-    """The network of a scenario: (B, 3, H, W) float32 in 0..1 -> logits (B, 1, H, W) or (B, classes).
+    """The network of a scenario: (B, 3, H, W) float32 in 0..1 -> logits (B, classes, H, W) or (B, classes).
 
     With a ``seed`` the network is initialised (random weights by the seed, then ``spec.weights``): the server's job.
     Without, its weights are whatever they are, to be overwritten by what the server sends.
@@ -48,7 +48,7 @@ def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0 if seed is None else seed)
         try:
-            body = builder(classes=1 if task == "segmentation" else classes, **parameters)
+            body = builder(classes=classes, **parameters)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"model: {spec.name} cannot be built with {parameters}: {error}") from error
     network = Network(body, spec.encoder or (encoder_decoder.ENCODER if task == "segmentation" else spec.name))

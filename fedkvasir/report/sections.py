@@ -100,7 +100,7 @@ def describe(run: Run) -> dict[str, Any]:
         "metric": metric,
         "answer": _answer(scores, scenario.task) if len(scores) else None,
         "cards": _cards(plan),
-        "rendered": set(plan.samples["dataset"]) == {"synthetic"},
+        "rendered": plan.rendered,
         "leaks": [text.removeprefix(LEAK) for text in plan.warnings if text.startswith(LEAK)],
         "warnings": [text for text in plan.warnings if not text.startswith(LEAK)],
         "scores": _scores(scores, plan) if len(scores) else None,
@@ -238,7 +238,7 @@ def _picture(samples: pd.DataFrame, table: pd.DataFrame, task: str) -> Markup:
     for _, row in table.iterrows():
         quartiles = None
         if task == "segmentation":
-            images = segmentation.ratios(tested[tested["center"] == row["center"]])[summary.metric].dropna()
+            images = segmentation.by_image(tested[tested["center"] == row["center"]])[summary.metric].dropna()
             quartiles = (float(images.quantile(0.25)), float(images.quantile(0.75))) if len(images) else None
         dots.append(Dot(row["center"], row["role"], float(row[summary.metric]), quartiles))
     return charts.centers_chart(dots, TITLES[summary.metric], summary.seen, summary.unseen)

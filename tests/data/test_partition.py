@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkvasir.data.partition import deal
+from fedkvasir.data.partition import SIZES, deal, dirichlet, shards, size_bins
 from fedkvasir.data.split import split_center
 from fedkvasir.errors import UserError
 from fedkvasir.scenario import Center
@@ -49,6 +49,122 @@ def test_golden_hand() -> None:
     assert part.tolist() == [1, 1, 2, 0, 0, 0, 0, 1, 2, 0]
 
 
+tables = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4)), min_size=30, max_size=150).map(
+    lambda rows: pd.DataFrame({"group": [f"g{g:02d}" for g, _ in rows], "stratum": [f"s{s}" for _, s in rows]})
+)
+
+
+def check_parts(table: pd.DataFrame, part: np.ndarray, parts: int) -> None:
+    assert part.dtype == np.int64 and part.shape == (len(table),)
+    assert set(part) == set(range(parts))
+    assert pd.Series(part).groupby(table["group"]).nunique().eq(1).all()
+
+
+@given(tables, st.integers(2, 4), st.sampled_from([0.1, 1.0, 100.0]), st.integers(1, 4), st.integers(0, 3))
+def test_dirichlet_keeps_groups_whole_and_every_part_above_its_minimum(
+    table: pd.DataFrame, parts: int, alpha: float, minimum: int, seed: int
+) -> None:
+    try:
+        part = dirichlet(table["group"], table["stratum"], parts, alpha, minimum, seed, "oslo")
+    except ValueError as error:
+        assert "raise alpha or lower minimum" in str(error) or "cannot be cut" in str(error)
+        return
+    check_parts(table, part, parts)
+    assert np.bincount(part).min() >= minimum
+    mixed = table.sample(frac=1, random_state=seed)
+    again = dirichlet(mixed["group"], mixed["stratum"], parts, alpha, minimum, seed, "oslo")
+    np.testing.assert_array_equal(again, part[mixed.index])
+
+
+@given(tables, st.integers(2, 4), st.integers(1, 3), st.integers(0, 3))
+def test_shards_keep_groups_whole_and_do_not_look_at_the_order_of_rows(
+    table: pd.DataFrame, parts: int, each: int, seed: int
+) -> None:
+    if table["group"].nunique() < parts * each:
+        with pytest.raises(ValueError, match="cannot be cut from"):
+            shards(table["group"], table["stratum"], parts, each, seed)
+        return
+    part = shards(table["group"], table["stratum"], parts, each, seed, "oslo")
+    check_parts(table, part, parts)
+    mixed = table.sample(frac=1, random_state=seed)
+    np.testing.assert_array_equal(
+        shards(mixed["group"], mixed["stratum"], parts, each, seed, "oslo"), part[mixed.index]
+    )
+
+
+EIGHT = pd.DataFrame({"group": [f"g{i:04d}" for i in range(4000)], "stratum": [f"c{i % 8}" for i in range(4000)]})
+"""4,000 groups of one sample in eight classes of 500."""
+
+
+def class_shares(part: np.ndarray) -> pd.DataFrame:
+    """Share of each part (columns) in each class (rows)."""
+    return pd.crosstab(EIGHT["stratum"], part, normalize="index")
+
+
+def test_a_large_alpha_is_nearly_iid_and_a_small_one_skewed() -> None:
+    even = dirichlet(EIGHT["group"], EIGHT["stratum"], 5, 10_000, 1, 0)
+    skewed = dirichlet(EIGHT["group"], EIGHT["stratum"], 5, 0.1, 1, 0)
+    assert (class_shares(even) - 0.2).abs().to_numpy().max() < 0.01
+    assert class_shares(skewed).max(axis=1).median() > 0.6
+
+
+def test_the_shares_of_a_class_follow_the_dirichlet_distribution() -> None:
+    """At alpha 1 and five parts: mean 1/5 and variance (1/5)(4/5)/6, over many seeds."""
+    shares = [class_shares(dirichlet(EIGHT["group"], EIGHT["stratum"], 5, 1, 1, seed)).to_numpy() for seed in range(40)]
+    assert np.mean(shares) == pytest.approx(0.2)
+    assert np.var(shares) == pytest.approx(0.16 / 6, rel=0.1)
+
+
+def test_shards_give_a_hospital_few_classes_and_equal_counts() -> None:
+    part = shards(EIGHT["group"], EIGHT["stratum"], 4, 2, 0)
+    assert np.bincount(part).tolist() == [1000] * 4
+    assert (class_shares(part) > 0).sum(axis=0).max() <= 2
+
+
+def test_a_large_group_does_not_leave_a_shard_empty() -> None:
+    groups = pd.Series(["big"] * 90 + list("abcde"))
+    part = shards(groups, pd.Series(["x"] * 95), 3, 2, 0)
+    assert set(part) == {0, 1, 2}
+
+
+def test_a_group_counts_by_its_most_frequent_label() -> None:
+    """Three patients, all mostly polyps: one stratum, so two shards of it are cut, not one of each label."""
+    groups = pd.Series(["p1"] * 3 + ["p2"] * 3 + ["p3"] * 2)
+    labels = pd.Series(["polyps", "cecum", "polyps", "polyps", "polyps", "cecum", "cecum", "polyps"])
+    same = pd.Series(["polyps"] * 6 + ["cecum"] * 2)  # p3 is a tie: the first by name
+    for seed in range(5):
+        given = dirichlet(groups, labels, 2, 1, 1, seed)
+        np.testing.assert_array_equal(given, dirichlet(groups, same, 2, 1, 1, seed))
+
+
+def test_what_cannot_be_had_says_what_to_change() -> None:
+    groups, strata = pd.Series([f"g{i}" for i in range(20)]), pd.Series(["a"] * 20)
+    with pytest.raises(
+        ValueError, match=r"5 parts of at least 9 samples cannot be cut from 20 samples in 20 group\(s\)"
+    ):
+        dirichlet(groups, strata, 5, 1, 9, 0)
+    with pytest.raises(ValueError, match=r"in 100 draws with alpha 0.001 .* raise alpha or lower minimum"):
+        dirichlet(groups, strata, 5, 0.001, 4, 0)
+    with pytest.raises(ValueError, match=r"22 shards \(11 parts of 2\) cannot be cut from 20 group\(s\)"):
+        shards(groups, strata, 11, 2, 0)
+
+
+def test_golden_skew() -> None:
+    """The same result on every machine: these numbers never change."""
+    groups = pd.Series([f"g{index // 2:02d}" for index in range(24)])
+    strata = pd.Series(["polyps", "cecum", "z-line"] * 8)
+    assert "".join(map(str, dirichlet(groups, strata, 3, 0.5, 4, 0, "golden"))) == "001122001122220022220022"
+    assert "".join(map(str, shards(groups, strata, 3, 2, 0, "golden"))) == "112200110022110011222200"
+
+
+def test_polyp_sizes_are_told_by_native_area() -> None:
+    areas = pd.Series([0, np.nan, 1, 9_999, 10_000, 40_000, 40_001], index=list("abcdefg"))
+    none, small, medium, large = SIZES
+    assert size_bins(areas).to_dict() == {
+        "a": none, "b": none, "c": small, "d": small, "e": medium, "f": medium, "g": large,
+    }  # fmt: skip
+
+
 def samples(count: int, official: list[str] | None = None) -> pd.DataFrame:
     return pd.DataFrame(
         {
@@ -56,6 +172,8 @@ def samples(count: int, official: list[str] | None = None) -> pd.DataFrame:
             "group": [f"g{index // 2}" for index in range(count)],
             "label": [None] * count,
             "official_split": official or [None] * count,
+            "balance": ["polyp"] * count,
+            "stratum": ["polyp"] * count,
         }
     )
 
@@ -88,6 +206,20 @@ def test_more_parts_than_groups_is_one_sentence() -> None:
         split_center("oslo", center, samples(10), 0)
 
 
-def test_official_split_where_there_is_none_is_refused() -> None:
-    with pytest.raises(UserError, match="has no official split"):
-        split_center("oslo", Center(dataset="x", split="official"), samples(10), 0)
+def test_skewed_hospitals_keep_to_their_minimum() -> None:
+    table = samples(120).assign(stratum=["a", "a", "b", "b", "c", "c"] * 20)
+    for partition in (
+        {"kind": "dirichlet", "parts": 3, "alpha": 0.3, "minimum": 10},
+        {"kind": "shards", "parts": 3, "shards": 2, "minimum": 10},
+    ):
+        center = Center.model_validate({"dataset": "x", "test": 0, "partition": partition})
+        cut = split_center("oslo", center, table, 0)
+        assert cut["center"].value_counts().min() >= 10
+        assert cut.groupby("group")["center"].nunique().eq(1).all()
+        assert pd.crosstab(cut["center"], cut["stratum"], normalize="index").to_numpy().max() >= 0.5
+
+
+def test_a_hospital_below_its_minimum_is_refused() -> None:
+    center = Center.model_validate({"dataset": "x", "partition": {"kind": "iid", "parts": 4, "minimum": 5}})
+    with pytest.raises(UserError, match=r"data.centers.oslo: a hospital would be left with \d images, fewer than"):
+        split_center("oslo", center, samples(20), 0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fedkvasir.data.catalog import Catalog
 from fedkvasir.data.datasets import kvasir_seg
-from fedkvasir.data.store import Store, open_store, perceptual_hash
+from fedkvasir.data.store import Store, open_store
 from fedkvasir.errors import UserError
 
 
@@ -92,15 +92,6 @@ def test_nothing_half_written_is_left_behind(root: Path, cache: Path) -> None:
     with pytest.raises(UserError):
         open_store(kvasir_seg.read(root), 40)
     assert not list((cache / "stores").glob("*-40-*[!k]")) and not list((cache / "stores").glob(".*"))
-
-
-def test_perceptual_hash_survives_recompression_and_resizing() -> None:
-    rng = np.random.default_rng(0)
-    picture = cv2.resize(rng.integers(0, 256, (9, 9), dtype=np.uint8), (320, 256), interpolation=cv2.INTER_CUBIC)
-    again = cv2.imdecode(cv2.imencode(".jpg", cv2.resize(picture, (200, 160)))[1], cv2.IMREAD_GRAYSCALE)
-    other = cv2.resize(rng.integers(0, 256, (9, 9), dtype=np.uint8), (320, 256))
-    distance = [(int(perceptual_hash(picture), 16) ^ int(perceptual_hash(p), 16)).bit_count() for p in (again, other)]
-    assert distance[0] <= 4 < 15 <= distance[1]
 
 
 def test_a_catalog_that_lost_a_file_says_which(root: Path) -> None:

@@ -60,7 +60,9 @@ def make_plan(task: str, dataset: str = "synthetic", warnings: tuple[str, ...] =
     ]
     classes = CLASSES if task == "classification" else ("polyp",)
     samples = pd.DataFrame(rows)[list(COLUMNS)]
-    return Plan(parse(raw, "crafted"), samples, classes, {}, "d" * 64, "cpu", "float32", warnings)
+    return Plan(
+        parse(raw, "crafted"), samples, classes, {}, "d" * 64, "cpu", "float32", warnings, dataset == "synthetic"
+    )
 
 
 def role_of(center: str) -> str:

@@ -1,14 +1,17 @@
 """One file a dataset; a name in a scenario becomes a reader here."""
 
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
+from fedkvasir.data import archive
 from fedkvasir.data.catalog import Dataset
-from fedkvasir.data.datasets import cvc_clinicdb, folder, kvasir_seg, synthetic
 from fedkvasir.errors import UserError
 from fedkvasir.scenario import did_you_mean
 
 DATASETS: dict[str, Dataset] = {
-    module.DATASET.name: module.DATASET for module in (kvasir_seg, cvc_clinicdb, folder, synthetic)
+    dataset.name: dataset
+    for dataset in (import_module(f"{__name__}.{found.name}").DATASET for found in iter_modules(__path__))
 }
 
 
@@ -23,16 +26,19 @@ def find_root(dataset: Dataset, data_dir: Path | None, given: str | None) -> Pat
     """The dataset's root: as given, else the one folder under ``data_dir`` whose tree looks like it.
 
     Looks three levels deep, so that a zip unpacked into a folder of its own name, or doubled, is found.
-    Raises UserError with how to get the dataset where there is none, or where there are two.
+    Raises UserError with how to get the dataset where there is none, where there are two, where an archive is not
+    unpacked yet, and where the folder given lies inside the dataset.
     """
     name, card = dataset.name, dataset.card
     start = Path(given).expanduser() if given else data_dir
     if start is None:
         raise UserError(f"{name}: say where it lies with --data DIR or data.roots.{name}. {card.obtain}")
     if not start.is_dir():
+        if archive.is_archive(start) and start.is_file():
+            raise UserError(f"{name}: {start} is an archive; `fedkvasir data unpack {start} DIR` unpacks it")
         kind = "is a file, not a folder" if start.exists() else "does not exist"
         raise UserError(f"{name}: {start} {kind}. {card.obtain}")
-    level = [start]
+    level, archives = [start], []
     for _ in range(4):
         found = [path for path in level if dataset.recognise(path)]
         if len(found) > 1:
@@ -40,10 +46,26 @@ def find_root(dataset: Dataset, data_dir: Path | None, given: str | None) -> Pat
             raise UserError(f"{name}: two copies, {places}; choose one with data.roots.{name}")
         if found:
             return found[0]
-        level = [
-            child
-            for path in level
-            for child in sorted(path.iterdir())
-            if child.is_dir() and not child.name.startswith(".")
-        ][:500]
-    raise UserError(f"{name}: nothing under {start} looks like it. {card.obtain}")
+        inside = [child for path in level for child in sorted(path.iterdir())]
+        archives += [child for child in inside if archive.is_archive(child)]
+        level = [child for child in inside if _folder(child)][:500]
+    for above in list(start.resolve().parents)[:3]:
+        if dataset.recognise(above):
+            raise UserError(f"{name}: {start} lies inside the dataset; give the folder above it, {above}")
+    hint = f" {archives[0]} is not unpacked: `fedkvasir data unpack {archives[0]} DIR`." if archives else ""
+    raise UserError(f"{name}: nothing under {start} looks like it.{hint} {card.obtain}")
+
+
+def find_all(start: Path) -> list[tuple[Dataset, Path]]:
+    """Every dataset at ``start`` or up to three levels below it, with its root."""
+    if not start.is_dir():
+        raise UserError(f"{start} {'is a file, not a folder' if start.exists() else 'does not exist'}")
+    level, found = [start], []
+    for _ in range(4):
+        found += [(dataset, path) for path in level for dataset in DATASETS.values() if dataset.recognise(path)]
+        level = [child for path in level for child in sorted(path.iterdir()) if _folder(child)][:500]
+    return found
+
+
+def _folder(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedkvasir.data import synthetic
-from fedkvasir.data.catalog import Card, Catalog, Dataset, list_images, make_catalog, pair
+from fedkvasir.data.catalog import RENDERED, Card, Catalog, Dataset, list_images, make_catalog, pair
 from fedkvasir.data.store import cache_folder
 from fedkvasir.errors import UserError
-from fedkvasir.files import atomic_folder, lock
+from fedkvasir.files import atomic_folder, lock, write_atomic
 
 CARD = Card(
     title="Rendered endoscopy",
@@ -40,6 +40,7 @@ def prepare(
             try:
                 with atomic_folder(root) as out:
                     synthetic.render_tree(out, task, patients_per_center, seed, image_scale, progress=progress)
+                    write_atomic(out / RENDERED, "Painted by fedkvasir.\n")
             except ValueError as error:
                 raise UserError(f"synthetic: {error}") from error
     return root

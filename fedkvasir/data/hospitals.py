@@ -1,0 +1,268 @@
+"""Hospitals out of datasets: a scenario's centers as one table of samples, with pixels, groups, splits and what leaks.
+
+Reading, choosing and naming come first, so that a user's mistake shows before a picture is decoded.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fedkvasir.data import audit
+from fedkvasir.data.catalog import Catalog
+from fedkvasir.data.datasets import find_all, find_dataset, find_root
+from fedkvasir.data.labels import find_space, translate
+from fedkvasir.data.partition import size_bins
+from fedkvasir.data.split import split_center, thaw
+from fedkvasir.data.store import Store, open_store
+from fedkvasir.errors import UserError
+from fedkvasir.scenario import Center, Scenario, did_you_mean
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)"""
+
+PIXEL_FACTS = ["width", "height", "area_px", "pixels_sha256", "phash", "error"]
+
+
+@dataclass(frozen=True)
+class Hospitals:
+    """Who holds what.
+
+    ``samples``: one row a sample: the catalog's columns, ``source`` (the scenario's center), ``center`` (hospital),
+    ``role``, ``split`` (train, val, test), ``group`` (near-duplicates joined), ``label`` (of the scenario's label
+    space), ``root`` and ``row`` (place in the root's store), :data:`PIXEL_FACTS`.
+    """
+
+    samples: pd.DataFrame
+    catalogs: dict[str, Catalog]
+    """By scenario center (by root in a survey)."""
+    stores: dict[str, Store]
+    """By root."""
+    pairs: pd.DataFrame
+    """Near-duplicates, see :func:`fedkvasir.data.audit.near_duplicates`; positions in ``samples``."""
+    leaks: pd.DataFrame
+    """What lies on both sides, see :func:`fedkvasir.data.audit.leaks`."""
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def rendered(self) -> bool:
+        """No picture of a patient among them."""
+        return all(catalog.rendered for catalog in self.catalogs.values())
+
+    def picture(self, position: int) -> np.ndarray:
+        """(S, S, 3) uint8 of the sample at this position."""
+        sample = self.samples.iloc[position]
+        return np.asarray(self.stores[sample["root"]].images[sample["row"]])
+
+    def mask(self, position: int) -> np.ndarray | None:
+        """(S, S) uint8, 0 = background; null where the sample has no mask and its absence says nothing."""
+        sample = self.samples.iloc[position]
+        if pd.isna(sample["area_px"]):
+            return None
+        return np.asarray(self.stores[sample["root"]].masks[sample["row"]])
+
+
+def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress | None = None) -> Hospitals:
+    """Read catalogs, build stores, form groups, split, look for leaks.
+
+    Raises UserError at the first thing wrong; every check that needs no pixel comes before the first pixel is read.
+    """
+    catalogs = _read_all(scenario, data_dir, progress)
+    classes = () if _labelled(scenario) else _mask_classes(catalogs)
+    by_root = {str(catalog.root): catalog for catalog in catalogs.values()}
+    warnings = [f"{catalog.dataset}: {text}" for catalog in by_root.values() for text in catalog.warnings]
+    parts = [_choose(scenario, name, catalog, warnings) for name, catalog in catalogs.items()]
+    chosen = pd.concat(parts, ignore_index=True)
+    _one_holder(scenario, chosen)
+    stores = {root: _open(scenario, catalog, progress) for root, catalog in by_root.items()}
+    samples = _with_pixels(chosen, stores, warnings)
+    thumbs = np.stack([stores[root].thumbs[row] for root, row in zip(samples["root"], samples["row"], strict=True)])
+    pairs = audit.near_duplicates(thumbs, list(samples["pixels_sha256"]))
+    samples["group"] = audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs)
+    samples["position"] = range(len(samples))
+    if scenario.data.split_file:
+        samples = thaw(Path(scenario.data.split_file), samples, scenario.data.centers, warnings)
+    else:
+        seed = scenario.data.split_seed
+        samples["stratum"] = samples["label"] if _labelled(scenario) else size_bins(samples["area_px"])
+        samples["balance"] = samples["label"] if _labelled(scenario) else (samples["area_px"] > 0).astype(str)
+        cut = [
+            split_center(name, center, samples[samples["source"] == name], seed)
+            for name, center in scenario.data.centers.items()
+        ]
+        samples = pd.concat(cut)
+    if scenario.data.audit == "drop":
+        samples = _without_test(samples, warnings)
+    samples = samples.sort_values(["center", "split", "sample"], ignore_index=True)
+    samples["role"] = [scenario.data.centers[name].role for name in samples["source"]]
+    place = dict(zip(samples.pop("position"), samples.index, strict=True))
+    pairs = pairs[pairs["i"].isin(place) & pairs["j"].isin(place)].reset_index(drop=True)
+    pairs = pairs.assign(i=pairs["i"].map(place), j=pairs["j"].map(place))
+    classes = classes or tuple(sorted(samples["label"].unique()))
+    return Hospitals(samples, catalogs, stores, pairs, audit.leaks(samples, pairs), classes, tuple(warnings))
+
+
+def survey(roots: Sequence[Path], image_size: int, progress: Progress | None = None) -> Hospitals:
+    """All samples of every dataset at ``roots`` or below, by the datasets' own centers; nothing is split or audited.
+
+    Raises UserError where nothing is found. Unreadable samples are left out and counted.
+    """
+    found = [pair for root in roots for pair in find_all(root)]
+    if not found:
+        raise UserError(
+            f"no dataset found under {', '.join(map(str, roots))}; `fedkvasir data list` names the known ones"
+        )
+    catalogs = {str(root): dataset.read(root) for dataset, root in found}
+    warnings = [f"{catalog.dataset}: {text}" for catalog in catalogs.values() for text in catalog.warnings]
+    stores, chosen = {}, []
+    for root, catalog in catalogs.items():
+        watch = partial(progress, f"decoding and hashing {catalog.dataset}") if progress else None
+        stores[root] = open_store(catalog, image_size, skip_unreadable=True, progress=watch)
+        several = catalog.table["center"].nunique() > 1
+        named = [f"{catalog.dataset} {center}" if several else catalog.dataset for center in catalog.table["center"]]
+        chosen.append(catalog.table.assign(source=named, center=named, root=root, row=range(len(named))))
+    samples = _with_pixels(pd.concat(chosen, ignore_index=True), stores, warnings)
+    samples = samples.assign(role=None, split=None)
+    samples = samples.sort_values(["center", "sample"], ignore_index=True)
+    classes = tuple(sorted(samples["label"].dropna().unique()))
+    nothing = audit.near_duplicates(np.zeros((0, 2, 32, 32), np.uint8), [])
+    return Hospitals(samples, catalogs, stores, nothing, audit.leaks(samples[:0], nothing), classes, tuple(warnings))
+
+
+def _without_test(samples: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
+    """Leave out of training what is also tested on; near-duplicates share a group, so the group decides."""
+    test = samples["split"] == "test"
+    out = ~test & samples["group"].isin(samples["group"][test])
+    for center, own in samples[out].groupby("center"):
+        warnings.append(f"{center}: {len(own)} images left out of training, their pictures or groups are tested on")
+    return samples[~out]
+
+
+def _labelled(scenario: Scenario) -> bool:
+    return scenario.task == "classification"
+
+
+def _read_all(scenario: Scenario, data_dir: Path | None, progress: Progress | None) -> dict[str, Catalog]:
+    """The catalog of every scenario center; centers of the same root share one."""
+    read: dict[tuple[str, str], Catalog] = {}
+    catalogs = {}
+    for name, center in scenario.data.centers.items():
+        dataset = find_dataset(center.dataset)
+        options = _options(scenario, center)
+        if dataset.prepare:
+            root = dataset.prepare(partial(progress, "rendering") if progress else None, **options)
+            options = {}
+        else:
+            root = find_root(dataset, data_dir, center.root or scenario.data.roots.get(center.dataset))
+        key = (center.dataset, str(root))
+        if key not in read:
+            read[key] = dataset.read(root, **options)
+        catalogs[name] = read[key]
+    return catalogs
+
+
+def _options(scenario: Scenario, center: Center) -> dict[str, Any]:
+    dataset, options = find_dataset(center.dataset), dict(scenario.data.options.get(center.dataset, {}))
+    parameters = inspect.signature(dataset.prepare or dataset.read).parameters.values()
+    allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for key in options:
+        if key not in allowed:
+            where = f"data.options.{center.dataset}.{key}"
+            raise UserError(
+                f"{where}: unknown option{did_you_mean(key, allowed)}; allowed: {', '.join(allowed) or 'none'}"
+            )
+    return options
+
+
+def _mask_classes(catalogs: dict[str, Catalog]) -> tuple[str, ...]:
+    (first, one), *others = ((name, catalog.mask_classes) for name, catalog in catalogs.items())
+    for name, other in others:
+        if other != one:
+            what = [f"{', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}" for classes in (one, other)]
+            raise UserError(
+                f"data.centers: masks of {first} show {what[0]}, those of {name} {what[1]}; train on one kind"
+            )
+    return one
+
+
+def _choose(scenario: Scenario, name: str, catalog: Catalog, warnings: list[str]) -> pd.DataFrame:
+    """The rows of a catalog that a scenario center takes; ``row`` is their place in the store."""
+    center, here = scenario.data.centers[name], f"data.centers.{name}"
+    table = catalog.table.assign(row=range(len(catalog.table)), source=name, root=str(catalog.root))
+    if center.center is not None:
+        known = sorted(table["center"].dropna().unique())
+        table = table[table["center"] == center.center]
+        if table.empty:
+            near = did_you_mean(center.center, known)
+            raise UserError(
+                f"{here}: {center.dataset} has no center {center.center!r}{near}; it has {', '.join(known)}"
+            )
+    table = table[table["label"].notna()] if _labelled(scenario) else table[table["mask"].notna() | table["empty"]]
+    if table.empty:
+        kind = "label" if _labelled(scenario) else "mask"
+        raise UserError(f"{here}: no image with a {kind}; `fedkvasir data card {center.dataset}` shows what there is")
+    if scenario.data.labels and _labelled(scenario):
+        label, more = translate(find_space(scenario.data.labels), table["label"])
+        warnings += [f"{here}: {text}" for text in more]
+        table = table.assign(label=label)[label.notna()]
+        if table.empty:
+            raise UserError(f"{here}: no image with a label in {scenario.data.labels}")
+    if center.role == "train" and center.split != "group" and not scenario.data.split_file:
+        table = _published(here, center, catalog, table, warnings)
+    return table
+
+
+def _published(here: str, center: Center, catalog: Catalog, table: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
+    """``table`` with the published split that the center names; what it does not list is left out and counted."""
+    _, named, split = center.split.partition(":")
+    if named:
+        if split not in catalog.splits:
+            known = ", ".join(catalog.splits) or "none"
+            raise UserError(
+                f"{here}: {center.dataset} has no published split {split!r}"
+                f"{did_you_mean(split, list(catalog.splits))}; here: {known}"
+            )
+        table = table.assign(official_split=table["sample"].map(catalog.splits[split]))
+    listed = table["official_split"].notna()
+    if not listed.any():
+        raise UserError(f"{here}: {center.dataset} has no official split here; use split: group")
+    if not listed.all():
+        warnings.append(f"{here}: {(~listed).sum()} images are not in the published split and left out")
+    return table[listed]
+
+
+def _one_holder(scenario: Scenario, chosen: pd.DataFrame) -> None:
+    twice = chosen[chosen.duplicated("sample", keep=False)]
+    if twice.empty:
+        return
+    named = [f"{name} ({scenario.data.centers[name].role})" for name in twice["source"].unique()[:2]]
+    raise UserError(
+        f"data.centers: {' and '.join(named)} hold the same {twice['sample'].nunique()} samples, "
+        f"e.g. {twice['sample'].iloc[0]}; a picture belongs to one center"
+    )
+
+
+def _open(scenario: Scenario, catalog: Catalog, progress: Progress | None) -> Store:
+    watch = partial(progress, f"decoding and hashing {catalog.dataset}") if progress else None
+    return open_store(catalog, scenario.data.image_size, scenario.data.skip_unreadable, watch)
+
+
+def _with_pixels(chosen: pd.DataFrame, stores: dict[str, Store], warnings: list[str]) -> pd.DataFrame:
+    """``chosen`` with :data:`PIXEL_FACTS` out of the stores, unreadable samples left out and named."""
+    parts = []
+    for root, own in chosen.groupby("root", sort=False):
+        facts = stores[str(root)].table.iloc[own["row"]][PIXEL_FACTS]
+        parts.append(own.assign(**{column: facts[column].to_numpy() for column in facts}))
+    samples = pd.concat(parts, ignore_index=True)
+    bad = samples[samples["error"].notna()]
+    warnings += [
+        f"{source}: {len(own)} samples left out, they cannot be used: {own['error'].iloc[0]}"
+        for source, own in bad.groupby("source")
+    ]
+    return samples[samples["error"].isna()].reset_index(drop=True)

@@ -1,0 +1,103 @@
+"""Hospitals out of datasets: what a scenario's centers take, what is left out and told, what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedkvasir.data.hospitals import gather, survey
+from fedkvasir.errors import UserError
+from fedkvasir.scenario import Scenario, parse
+
+
+def pictures(folder: Path, names: list[str], seed: int = 0) -> Path:
+    """Pictures that differ, with a mask each."""
+    rng = np.random.default_rng(seed)
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((64, 48), Image.Resampling.BICUBIC).save(folder / "images" / f"{name}.jpg")
+        mask = np.zeros((48, 64), np.uint8)
+        mask[10:30, 10:40] = 255
+        Image.fromarray(mask).save(folder / "masks" / f"{name}.jpg")
+    return folder
+
+
+def scenario(centers: dict, **data: object) -> Scenario:
+    raw = {"name": "t", "data": {"image_size": 32, "centers": centers, **data}, "model": {"name": "unet"}}
+    return parse(raw, "test")
+
+
+@pytest.fixture
+def kvasir(tmp_path: Path) -> Path:
+    root = pictures(tmp_path / "Kvasir-SEG", [f"k{n:02d}" for n in range(20)])
+    (root / "train.txt").write_text("\n".join(f"k{n:02d}" for n in range(12)))
+    (root / "val.txt").write_text("\n".join(f"k{n:02d}" for n in range(12, 18)))
+    return root
+
+
+def test_what_a_published_split_does_not_list_is_left_out_and_counted(kvasir: Path) -> None:
+    held = gather(scenario({"baerum": {"dataset": "kvasir-seg", "split": "official"}}), kvasir)
+    assert len(held.samples) == 18 and (held.samples["split"] == "test").sum() == 6
+    assert "data.centers.baerum: 2 images are not in the published split and left out" in held.warnings
+
+
+def test_a_published_split_is_named_with_the_nearest_spelling(kvasir: Path) -> None:
+    with pytest.raises(UserError, match="kvasir-seg has no published split '3-fold'"):
+        gather(scenario({"baerum": {"dataset": "kvasir-seg", "split": "official:3-fold"}}), kvasir)
+    for name in ("train", "val"):
+        (kvasir / f"{name}.txt").unlink()
+    with pytest.raises(
+        UserError, match=r"data\.centers\.baerum: kvasir-seg has no official split here; use split: group"
+    ):
+        gather(scenario({"baerum": {"dataset": "kvasir-seg", "split": "official"}}), kvasir)
+
+
+def test_drop_leaves_out_of_training_what_is_tested_on(kvasir: Path, tmp_path: Path) -> None:
+    """Four of the holdout's pictures are the training hospital's, re-encoded."""
+    other = pictures(tmp_path / "other", [f"o{n}" for n in range(8)], seed=1)
+    for n in range(4):
+        with Image.open(kvasir / "images" / f"k{n:02d}.jpg") as picture:
+            picture.resize((96, 72)).save(other / "images" / f"o{n}.jpg", quality=70)
+        Image.new("L", (96, 72)).save(other / "masks" / f"o{n}.jpg")
+    rows = [f"images/o{n}.jpg,masks/o{n}.jpg" for n in range(8)]
+    (other / "samples.csv").write_text("\n".join(["image,mask", *rows]))
+    centers = {
+        "baerum": {"dataset": "kvasir-seg", "root": str(kvasir), "test": 0.0},
+        "other": {"dataset": "folder", "root": str(other), "role": "holdout"},
+    }
+    leaking = gather(scenario(centers))
+    assert len(leaking.leaks) == 4 and len(leaking.pairs) == 4
+    held = gather(scenario(centers, audit="drop"))
+    assert held.leaks.empty and len(held.samples) == 24 and "kvasir-seg/k00" not in set(held.samples["sample"])
+    assert "baerum: 4 images left out of training, their pictures or groups are tested on" in held.warnings
+
+
+def test_pairs_and_pictures_speak_of_positions_in_samples(kvasir: Path) -> None:
+    with Image.open(kvasir / "images" / "k03.jpg") as picture:
+        picture.save(kvasir / "images" / "k04.jpg", quality=60)
+    held = gather(scenario({"baerum": {"dataset": "kvasir-seg"}}), kvasir)
+    (pair,) = held.pairs.itertuples()
+    assert set(held.samples["sample"].iloc[[pair.i, pair.j]]) == {"kvasir-seg/k03", "kvasir-seg/k04"}
+    assert held.samples["group"].iloc[pair.i] == held.samples["group"].iloc[pair.j]
+    difference = held.picture(pair.i).astype(int) - held.picture(pair.j)
+    assert np.abs(difference).mean() < 8
+    mask = held.mask(pair.i)
+    assert mask is not None and mask.shape == (32, 32) and mask.any()
+
+
+def test_a_survey_takes_every_dataset_below_a_folder(kvasir: Path) -> None:
+    held = survey([kvasir.parent], 32)
+    assert set(held.samples["center"]) == {"kvasir-seg"} and len(held.samples) == 20
+    with pytest.raises(UserError, match="no dataset found under"):
+        survey([kvasir / "images"], 32)
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        survey([kvasir / "train.txt"], 32)
+
+
+def test_a_hospital_below_its_minimum_is_refused_in_one_sentence(kvasir: Path) -> None:
+    partition = {"kind": "iid", "parts": 3, "minimum": 9}
+    with pytest.raises(UserError, match=r"data.centers.baerum: a hospital would be left with .* partition.minimum"):
+        gather(scenario({"baerum": {"dataset": "kvasir-seg", "partition": partition}}), kvasir)

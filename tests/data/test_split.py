@@ -1,0 +1,86 @@
+"""Published splits are kept, and a frozen split gives the same hospitals again, or says why it cannot."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fedkvasir.data.hospitals import Hospitals, gather
+from fedkvasir.data.split import FROZEN, freeze, split_center
+from fedkvasir.errors import UserError
+from fedkvasir.scenario import Center, load
+
+
+def split(scenario: Path, *overrides: str) -> Hospitals:
+    return gather(load(scenario, overrides))
+
+
+def test_a_published_split_with_train_val_and_test_is_kept_as_it_is() -> None:
+    published = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+    table = pd.DataFrame({"sample": [f"s{n}" for n in range(20)], "official_split": published})
+    table = table.assign(group=table["sample"], label=None, balance="", stratum="")
+    center = Center.model_validate({"dataset": "x", "split": "official", "partition": {"kind": "iid", "parts": 2}})
+    done = split_center("oslo", center, table, 0)
+    assert list(done["split"]) == published
+    assert set(done["center"][:16]) == {"oslo-1", "oslo-2"} and set(done["center"][16:]) == {"oslo"}
+
+
+def test_a_frozen_split_gives_the_same_hospitals_whatever_the_seed(tiny: Path, tmp_path: Path) -> None:
+    one, path = split(tiny), tmp_path / "frozen.csv"
+    freeze(one.samples, path)
+    assert tuple(pd.read_csv(path).columns) == FROZEN
+    columns = ["sample", "center", "split", "group", "role"]
+    two = split(tiny, f"data.split_file={path}", "data.split_seed=9")
+    pd.testing.assert_frame_equal(one.samples[columns], two.samples[columns])
+    assert not split(tiny, "data.split_seed=9").samples[columns].equals(one.samples[columns])
+
+
+def test_a_frozen_split_that_does_not_fit_is_refused_in_one_sentence(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "frozen.csv"
+    freeze(split(tiny).samples, path)
+    table = pd.read_csv(path, dtype=str)
+
+    def refused(changed: pd.DataFrame, why: str) -> None:
+        changed.to_csv(path, index=False)
+        with pytest.raises(UserError, match=why):
+            split(tiny, f"data.split_file={path}")
+
+    refused(table.drop(columns="split"), "lacks the column split")
+    refused(pd.concat([table, table[:1]]), "twice")
+    refused(table.assign(sample=table["sample"].replace(table["sample"][0], "x/y")), "1 of its samples are not here")
+    refused(table.assign(pixels_sha256="0" * 64), "is another picture now")
+    refused(table.assign(source="bergen"), "belongs to another center there")
+    refused(table.assign(split="dev"), "other than train, val and test")
+    refused(table.assign(split="train"), "belongs to a holdout, which is all test")
+    path.write_text("sample;split\na;train\n")
+    with pytest.raises(UserError, match="lacks the column sample"):
+        split(tiny, f"data.split_file={path}")
+    with pytest.raises(UserError, match="does not exist; `fedkvasir data split"):
+        split(tiny, f"data.split_file={tmp_path / 'nowhere.csv'}")
+
+
+def test_what_a_frozen_split_does_not_list_is_left_out_and_counted(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "frozen.csv"
+    freeze(split(tiny).samples[3:], path)
+    held = split(tiny, f"data.split_file={path}")
+    assert any("3 images are not in" in text for text in held.warnings)
+
+
+def test_splits_are_balanced_by_polyp_presence(tmp_path: Path) -> None:
+    """Forty pictures, ten without a polyp: each split gets its quarter."""
+    rows = ["image,mask"]
+    for number in range(40):
+        Image.effect_noise((40, 30), 60 + number).convert("RGB").save(tmp_path / f"{number}.png")
+        Image.new("L", (40, 30), 255).save(tmp_path / f"m{number}.png")
+        rows.append(f"{number}.png,{f'm{number}.png' if number % 4 else ''}")
+    (tmp_path / "samples.csv").write_text("\n".join(rows))
+    scenario = tmp_path / "s.yaml"
+    scenario.write_text(
+        f"data: {{image_size: 32, centers: {{ours: {{dataset: folder, root: {tmp_path}, val: 0.2, test: 0.2}}}}}}\n"
+        "model: {name: unet, encoder: tu-lcnet_050}\n"
+    )
+    samples = split(scenario).samples
+    empty = samples.assign(empty=samples["area_px"] == 0).groupby("split")["empty"].agg(["sum", "size"])
+    assert empty.loc["test"].tolist() == [2, 8] and empty.loc["train"].tolist()[1] == 26
+    assert 1 <= empty.loc["val", "sum"] <= 2

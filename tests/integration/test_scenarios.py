@@ -1,0 +1,50 @@
+"""Every scenario of the repository, from end to end on the miniatures of its datasets."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedkvasir.cli import run_scenario
+from fedkvasir.scenario import load
+from tests.conftest import REPOSITORY, Miniatures
+
+SCENARIOS = [path for path in sorted((REPOSITORY / "scenarios").glob("*.yaml")) if "quickstart" not in path.stem]
+SMALL = (
+    "data.image_size=32",
+    "training.batch_size=4",
+    "federation.rounds=1",
+    "model.encoder=tu-lcnet_050",
+    "model.weights=null",
+)
+
+
+def prepared(path: Path, miniatures: Miniatures) -> tuple[str, ...]:
+    """Overrides: a network in miniature, and the roots of the datasets' miniatures."""
+    scenario = load(path)
+    roots = [f"data.roots.{name}={miniatures(name)}" for name in {c.dataset for c in scenario.data.centers.values()}]
+    small = SMALL if scenario.task == "segmentation" else (*SMALL[:3], "model={name: lcnet_050}")
+    few = ("data.centers.baerum.partition.minimum=2",) if path.stem == "hyperkvasir-classification" else ()
+    return (*small, *roots, *few)
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_a_scenario_runs_on_miniatures(path: Path, miniatures: Miniatures, tmp_path: Path) -> None:
+    run = run_scenario(path, prepared(path, miniatures), out=tmp_path, engine="local")
+    assert run.finished and run.plan.rendered and run.plan.scenario.question and len(run.plan.training_centers) >= 2
+    assert len(run.table()) >= 1 and (run.folder / "report.html").is_file()
+
+
+def test_vertebrae_are_scored_label_by_label(miniatures: Miniatures, tmp_path: Path) -> None:
+    """Twenty-eight classes: one channel each, one row an image and class, one score an image."""
+    path = REPOSITORY / "scenarios" / "verse-scanners.yaml"
+    labels = ("data.options.verse.labels=vertebrae", "data.options.verse.every=16")
+    run = run_scenario(path, (*prepared(path, miniatures), *labels), out=tmp_path, engine="local")
+    assert run.plan.classes[19] == "L1" and len(run.plan.classes) == 28
+    rows = run.samples[run.samples["checkpoint"] == "best"]
+    assert (rows.groupby("sample")["class"].nunique() == 28).all()
+    seen = set(rows["class"][rows["tp"] + rows["fn"] > 0])
+    assert seen and seen <= {"T11", "T12", "L1", "L2", "L3", "L4", "L5"}
+    table = run.table().set_index("center")
+    assert table.loc["ge", "images"] == (rows["center"] == "ge").sum() / 28
+    assert run.model("best")(torch.zeros(1, 3, 32, 32)).shape == (1, 28, 32, 32)
