@@ -1,11 +1,14 @@
 """What many tests share: a private cache, the real data where it is, tiny scenarios that run in seconds."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
+from fedkvasir import cli
 from fedkvasir.data.miniatures import miniature
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -42,6 +45,29 @@ def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Miniatures:
         return roots[name, per_center]
 
     return render
+
+
+Command = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """``command("data", "check", name, root, cwd=..., VARIABLE=...)``: the command line, called in this process."""
+
+    def call(*arguments: object, cwd: Path | None = None, **environment: str) -> CompletedProcess[str]:
+        words = ["fedkvasir", *map(str, arguments)]
+        capsys.readouterr()
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+            patch.setattr(sys, "argv", words)
+            if cwd:
+                patch.chdir(cwd)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            cli.main()
+        said = capsys.readouterr()
+        return CompletedProcess(words, int(stopped.value.code or 0), said.out, said.err)
+
+    return call
 
 
 TINY = """

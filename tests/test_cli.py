@@ -10,7 +10,7 @@ import yaml
 
 import fedkvasir
 from fedkvasir.scenario import json_schema
-from tests.integration.test_engines import run_cli
+from tests.conftest import Command
 
 
 def test_help_answers_in_under_half_a_second(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_help_answers_in_under_half_a_second(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("arguments", "words"),
     [
         (("algorithms",), ["fedavg", "fedprox", "fedbn", "fedadam", "scaffold", "ICML 2020"]),
         (("models",), ["unet", "unetplusplus", "fpn", "deeplabv3", "deeplabv3plus", "resnet50", "resnet18"]),
@@ -31,48 +31,48 @@ def test_help_answers_in_under_half_a_second(tmp_path: Path) -> None:
         (("doctor",), ["torch", "core(s)", "GiB free", "no data folder given"]),
     ],
 )
-def test_lists_name_everything(tmp_path: Path, command: tuple[str, ...], words: list[str]) -> None:
-    done = run_cli(*command, cwd=tmp_path, COLUMNS="200", FEDKVASIR_DATA="")
+def test_lists_name_everything(command: Command, tmp_path: Path, arguments: tuple[str, ...], words: list[str]) -> None:
+    done = command(*arguments, cwd=tmp_path, COLUMNS="200", FEDKVASIR_DATA="")
     assert done.returncode == 0, done.stderr
     for word in words:
         assert word in done.stdout
 
 
-def test_dry_run_prints_the_plan_and_writes_no_run(tiny: Path) -> None:
-    done = run_cli("run", tiny, "--dry-run", cwd=tiny.parent)
+def test_dry_run_prints_the_plan_and_writes_no_run(command: Command, tiny: Path) -> None:
+    done = command("run", tiny, "--dry-run", cwd=tiny.parent)
     assert done.returncode == 0, done.stderr
     for word in ("alta", "holdout", "steps a round", "M parameters", "MiB a worker", "s a step"):
         assert word in done.stdout
     assert not (tiny.parent / "runs").exists()
 
 
-def test_quiet_prints_only_the_result(tiny: Path) -> None:
-    done = run_cli("run", tiny, "federation.rounds=1", "--engine", "local", "--quiet", cwd=tiny.parent)
+def test_quiet_prints_only_the_result(command: Command, tiny: Path) -> None:
+    done = command("run", tiny, "federation.rounds=1", "--engine", "local", "--quiet", cwd=tiny.parent)
     assert done.returncode == 0 and "round 1/1" not in done.stdout
     for word in ("unseen", "gap", "worst", "sha256", "run folder", "report.html"):
         assert word in done.stdout
     folder = next((tiny.parent / "runs").iterdir())
     (folder / "report.html").unlink()
-    assert run_cli("report", folder, cwd=tiny.parent).returncode == 0
+    assert command("report", folder, cwd=tiny.parent).returncode == 0
     assert (folder / "report.html").is_file()
 
 
-def test_init_writes_a_scenario_that_is_valid_and_a_schema(tmp_path: Path) -> None:
-    assert run_cli("init", "mine", cwd=tmp_path).returncode == 0
+def test_init_writes_a_scenario_that_is_valid_and_a_schema(command: Command, tmp_path: Path) -> None:
+    assert command("init", "mine", cwd=tmp_path).returncode == 0
     assert set(yaml.safe_load((tmp_path / "mine.yaml").read_text())) <= set(json_schema()["properties"])
     assert (tmp_path / "scenario.schema.json").is_file()
-    again = run_cli("init", "mine", cwd=tmp_path)
+    again = command("init", "mine", cwd=tmp_path)
     assert again.returncode == 2 and "exists already" in again.stderr
 
 
 @pytest.mark.real
-def test_data_check_and_audit_on_the_real_sets(real_data: Path, tmp_path: Path) -> None:
+def test_data_check_and_audit_on_the_real_sets(command: Command, real_data: Path, tmp_path: Path) -> None:
     for name, words in (("kvasir-seg", ["1000 images", "train 880, val 120"]), ("cvc-clinicdb", ["29 named groups"])):
-        done = run_cli("data", "check", name, real_data, cwd=tmp_path)
+        done = command("data", "check", name, real_data, cwd=tmp_path)
         assert done.returncode == 0 and all(word in done.stdout for word in words), done.stdout
         assert "warning" not in done.stdout
     scenario = Path(__file__).parents[1] / "scenarios" / "kvasir-cvc.yaml"
-    done = run_cli("data", "audit", scenario, "--data", real_data, cwd=tmp_path)
+    done = command("data", "audit", scenario, "--data", real_data, cwd=tmp_path)
     assert done.returncode == 0 and "no picture and no group on both sides" in done.stdout
 
 

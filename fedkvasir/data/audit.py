@@ -16,7 +16,7 @@ off; that content mirrored left to right or upside down."""
 PROPOSE_BITS = 16
 """Perceptual hashes at most this far apart propose a pair. Of 14 pictures that Kvasir-SEG holds once with and once
 without their border the farthest is at 16, of pictures cut by 3 % on every side 99.7 % are within."""
-PROPOSE_CORRELATION = 0.88
+PROPOSE_CORRELATION = 0.9
 """So much must the 63 lowest frequencies of a proposed pair correlate; of those 14 the lowest is at 0.91."""
 ALIGN_FROM = 0.9
 """Laid over each other the wrong way round, pairs of one picture still correlate so much."""
@@ -135,7 +135,7 @@ def join_groups(groups: Sequence[str | None], samples: Sequence[str], pairs: pd.
 
     pairs: see :func:`near_duplicates`; ``i`` and ``j`` are positions in ``groups`` and ``samples``.
     """
-    names = [group or sample for group, sample in zip(groups, samples, strict=True)]
+    names = [str(sample if pd.isna(group) else group) for group, sample in zip(groups, samples, strict=True)]
     parent = {name: name for name in names}
 
     def top(name: str) -> str:
@@ -158,7 +158,7 @@ def leaks(samples: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     :data:`KINDS`) and ``correlation``. A group is named where no picture explains it.
     """
     test = (samples["split"] == "test").to_numpy()
-    i, j = pairs["i"].to_numpy(), pairs["j"].to_numpy()
+    i, j = pairs["i"].to_numpy(np.int64), pairs["j"].to_numpy(np.int64)
     across = test[i] != test[j]
     i, j = i[across], j[across]
     train_side, test_side = samples.iloc[np.where(test[i], j, i)], samples.iloc[np.where(test[i], i, j)]

@@ -3,6 +3,7 @@
 Reading, choosing and naming come first, so that a user's mistake shows before a picture is decoded.
 """
 
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedkvasir.data import audit
+from fedkvasir.data import alignment, audit, fingerprint
 from fedkvasir.data.catalog import Catalog
 from fedkvasir.data.datasets import find_all, find_dataset, find_root
 from fedkvasir.data.labels import find_space, translate
 from fedkvasir.data.partition import size_bins
 from fedkvasir.data.split import split_center, thaw
-from fedkvasir.data.store import Store, open_store
+from fedkvasir.data.store import Store, cache_folder, open_store
 from fedkvasir.errors import UserError
+from fedkvasir.files import write_atomic
 from fedkvasir.scenario import Center, Scenario, did_you_mean
 
 Progress = Callable[[str, int, int], None]
@@ -83,7 +85,7 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     stores = {root: _open(scenario, catalog, progress) for root, catalog in by_root.items()}
     samples = _with_pixels(chosen, stores, warnings)
     thumbs = np.stack([stores[root].thumbs[row] for root, row in zip(samples["root"], samples["row"], strict=True)])
-    pairs = audit.near_duplicates(thumbs, list(samples["pixels_sha256"]))
+    pairs = _near_duplicates(thumbs, list(samples["pixels_sha256"]))
     samples["group"] = audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs)
     samples["position"] = range(len(samples))
     if scenario.data.split_file:
@@ -133,6 +135,16 @@ def survey(roots: Sequence[Path], image_size: int, progress: Progress | None = N
     classes = tuple(sorted(samples["label"].dropna().unique()))
     nothing = audit.near_duplicates(np.zeros((0, 2, 32, 32), np.uint8), [])
     return Hospitals(samples, catalogs, stores, nothing, audit.leaks(samples[:0], nothing), classes, tuple(warnings))
+
+
+def _near_duplicates(thumbs: np.ndarray, pixels_sha256: list[str]) -> pd.DataFrame:
+    """Compared once for the same pictures and the same code; the time grows with the square of their number."""
+    code = "".join(inspect.getsource(module) for module in (audit, alignment, fingerprint)).encode()
+    key = hashlib.sha256(code + thumbs.tobytes() + "".join(pixels_sha256).encode()).hexdigest()
+    kept = cache_folder() / "pairs" / f"{key[:16]}.parquet"
+    if not kept.is_file():
+        write_atomic(kept, audit.near_duplicates(thumbs, pixels_sha256).to_parquet())
+    return pd.read_parquet(kept)
 
 
 def _without_test(samples: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:

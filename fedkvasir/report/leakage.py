@@ -16,13 +16,13 @@ from fedkvasir.report import TEMPLATES
 
 MEANINGS = {
     "exact": "the same pixels",
-    "near": "the same picture, re-encoded or resized",
+    "near": "the same picture re-encoded or resized, or a neighbouring video frame",
     "crop": "the same content under another border, or with an edge cut off",
     "mirror": "the same content mirrored",
 }
 SHOWN = 200
 """Pairs with their pictures; the CSV holds all. Keeps the page below 8 MB."""
-HEIGHT_PX, WIDTH_PX = 160, 284
+HEIGHT_PX, WIDTH_PX = 160, 256
 """What a picture must fit into."""
 
 
@@ -101,7 +101,7 @@ def _listing(samples: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     Of a pair on both sides the first is the one in training.
     """
     test = (samples["split"] == "test").to_numpy()
-    i, j = pairs["i"].to_numpy(), pairs["j"].to_numpy()
+    i, j = pairs["i"].to_numpy(np.int64), pairs["j"].to_numpy(np.int64)
     i, j = np.where(test[i] & ~test[j], j, i), np.where(test[i] & ~test[j], i, j)
     listing = pairs.assign(i=i, j=j, both_sides=test[i] != test[j])
     for name, places in (("first", i), ("second", j)):

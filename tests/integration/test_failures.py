@@ -12,7 +12,7 @@ from fedkvasir import cli
 from fedkvasir.cli import run_scenario
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.runs import Run
-from tests.integration.test_engines import run_cli
+from tests.conftest import Command
 
 
 @pytest.fixture
@@ -64,17 +64,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_half_written_file(tiny: Path, small_disk: Path) -> None:
-    done = run_cli("run", tiny, "--engine", "local", "--out", small_disk, cwd=tiny.parent)
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_written_file(
+    command: Command, tiny: Path, small_disk: Path
+) -> None:
+    done = command("run", tiny, "--engine", "local", "--out", small_disk, cwd=tiny.parent)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr and "the same command goes on" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not [path for path in small_disk.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_a_full_disk_under_the_store_says_what_it_needs(tiny: Path, small_disk: Path) -> None:
+def test_a_full_disk_under_the_store_says_what_it_needs(command: Command, tiny: Path, small_disk: Path) -> None:
     size = "data.image_size=64"
-    done = run_cli("run", tiny, size, "--engine", "local", cwd=tiny.parent, FEDKVASIR_CACHE=str(small_disk))
+    done = command("run", tiny, size, "--engine", "local", cwd=tiny.parent, FEDKVASIR_CACHE=str(small_disk))
     assert done.returncode == 1 and "No space left on device" in done.stderr
 
 
@@ -94,34 +96,36 @@ def test_a_full_disk_under_the_store_says_what_it_needs(tiny: Path, small_disk: 
         ),
     ],
 )
-def test_centers_that_cannot_be_are_refused(tiny: Path, change: dict, sentence: str) -> None:
+def test_centers_that_cannot_be_are_refused(command: Command, tiny: Path, change: dict, sentence: str) -> None:
     raw = yaml.safe_load(tiny.read_text())
     raw["data"]["centers"] |= change
     tiny.write_text(yaml.safe_dump(raw, sort_keys=False))
-    done = run_cli("run", tiny, "--engine", "local", cwd=tiny.parent, FEDKVASIR_DATA="")
+    done = command("run", tiny, "--engine", "local", cwd=tiny.parent, FEDKVASIR_DATA="")
     assert done.returncode == 2 and sentence in done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert not (tiny.parent / "runs").exists()
 
 
-def test_debug_shows_the_traceback_as_well(tiny: Path) -> None:
-    done = run_cli("run", tiny, "model.name=none", "--debug", cwd=tiny.parent)
+def test_debug_shows_the_traceback_as_well(command: Command, tiny: Path) -> None:
+    done = command("run", tiny, "model.name=none", "--debug", cwd=tiny.parent)
     assert done.returncode == 2 and "Traceback" in done.stderr
 
 
-def test_predicted_masks_have_the_native_size_and_the_names_of_their_images(tiny: Path, tmp_path: Path) -> None:
+def test_predicted_masks_have_the_native_size_and_the_names_of_their_images(
+    command: Command, tiny: Path, tmp_path: Path
+) -> None:
     from PIL import Image
 
     run = run_scenario(tiny, ("federation.rounds=1",), out=tmp_path / "runs", engine="local")
     for name, size in (("one.jpg", (90, 61)), ("two.PNG", (33, 200))):
         (tmp_path / "pictures").mkdir(exist_ok=True)
         Image.new("RGB", size, "brown").save(tmp_path / "pictures" / name)
-    done = run_cli("predict", run.folder, tmp_path / "pictures", "--out", tmp_path / "masks", cwd=tmp_path)
+    done = command("predict", run.folder, tmp_path / "pictures", "--out", tmp_path / "masks", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "masks" / "one.png").size == (90, 61)
     assert Image.open(tmp_path / "masks" / "two.png").size == (33, 200)
     assert (tmp_path / "masks" / "predictions.csv").read_text().startswith("image,mask,area_share")
     (tmp_path / "pictures" / "three.jpg").write_text("no picture")
-    done = run_cli("predict", run.folder, tmp_path / "pictures" / "three.jpg", "--out", tmp_path / "m", cwd=tmp_path)
+    done = command("predict", run.folder, tmp_path / "pictures" / "three.jpg", "--out", tmp_path / "m", cwd=tmp_path)
     assert done.returncode == 2 and "three.jpg cannot be read as a picture" in done.stderr
     assert Run(run.folder).finished and (run.folder / "report.html").is_file()

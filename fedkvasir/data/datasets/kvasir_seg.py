@@ -34,6 +34,8 @@ CARD = Card(
         "masks are JPEG with ringing, of three channels in the zip: binarised at > 127",
         "the box file is spelled kavsir_bboxes.json; some copies rename it kvasir_bboxes.json or add annotated_images",
         "train.txt and val.txt (880 and 120) come from a repository of their own, not with the zip",
+        "14 pictures are there twice, with and without their margin (ids cjy and cjz); 13 of these twins lie on both "
+        "sides of train.txt and val.txt (found by `fedkvasir data audit`, then looked at)",
         "the same pictures as HyperKvasir segmented-images, under other names",
     ),
 )

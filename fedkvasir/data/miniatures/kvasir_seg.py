@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fedkvasir.data.datasets.kvasir_seg import EDGES
-from fedkvasir.data.miniatures.paint import boxes, frame, rgb, save, write
+from fedkvasir.data.miniatures.paint import SCALE, boxes, frame, rgb, save, write
 
 ID = re.compile(r"c(?:ju[0-8]|jyz|jz1|k2[3bd])[0-9a-z]{9}0[789a]\d\d[0-9a-z]{8}")
 """All 1,000 real ids (cuids): a letter, a time, a counter, a machine and a random part, in base 36."""
@@ -33,6 +33,14 @@ def polyp(number: int) -> tuple[np.ndarray, np.ndarray]:
     return frame(*SIZES[number % len(SIZES)], patient=number)
 
 
+def bordered(pixels: np.ndarray) -> np.ndarray:
+    """A picture or mask with the black margin that Kvasir has and Kvasir-SEG has cut off."""
+    height, width = pixels.shape[:2]
+    outer = np.zeros((height + round(20 * SCALE), width + round(98 * SCALE), *pixels.shape[2:]), np.uint8)
+    outer[round(10 * SCALE) :][:height, -width:] = pixels
+    return outer
+
+
 def write_images(root: Path, per_center: int) -> dict[str, np.ndarray]:
     """images/ and masks/ of the first pictures; returns the masks by id."""
     masks = {}
@@ -51,9 +59,16 @@ def write_lists(root: Path, names: list[str], val: int) -> None:
 
 
 def render(out: Path, per_center: int) -> Path:
-    """``Kvasir-SEG``, 12 % (at least one) in val.txt; twice ``per_center`` images: scenarios cut it into parts."""
+    """``Kvasir-SEG``, 12 % (at least one) in val.txt; twice ``per_center`` images: scenarios cut it into parts.
+
+    The last picture, of train.txt, is the first, of val.txt, with its margin: thirteen of the real ones are such twins.
+    """
     root = out / "Kvasir-SEG"
     masks = write_images(root, 2 * per_center)
+    twin = list(masks)[-1]
+    picture, masks[twin] = (bordered(pixels) for pixels in polyp(0))
+    save(picture, root / "images" / f"{twin}.jpg")
+    save(rgb(masks[twin]), root / "masks" / f"{twin}.jpg")
     write_lists(root, list(masks), max(1, round(0.12 * len(masks))))
     listing = {}
     for stem, mask in masks.items():

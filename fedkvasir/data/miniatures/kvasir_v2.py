@@ -7,7 +7,7 @@ import numpy as np
 
 from fedkvasir.data.datasets.kvasir_v2 import CLASSES, FEATURES
 from fedkvasir.data.miniatures import kvasir_seg
-from fedkvasir.data.miniatures.paint import SCALE, frame, save, write
+from fedkvasir.data.miniatures.paint import frame, save, write
 
 SIZES = ((720, 576), (1280, 1024), (720, 576), (720, 576), (1920, 1072))
 """Width and height; the published range is 720x576 to 1920x1072."""
@@ -18,22 +18,17 @@ def name(number: int) -> str:
     return str(uuid.UUID(bytes=np.random.default_rng([87, number]).bytes(16), version=4))
 
 
-def _polyp(number: int) -> np.ndarray:
-    """The picture of Kvasir-SEG with the black margin that was cut off there."""
-    inner = kvasir_seg.polyp(number)[0]
-    height, width = inner.shape[:2]
-    outer = np.zeros((height + round(20 * SCALE), width + round(98 * SCALE), 3), np.uint8)
-    outer[round(10 * SCALE) :][:height, -width:] = inner
-    return outer
-
-
 def write_classes(root: Path, per_class: int) -> None:
     """One folder a class. Whether v1 and v2 share names is not published; here they do."""
     for place, label in enumerate(CLASSES):
         for number in range(per_class):
             key = 10000 + 1000 * place + number
             size = SIZES[number % len(SIZES)]
-            picture = _polyp(number) if label == "polyps" else frame(*size, label, patient=key)[0]
+            picture = (
+                kvasir_seg.bordered(kvasir_seg.polyp(number)[0])
+                if label == "polyps"
+                else frame(*size, label, patient=key)[0]
+            )
             save(picture, root / label / f"{name(key)}.jpg", quality=(75, 84, 92)[number % 3])
     write(root / ".DS_Store", "")
     write(root / "polyps" / ".DS_Store", "")
