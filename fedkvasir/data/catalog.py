@@ -152,6 +152,17 @@ def pair(
     return both, warnings
 
 
+def strays(*folders: Path) -> list[str]:
+    """A warning with a count where folders of images hold something else than images and system files."""
+    found = sorted(
+        f"{folder.name}/{path.name}"
+        for folder in folders
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name not in JUNK and path.suffix.lower() not in IMAGE_SUFFIXES
+    )
+    return [f"{len(found)} files or folders among the images are no images, e.g. {found[0]}"] if found else []
+
+
 def missing(dataset: str, card: Card, root: Path, expected: str) -> UserError:
     """The one sentence for a root that is not what it should be."""
     return UserError(f"{dataset}: {root} does not hold {expected}. {card.obtain}")

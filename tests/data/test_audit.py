@@ -118,6 +118,7 @@ def test_a_leak_is_a_picture_or_a_group_on_both_sides_and_validation_counts_as_t
     assert leaks(table.assign(split="train"), joined((1, 3))).empty
 
 
+@pytest.mark.slow
 def test_22424_pictures_are_compared_in_five_seconds() -> None:
     """As many as HyperKvasir's labelled, Kvasir's and PolypGen's, with as many proposals as Kvasir-SEG and CVC have."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(32, 1 / 32), np.fft.fftfreq(32, 1 / 32)))

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair
-from fedkvasir.data.datasets.kvasir_seg import strays
+from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair, strays
 from fedkvasir.data.formats.picture import FOREGROUND
 from fedkvasir.errors import UserError
 

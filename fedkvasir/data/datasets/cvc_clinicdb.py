@@ -3,8 +3,7 @@
 from bisect import bisect_left
 from pathlib import Path
 
-from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair
-from fedkvasir.data.datasets.kvasir_seg import strays
+from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair, strays
 
 # The last frame of each of the 29 sequences (the table of the grand-challenge page).
 LAST_FRAMES = (

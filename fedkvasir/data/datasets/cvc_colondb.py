@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair
+from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair, strays
 from fedkvasir.data.datasets.cvc_clinicdb import known_by_name
-from fedkvasir.data.datasets.kvasir_seg import strays
 
 # Sequences of frames 1-300 and the last frame of each, as public code for the original release states them. The 60
 # names of CVC-300, 149 to 208, are exactly its sequences 7, 9 and 10. Nobody states those of frames 301-380.

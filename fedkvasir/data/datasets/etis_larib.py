@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair
+from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair, strays
 from fedkvasir.data.datasets.cvc_clinicdb import known_by_name, mask_folder
 from fedkvasir.data.datasets.cvc_colondb import numbered
-from fedkvasir.data.datasets.kvasir_seg import strays
 from fedkvasir.errors import UserError
 
 CARD = Card(

@@ -1,8 +1,6 @@
 """HyperKvasir segmented-images: 1,000 polyp images with masks and boxes from Baerum hospital, Norway."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from fedkvasir.data.catalog import (
     IMAGE_SUFFIXES,
@@ -17,7 +15,7 @@ from fedkvasir.data.catalog import (
 )
 from fedkvasir.data.datasets import hyperkvasir_labeled
 from fedkvasir.data.datasets.hyperkvasir_labeled import files_by_folder, odd_names
-from fedkvasir.errors import UserError
+from fedkvasir.data.datasets.kvasir_seg import read_boxes
 
 NAME = "hyperkvasir-segmented"
 CARD = Card(
@@ -55,7 +53,8 @@ def read(root: Path) -> Catalog:
         raise missing(NAME, CARD, root, "images/*.jpg and masks/*.jpg")
     pairs, warnings = pair(images, masks, root)
     warnings += files_by_folder(NAME, root, IMAGE_SUFFIXES)[1] + odd_names(images)
-    boxes, more = _boxes(root / "bounding-boxes.json", images)
+    listing = root / "bounding-boxes.json"
+    boxes, more = read_boxes(listing, images) if listing.is_file() else ({}, [f"{listing} is missing: no boxes"])
     rows = [
         {
             "sample": f"{NAME}/{stem}",
@@ -68,37 +67,6 @@ def read(root: Path) -> Catalog:
     ]
     warnings += more + differences(CARD, {"images": len(rows), "boxes": sum(map(len, boxes.values()))})
     return make_catalog(NAME, root, rows, warnings)
-
-
-def _boxes(listing: Path, images: dict[str, Path]) -> tuple[dict[str, list[list[int]]], list[str]]:
-    """[xmin, ymin, xmax, ymax] by stem, and warnings with counts for what the box file lacks or has too much."""
-    if not listing.is_file():
-        return {}, [f"{listing} is missing: no boxes"]
-    try:
-        entries = json.loads(listing.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{NAME}: {listing} is not JSON ({error}); get it anew or move it away") from error
-    if not isinstance(entries, dict):
-        raise UserError(f"{NAME}: {listing} is not an object of boxes by image name; get it anew or move it away")
-    read = {stem: _corners(entry) for stem, entry in entries.items() if stem in images}
-    kinds = (
-        ([stem for stem, found in read.items() if found is None], "entries are odd and left out of"),
-        ([stem for stem in entries if stem not in images], "entries have no image here:"),
-        ([stem for stem in images if stem not in entries], "images have no entry in"),
-    )
-    warnings = [f"{len(found)} {what} {listing.name}, e.g. {found[0]}" for found, what in kinds if found]
-    return {stem: found for stem, found in read.items() if found is not None}, warnings
-
-
-def _corners(entry: Any) -> list[list[int]] | None:
-    """The boxes of one entry; null where one of them is not four numbers that span a box inside the image."""
-    try:
-        found = [[int(box[key]) for key in ("xmin", "ymin", "xmax", "ymax")] for box in entry["bbox"]]
-        width, height = int(entry["width"]), int(entry["height"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    inside = all(0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in found)
-    return found if inside else None
 
 
 DATASET = Dataset(NAME, CARD, ("segmentation",), _recognise, read)

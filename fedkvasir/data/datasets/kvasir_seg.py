@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fedkvasir.data.catalog import (
-    IMAGE_SUFFIXES,
-    JUNK,
     Card,
     Catalog,
     Dataset,
@@ -17,6 +15,7 @@ from fedkvasir.data.catalog import (
     make_catalog,
     missing,
     pair,
+    strays,
 )
 from fedkvasir.errors import UserError
 
@@ -67,17 +66,6 @@ def _recognise(root: Path) -> bool:
     return which(root) == "kvasir-seg"
 
 
-def strays(*folders: Path) -> list[str]:
-    """A warning with a count where folders of images hold something else than images and system files."""
-    found = sorted(
-        f"{folder.name}/{path.name}"
-        for folder in folders
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name not in JUNK and path.suffix.lower() not in IMAGE_SUFFIXES
-    )
-    return [f"{len(found)} files or folders among the images are no images, e.g. {found[0]}"] if found else []
-
-
 def _split(root: Path, images: Collection[str]) -> tuple[dict[str, str], list[str]]:
     """Image name -> train or val, and what is odd about train.txt and val.txt."""
     split: dict[str, str] = {}
@@ -100,11 +88,13 @@ def _split(root: Path, images: Collection[str]) -> tuple[dict[str, str], list[st
     return split, warnings
 
 
-def _box(row: dict[str, Any]) -> list[int]:
-    xmin, ymin, xmax, ymax = box = [row[edge] for edge in EDGES]
-    if not all(isinstance(edge, int | float) for edge in box) or xmin >= xmax or ymin >= ymax:
-        raise ValueError(box)
-    return box
+def _boxes(entry: dict[str, Any]) -> list[list[int]]:
+    """The boxes of one entry. Raises ValueError where one does not span a piece of the image."""
+    boxes = [[int(row[edge]) for edge in EDGES] for row in entry["bbox"]]
+    width, height = int(entry["width"]), int(entry["height"])
+    if not all(0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in boxes):
+        raise ValueError(boxes)
+    return boxes
 
 
 def read_boxes(listing: Path, images: Collection[str]) -> tuple[dict[str, list[list[int]]], list[str]]:
@@ -119,17 +109,17 @@ def read_boxes(listing: Path, images: Collection[str]) -> tuple[dict[str, list[l
     if not isinstance(entries, dict):
         raise UserError(f"{listing} is not an object of image names and boxes: unpack it again or remove it")
     boxes, odd = {}, []
-    for name, entry in entries.items():
+    for name in sorted(set(entries) & set(images)):
         try:
-            boxes[name] = [_box(row) for row in entry["bbox"]]
+            boxes[name] = _boxes(entries[name])
         except (KeyError, TypeError, ValueError):
             odd.append(name)
-    warnings = []
-    if odd:
-        warnings.append(f"{len(odd)} entries of {listing.name} hold no list of boxes and are left out, e.g. {odd[0]}")
-    if unknown := boxes.keys() - set(images):
-        warnings.append(f"{len(unknown)} entries of {listing.name} have no image, e.g. {min(unknown)}")
-    return boxes, warnings
+    kinds = (
+        (odd, "entries hold no boxes inside their image and are left out:"),
+        (sorted(set(entries) - set(images)), "entries have no image:"),
+        (sorted(set(images) - set(entries)), "images have no entry:"),
+    )
+    return boxes, [f"{len(found)} {what} {listing.name}, e.g. {found[0]}" for found, what in kinds if found]
 
 
 def read_polyps(dataset: str, card: Card, root: Path) -> Catalog:

@@ -16,8 +16,8 @@ from fedkvasir.data.catalog import (
     list_images,
     make_catalog,
     missing,
+    strays,
 )
-from fedkvasir.data.datasets.kvasir_seg import strays
 from fedkvasir.errors import UserError
 
 CLASSES = {

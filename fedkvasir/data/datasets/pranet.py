@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair
+from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, list_images, make_catalog, missing, pair, strays
 from fedkvasir.data.datasets import cvc_clinicdb, cvc_colondb, kvasir_seg
 
 CENTERS = {
@@ -88,7 +88,7 @@ def read(root: Path) -> Catalog:
     for place, side, known in [(train, "train", None), *((test / name, "test", CENTERS[name]) for name in CENTERS)]:
         folders = _folder(place, "images", "image"), _folder(place, "masks", "mask")
         pairs, orphans = pair(list_images(folders[0]), list_images(folders[1]), place)
-        warnings += [*orphans, *kvasir_seg.strays(*(folder for folder in folders if folder.is_dir()))]
+        warnings += [*orphans, *strays(*(folder for folder in folders if folder.is_dir()))]
         for stem, image, mask in pairs:
             center = known or _center(stem)
             if center is None:

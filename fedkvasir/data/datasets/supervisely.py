@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedkvasir.data.catalog import IMAGE_SUFFIXES, Card, Catalog, Dataset, make_catalog, missing
-from fedkvasir.data.datasets.kvasir_seg import strays
+from fedkvasir.data.catalog import IMAGE_SUFFIXES, Card, Catalog, Dataset, make_catalog, missing, strays
 from fedkvasir.data.formats.supervisely import SHAPES, read_annotation
 from fedkvasir.errors import UserError
 

@@ -54,9 +54,9 @@ def test_orphans_and_odd_boxes_are_counted(tmp_path: Path) -> None:
         f"1 masks without an image left out under {root}, e.g. {C}",
         f"1 other files ignored under {root}, e.g. notes.txt",
         "1 file names are not UUIDs, e.g. lonely",
-        f"1 entries are odd and left out of bounding-boxes.json, e.g. {A}",
-        f"1 entries have no image here: bounding-boxes.json, e.g. {C}",
-        f"2 images have no entry in bounding-boxes.json, e.g. {B}",
+        f"1 entries hold no boxes inside their image and are left out: bounding-boxes.json, e.g. {A}",
+        f"1 entries have no image: bounding-boxes.json, e.g. {C}",
+        f"2 images have no entry: bounding-boxes.json, e.g. {B}",
     ]
     assert read(root).table["boxes"].isna().all()
 
@@ -64,7 +64,8 @@ def test_orphans_and_odd_boxes_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("entry", [{}, {"bbox": 3}, {**ENTRY, "bbox": [{}]}, {**ENTRY, "width": None}, [], "polyp"])
 def test_an_odd_entry_is_no_traceback(tmp_path: Path, entry: object) -> None:
     root = small(tmp_path, {A: entry, B: ENTRY})
-    assert warnings(root) == [f"1 entries are odd and left out of bounding-boxes.json, e.g. {A}"]
+    why = "1 entries hold no boxes inside their image and are left out"
+    assert warnings(root) == [f"{why}: bounding-boxes.json, e.g. {A}"]
 
 
 def test_a_missing_box_file_is_a_warning_and_a_broken_one_an_error(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_a_missing_box_file_is_a_warning_and_a_broken_one_an_error(tmp_path: Pat
     assert warnings(root) == [f"{root / 'bounding-boxes.json'} is missing: no boxes"]
     for text in ('{"half', "[]"):
         (root / "bounding-boxes.json").write_text(text)
-        with pytest.raises(UserError, match="get it anew or move it away"):
+        with pytest.raises(UserError, match="unpack it again or remove it"):
             read(root)
 
 

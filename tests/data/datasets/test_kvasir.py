@@ -270,8 +270,8 @@ class TestPolyps:
         found = dict(zip(catalog.table["sample"].str[-25:], catalog.table["boxes"], strict=True))
         assert found == {IDS[0]: [[1, 2, 3, 4], [1, 2, 8, 4]], IDS[1]: None, IDS[2]: None}
         assert catalog.warnings[:2] == (
-            f"2 entries of kvasir_bboxes.json hold no list of boxes and are left out, e.g. {IDS[1]}",
-            "1 entries of kvasir_bboxes.json have no image, e.g. gone",
+            f"2 entries hold no boxes inside their image and are left out: kvasir_bboxes.json, e.g. {IDS[1]}",
+            "1 entries have no image: kvasir_bboxes.json, e.g. gone",
         )
 
     @pytest.mark.parametrize(
