@@ -2,6 +2,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two processes, whole files: what waits for workers overlaps with what computes.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: install quickstart quickstart-classification test test-all lint benchmark
 
@@ -19,10 +21,10 @@ quickstart-classification: $(STAMP)
 	$(BIN)/fedkvasir run scenarios/quickstart-classification.yaml
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-all: $(STAMP)
-	$(BIN)/pytest -m ''
+	$(BIN)/pytest $(PARALLEL) -m ''
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
