@@ -196,9 +196,7 @@ def _rows(path: Path, key: str) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             if not getattr(file.get(key), "ndim", 0):
-                raise UserError(
-                    f"pcam: {path} holds no {key!r}, only {', '.join(file) or 'nothing'}; download it again"
-                )
+                raise UserError(f"pcam: {path} holds {', '.join(file) or 'nothing'} and no {key!r}; download it again")
             yield file[key]
     except OSError as error:
         raise UserError(f"pcam: {path} is not a whole HDF5 file ({error}); download it again") from error

@@ -12,6 +12,7 @@ from fedkvasir.data import formats
 from fedkvasir.data.datasets import find_dataset, find_root, kvasir_seg, kvasir_sessile, kvasir_v1, kvasir_v2
 from fedkvasir.data.miniatures import kvasir_seg as seg_miniature
 from fedkvasir.data.miniatures import miniature
+from fedkvasir.data.store import open_store
 from fedkvasir.errors import UserError
 
 V2, V1, SEG, SESSILE = (find_dataset(name) for name in ("kvasir-v2", "kvasir-v1", "kvasir-seg", "kvasir-sessile"))
@@ -308,3 +309,11 @@ class TestPolyps:
     def test_an_empty_sessile_says_how_to_get_it(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"kvasir-sessile: .* does not hold images/.*Download kvasir-sessile\.zip"):
             kvasir_sessile.read(tmp_path)
+
+
+@pytest.mark.real
+def test_one_real_picture_of_each_class_is_read_and_decodes(real_data: Path) -> None:
+    catalog = kvasir_v1.read(real_data / "kvasir-sample")
+    assert sorted(catalog.table["label"]) == sorted(kvasir_v2.CLASSES)
+    store = open_store(catalog, 64)
+    assert store.table["error"].isna().all() and store.table["width"].between(576, 1920).all()

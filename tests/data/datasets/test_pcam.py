@@ -164,7 +164,7 @@ def test_an_hdf5_without_y_is_named(root: Path) -> None:
     (root / "camelyonpatch_level_2_split_train_y.h5").write_bytes(
         (root / "camelyonpatch_level_2_split_train_x.h5").read_bytes()
     )
-    with pytest.raises(UserError, match=r"train_y\.h5 holds no 'y', only x"):
+    with pytest.raises(UserError, match=r"train_y\.h5 holds x and no 'y'"):
         pcam.read(root)
 
 

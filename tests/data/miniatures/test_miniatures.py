@@ -1,8 +1,10 @@
 """Every dataset has a miniature that its own reader, and no other, takes for the real thing, and that decodes whole."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fedkvasir.data.catalog import JUNK
@@ -36,6 +38,30 @@ def test_counts_that_differ_from_the_published_ones_are_named_in_one_warning(nam
     dataset = find_dataset(name)
     warnings = [text for text in dataset.read(miniatures(name, 4)).warnings if "counts differ" in text]
     assert len(warnings) == (1 if dataset.card.counts else 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_found_when_doubled_and_system_files_and_upper_case_change_nothing(
+    name: str, miniatures: Miniatures, tmp_path: Path
+) -> None:
+    """Every folder gets what macOS and Windows leave behind; every picture's suffix is put in capitals."""
+    root = miniatures(name, 4)
+    dataset, outer = find_dataset(name), tmp_path / root.name
+    before, copy = dataset.read(root), outer / root.name
+    shutil.copytree(root, copy)
+    for beside in ("official_splits", "patient_splits", f"{root.name}-features"):
+        if (root.parent / beside).is_dir():
+            shutil.copytree(root.parent / beside, outer / beside)
+    for folder in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
+        for junk in (".DS_Store", "._picture.jpg", "Thumbs.db"):
+            (folder / junk).write_bytes(b"junk")
+    for path in list(copy.rglob("*.jpg")) + list(copy.rglob("*.png")):
+        if name not in ("camelyon17-wilds", "supervisely") and not path.name.startswith("."):  # listed with suffix
+            path.rename(path.with_suffix(path.suffix.upper()))
+    assert find_root(dataset, tmp_path, None) == copy
+    after = dataset.read(copy)
+    pd.testing.assert_frame_equal(after.table[["sample", "group", "label"]], before.table[["sample", "group", "label"]])
+    assert after.splits == before.splits and len(after.warnings) == len(before.warnings)
 
 
 def test_the_same_call_writes_the_same_files(tmp_path: Path) -> None:
