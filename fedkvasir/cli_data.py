@@ -210,4 +210,6 @@ def data_stats(
             held = survey(roots, image_size, screen.preparing)
         for warning in held.warnings:
             typer.echo(f"warning: {warning}")
-    typer.echo(build_stats(out, held.samples, held.picture, held.mask, title, not held.rendered))
+    (finding, *more), *other = {catalog.mask_classes for catalog in held.catalogs.values()}
+    finding = "finding" if more or other else finding
+    typer.echo(build_stats(out, held.samples, held.picture, held.mask, title, not held.rendered, finding))
