@@ -38,7 +38,6 @@ from fedkvasir.data.loader import train_batches
 from fedkvasir.errors import UserError
 from fedkvasir.estimate import choose_workers, cores
 from fedkvasir.files import write_atomic
-from fedkvasir.losses import LOSSES
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.randomness import derive_seed
@@ -108,7 +107,7 @@ def plain(scenario: Path, data: Path | None, overrides: tuple[str, ...]) -> Meas
     settings, training = plan.scenario, plan.scenario.training
     torch.set_num_threads(cores())
     network = build_model(settings.model, settings.task, len(plan.classes), derive_seed(settings.seed, "weights"))
-    loss_function, optimizer = LOSSES[training.loss].function, make_optimizer(network, training)
+    loss_function, optimizer = plan.loss(), make_optimizer(network, training)
     augment = Augment(AUGMENTS[training.augment](settings.data.image_size))
     train = {center: plan.part(center, "train") for center in plan.training_centers}
     val = [plan.part(center, "val") for center in plan.training_centers if plan.centers.loc[center, "val"]]

@@ -20,7 +20,6 @@ from fedkvasir.algorithms.base import Algorithm, Visit, to_state, to_tensors
 from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.data.loader import Batch, Samples, train_batches
 from fedkvasir.exchange import State
-from fedkvasir.losses import LOSSES
 from fedkvasir.models import build_model
 from fedkvasir.models.network import Network
 from fedkvasir.plan import Plan
@@ -99,7 +98,7 @@ class Hospital:
         trained = train_epochs(
             network,
             self._batches,
-            LOSSES[training.loss].function,
+            self.plan.loss(),
             optimizer,
             {epoch: learning_rate(training, epoch, total) for epoch in range(first, first + training.epochs)},
             _Hooks(algorithm, visit),

@@ -258,17 +258,15 @@ def algorithms() -> None:
 @app.command()
 def models() -> None:
     """Model names, parameters and encoders."""
-    import inspect
-
     import segmentation_models_pytorch as smp
 
     from fedkvasir.console import rows
-    from fedkvasir.models import MODELS
+    from fedkvasir.models import MODELS, parameters_of
 
     table = []
     for task, known in MODELS.items():
         for name, builder in known.items():
-            parameters = [p for p in inspect.signature(builder).parameters.values() if p.name != "classes"]
+            parameters = list(parameters_of(builder).values())
             about = (builder.__doc__ or "").splitlines()[0]
             table.append((name, task, ", ".join(f"{p.name}={p.default}" for p in parameters) or "-", about))
     rows(("model", "task", "parameters", "about"), table)

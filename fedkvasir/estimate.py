@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from fedkvasir.data.loader import Batch
-from fedkvasir.losses import LOSSES
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
 from fedkvasir.training import make_optimizer, train_epochs
@@ -54,14 +53,14 @@ def estimate(plan: Plan, workers: int) -> Estimate:
     network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
     images = torch.rand(training.batch_size, 3, size, size).to(memory_format=torch.channels_last)
     if scenario.task == "segmentation":
-        batch = Batch(images, (torch.rand(training.batch_size, 1, size, size) > 0.5).float())
+        batch = Batch(images, (torch.rand(training.batch_size, len(plan.classes), size, size) > 0.5).float())
     else:
         batch = Batch(images, torch.zeros(training.batch_size, dtype=torch.long))
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
         train_epochs(
-            network, lambda _: iter([batch]), LOSSES[training.loss].function, make_optimizer(network, training),
+            network, lambda _: iter([batch]), plan.loss(), make_optimizer(network, training),
             {0: 0.0}, _NoHooks(), device, plan.precision,
         )  # fmt: skip
         seconds.append(time.perf_counter() - began)

@@ -22,7 +22,7 @@ from fedkvasir.data.loader import Samples, steps_per_epoch
 from fedkvasir.data.store import Store
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
-from fedkvasir.losses import LOSSES
+from fedkvasir.losses import LossFunction, build_loss, find_loss
 from fedkvasir.models import find_model
 from fedkvasir.scenario import Scenario, did_you_mean
 
@@ -86,6 +86,16 @@ class Plan:
     def training_centers(self) -> list[str]:
         """Centers that train, sorted by name."""
         return list(self.centers.index[self.centers["train"] > 0])
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Training images of each class over all hospitals (classification), in class order."""
+        shown = self.samples.loc[self.samples["split"] == "train", "target"].value_counts()
+        return {name: int(shown.get(number, 0)) for number, name in enumerate(self.classes)}
+
+    def loss(self) -> LossFunction:
+        """What training minimises. Raises UserError where its class weights do not fit the classes."""
+        return build_loss(self.scenario.training.loss, self.scenario.task, self.class_counts)
 
     def part(self, center: str, split: str) -> Samples:
         """The samples of one split of one center."""
@@ -157,19 +167,17 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
         held.rendered,
     )
     _refuse_empty(plan)
+    plan.loss()
     return plan
 
 
 def check_names(scenario: Scenario) -> None:
     """Every name in the scenario against its registry. Raises UserError with the key and the nearest spelling."""
-    training = scenario.training
-    for key, value, known in (
-        ("training.loss", training.loss, [name for name, loss in LOSSES.items() if loss.task == scenario.task]),
-        ("training.augment", training.augment, list(AUGMENTS)),
-    ):
-        if value not in known:
-            near = did_you_mean(value, known)
-            raise UserError(f"{key} = {value!r} is not known for {scenario.task}{near}; known: {', '.join(known)}")
+    find_loss(scenario.training.loss, scenario.task)
+    augment = scenario.training.augment
+    if augment not in AUGMENTS:
+        near = did_you_mean(augment, list(AUGMENTS))
+        raise UserError(f"training.augment = {augment!r} is not known{near}; known: {', '.join(AUGMENTS)}")
     find_model(scenario.model, scenario.task)
     build_algorithm(scenario.algorithm).check(scenario)
     if scenario.data.labels:
@@ -177,7 +185,8 @@ def check_names(scenario: Scenario) -> None:
     for name, center in scenario.data.centers.items():
         dataset = find_dataset(center.dataset)
         if scenario.task not in dataset.tasks:
-            raise UserError(f"data.centers.{name}: {center.dataset} is for {', '.join(dataset.tasks)}")
+            tasks = ", ".join(dataset.tasks) or "prediction only, it has no labels"
+            raise UserError(f"data.centers.{name}: {center.dataset} is for {tasks}")
 
 
 def _device(scenario: Scenario) -> str:

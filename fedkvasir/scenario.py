@@ -32,6 +32,15 @@ class _Named(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _name_alone(value: Any) -> Any:
+    """``fedavg`` is short for ``{name: fedavg}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+SHORT = ("algorithm", "training.loss")
+"""Keys that may be a name alone."""
+
+
 class Partition(_Frozen):
     """Several hospitals cut out of one source; groups are never torn apart."""
 
@@ -128,10 +137,14 @@ class Schedule(_Frozen):
     """step: the rate is multiplied by this; cosine: the last rate as a share of the first."""
 
 
+class Loss(_Named):
+    """A loss by name and its parameters; see docs/scenario.md."""
+
+
 class Training(_Frozen):
     """What a hospital does with its own images in one round."""
 
-    loss: str = "dice+bce"
+    loss: Loss = Loss(name="dice+bce")
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -146,6 +159,8 @@ class Training(_Frozen):
     """keep: a hospital goes on with its own moments in the next round."""
     amp: bool = True
     """bfloat16 autocast where there is a GPU; ignored on a CPU."""
+
+    _short = field_validator("loss", mode="before")(_name_alone)
 
 
 class Algorithm(_Named):
@@ -200,10 +215,7 @@ class Scenario(_Frozen):
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
 
-    @field_validator("algorithm", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    _short = field_validator("algorithm", mode="before")(_name_alone)
 
     @model_validator(mode="after")
     def _roles(self) -> Self:
@@ -254,8 +266,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     place = raw
     for depth, parent in enumerate(parents):
         value = place.get(parent)
-        if isinstance(value, str) and parent == "algorithm":
-            value = {"name": value}
+        if ".".join(parents[: depth + 1]) in SHORT:
+            value = _name_alone(value)
         place[parent] = {} if value is None else value
         place = place[parent]
         if not isinstance(place, dict):
@@ -327,4 +339,5 @@ def json_schema() -> dict[str, Any]:
     schema = Scenario.model_json_schema()
     schema["required"] = [key for key in schema["required"] if key != "name"]
     schema["properties"]["algorithm"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Algorithm"}]}
+    schema["$defs"]["Training"]["properties"]["loss"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Loss"}]}
     return schema

@@ -43,6 +43,12 @@ def test_a_mistake_is_one_sentence_that_names_the_key(tiny: Path, override: str,
         ("model.decoder_chanels=[1]", "unet does not take it (did you mean 'decoder_channels'?)"),
         ("training.loss=dise", "(did you mean 'dice'?)"),
         ("training.loss=cross-entropy", "is not known for segmentation"),
+        ("training.loss.gama=1", "training.loss.gama: dice+bce does not take it; it takes no parameters"),
+        ("training.loss={name: focal, gama: 1}", "training.loss.gama: focal does not take it (did you mean 'gamma'?)"),
+        ("training.loss={name: focal, alpha: 1}", "training.loss.alpha = 1: should be less than 1"),
+        ("training.loss={name: focal, gamma: .nan}", "training.loss.gamma = nan: should be "),
+        ("training.loss={name: tversky, beta: -0.5}", "training.loss.beta = -0.5: should be greater than 0"),
+        ("training.loss={name: tversky, beta: true}", "training.loss.beta = True: should be a valid number"),
         ("training.augment=heavy", "known: none, light, divergentnets"),
         ("algorithm=fedavgg", "unknown name 'fedavgg' (did you mean 'fedavg'?)"),
         ("algorithm={name: fedprox, mue: 1}", "algorithm.mue: fedprox does not take it (did you mean 'mu'?)"),
@@ -54,6 +60,34 @@ def test_a_name_that_nobody_knows_is_refused_before_data_is_read(tiny: Path, ove
     with pytest.raises(UserError) as caught:
         check_names(load(tiny, (override,)))
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ("label_smoothing: 1", "training.loss.label_smoothing = 1: should be less than 1"),
+        ("class_weights: balnced", "training.loss.class_weights = 'balnced': should be 'balanced' or a valid list"),
+        ("class_weights: [1, 0]", "training.loss.class_weights = [1, 0]: should be 'balanced' or greater than 0"),
+        ("class_weight: balanced", "cross-entropy does not take it (did you mean 'class_weights'?)"),
+    ],
+)
+def test_a_classifiers_loss_is_checked_before_data_is_read(parameters: str, sentence: str) -> None:
+    scenario = REPOSITORY / "scenarios" / "quickstart-classification.yaml"
+    with pytest.raises(UserError) as caught:
+        check_names(load(scenario, (f"training.loss={{name: cross-entropy, {parameters}}}",)))
+    assert sentence in str(caught.value)
+
+
+def test_a_loss_is_a_name_or_a_name_with_parameters(tiny: Path) -> None:
+    assert load(tiny).training.loss.model_dump() == {"name": "dice+bce"}
+    both = {"name": "tversky", "alpha": 0.4}
+    assert load(tiny, ("training.loss={name: tversky, alpha: 0.4}",)).training.loss.model_dump() == both
+    separate = load(tiny, ("training.loss=tversky", "training.loss.alpha=0.4"))
+    assert separate.training.loss.model_dump() == both
+    tiny.write_text(separate.dump())
+    assert load(tiny) == separate
+    with pytest.raises(UserError, match=r"key training\.loss\.name is missing"):
+        load(tiny, ("training.loss={alpha: 0.4}",))
 
 
 def test_scaffold_refuses_anything_but_plain_sgd(tiny: Path) -> None:
@@ -104,3 +138,9 @@ def test_every_scenario_of_the_repository_is_valid_and_asks_a_question(path: Pat
 
 def test_the_schema_for_editors_names_every_top_level_key() -> None:
     assert {"task", "data", "model", "training", "algorithm", "federation"} <= set(json_schema()["properties"])
+
+
+def test_the_schema_for_editors_takes_a_name_alone() -> None:
+    schema = json_schema()
+    for key in (schema["properties"]["algorithm"], schema["$defs"]["Training"]["properties"]["loss"]):
+        assert {"type": "string"} in key["anyOf"]

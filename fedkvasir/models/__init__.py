@@ -8,15 +8,21 @@ import torch
 from torch import nn
 
 from fedkvasir.errors import UserError
-from fedkvasir.models import classifier, encoder_decoder
+from fedkvasir.models import classifier, encoder_decoder, triunet
 from fedkvasir.models.network import Network
 from fedkvasir.models.weights import load_weights
 from fedkvasir.scenario import Model, did_you_mean
 
 MODELS: dict[str, dict[str, Callable[..., nn.Module]]] = {
-    "segmentation": encoder_decoder.MODELS,
+    "segmentation": encoder_decoder.MODELS | triunet.MODELS,
     "classification": classifier.MODELS,
 }
+
+
+def parameters_of(builder: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
+    """What a scenario may set of a model, with its defaults."""
+    known = inspect.signature(builder).parameters
+    return {name: known[name] for name in known if name not in ("classes", "in_channels")}
 
 
 def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
@@ -26,7 +32,7 @@ def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
     if builder is None:
         near = did_you_mean(spec.name, list(known))
         raise UserError(f"model.name: unknown {task} model {spec.name!r}{near}; known: {', '.join(known)}")
-    allowed = [name for name in inspect.signature(builder).parameters if name != "classes"]
+    allowed = list(parameters_of(builder))
     given = spec.parameters | ({} if spec.encoder is None else {"encoder": spec.encoder})
     for key in given:
         if key not in allowed:
@@ -34,6 +40,8 @@ def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
             raise UserError(f"model.{key}: {spec.name} does not take it{did_you_mean(key, allowed)}; it takes {takes}")
     if spec.encoder is not None:
         encoder_decoder.check_encoder(spec.encoder)
+    if "nodes" in given:
+        triunet.check_nodes(given["nodes"])
     return builder
 
 
@@ -49,9 +57,16 @@ def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -
         torch.manual_seed(0 if seed is None else seed)
         try:
             body = builder(classes=classes, **parameters)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"model: {spec.name} cannot be built with {parameters}: {error}") from error
-    network = Network(body, spec.encoder or (encoder_decoder.ENCODER if task == "segmentation" else spec.name))
+        except UserError:
+            raise
+        except Exception as error:  # smp and timm refuse encoders and parameters each in their own ways
+            reason = " ".join(str(error).split())
+            raise UserError(f"model: {spec.name} cannot be built with {parameters}: {reason}") from error
+    default = parameters_of(builder).get("encoder")
+    encoder = spec.encoder or (default.default if default else spec.name)
+    if task == "segmentation":
+        encoder_decoder.check_sizes(body, encoder)
+    network = Network(body, encoder)
     if seed is not None and spec.weights is not None:
         load_weights(network, spec)
     return network.to(memory_format=torch.channels_last)

