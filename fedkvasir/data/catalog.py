@@ -152,14 +152,18 @@ def pair(
     return both, warnings
 
 
+def other_files(folder: Path) -> list[Path]:
+    """What lies in ``folder`` beside images, sorted; hidden and system files are ignored."""
+    return [
+        path
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if path.suffix.lower() not in IMAGE_SUFFIXES and path.name not in JUNK and not path.name.startswith(".")
+    ]
+
+
 def strays(*folders: Path) -> list[str]:
-    """A warning with a count where folders of images hold something else than images and system files."""
-    found = sorted(
-        f"{folder.name}/{path.name}"
-        for folder in folders
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name not in JUNK and path.suffix.lower() not in IMAGE_SUFFIXES
-    )
+    """A warning with a count where folders of images hold something else than images."""
+    found = sorted(f"{folder.name}/{path.name}" for folder in folders for path in other_files(folder))
     return [f"{len(found)} files or folders among the images are no images, e.g. {found[0]}"] if found else []
 
 

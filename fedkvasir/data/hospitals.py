@@ -82,7 +82,8 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     parts = [_choose(scenario, name, catalog, warnings) for name, catalog in catalogs.items()]
     chosen = pd.concat(parts, ignore_index=True)
     _one_holder(scenario, chosen)
-    stores = {root: _open(scenario, catalog, progress) for root, catalog in by_root.items()}
+    size, skip = scenario.data.image_size, scenario.data.skip_unreadable
+    stores = {root: _open(catalog, size, skip, progress) for root, catalog in by_root.items()}
     samples = _with_pixels(chosen, stores, warnings)
     thumbs = np.stack([stores[root].thumbs[row] for root, row in zip(samples["root"], samples["row"], strict=True)])
     pairs = _near_duplicates(thumbs, list(samples["pixels_sha256"]))
@@ -124,8 +125,7 @@ def survey(roots: Sequence[Path], image_size: int, progress: Progress | None = N
     warnings = [f"{catalog.dataset}: {text}" for catalog in catalogs.values() for text in catalog.warnings]
     stores, chosen = {}, []
     for root, catalog in catalogs.items():
-        watch = partial(progress, f"decoding and hashing {catalog.dataset}") if progress else None
-        stores[root] = open_store(catalog, image_size, skip_unreadable=True, progress=watch)
+        stores[root] = _open(catalog, image_size, skip_unreadable=True, progress=progress)
         several = catalog.table["center"].nunique() > 1
         named = [f"{catalog.dataset} {center}" if several else catalog.dataset for center in catalog.table["center"]]
         chosen.append(catalog.table.assign(source=named, center=named, root=root, row=range(len(named))))
@@ -260,9 +260,9 @@ def _one_holder(scenario: Scenario, chosen: pd.DataFrame) -> None:
     )
 
 
-def _open(scenario: Scenario, catalog: Catalog, progress: Progress | None) -> Store:
+def _open(catalog: Catalog, image_size: int, skip_unreadable: bool, progress: Progress | None) -> Store:
     watch = partial(progress, f"decoding and hashing {catalog.dataset}") if progress else None
-    return open_store(catalog, scenario.data.image_size, scenario.data.skip_unreadable, watch)
+    return open_store(catalog, image_size, skip_unreadable, watch)
 
 
 def _with_pixels(chosen: pd.DataFrame, stores: dict[str, Store], warnings: list[str]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """One file a dataset; a name in a scenario becomes a reader here."""
 
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -38,17 +39,15 @@ def find_root(dataset: Dataset, data_dir: Path | None, given: str | None) -> Pat
             raise UserError(f"{name}: {start} is an archive; `fedkvasir data unpack {start} DIR` unpacks it")
         kind = "is a file, not a folder" if start.exists() else "does not exist"
         raise UserError(f"{name}: {start} {kind}. {card.obtain}")
-    level, archives = [start], []
-    for _ in range(4):
+    archives = []
+    for level in _levels(start):
         found = [path for path in level if dataset.recognise(path)]
         if len(found) > 1:
             places = " and ".join(str(path) for path in found[:2])
             raise UserError(f"{name}: two copies, {places}; choose one with data.roots.{name}")
         if found:
             return found[0]
-        inside = [child for path in level for child in sorted(path.iterdir())]
-        archives += [child for child in inside if archive.is_archive(child)]
-        level = [child for child in inside if _folder(child)][:500]
+        archives += [child for path in level for child in sorted(path.iterdir()) if archive.is_archive(child)]
     for above in list(start.resolve().parents)[:3]:
         if dataset.recognise(above):
             raise UserError(f"{name}: {start} lies inside the dataset; give the folder above it, {above}")
@@ -60,12 +59,19 @@ def find_all(start: Path) -> list[tuple[Dataset, Path]]:
     """Every dataset at ``start`` or up to three levels below it, with its root."""
     if not start.is_dir():
         raise UserError(f"{start} {'is a file, not a folder' if start.exists() else 'does not exist'}")
-    level, found = [start], []
+    return [
+        (dataset, path)
+        for level in _levels(start)
+        for path in level
+        for dataset in DATASETS.values()
+        if dataset.recognise(path)
+    ]
+
+
+def _levels(start: Path) -> Iterator[list[Path]]:
+    """The folder, the folders in it, and so on, three levels down; at most 500 a level."""
+    level = [start]
     for _ in range(4):
-        found += [(dataset, path) for path in level for dataset in DATASETS.values() if dataset.recognise(path)]
-        level = [child for path in level for child in sorted(path.iterdir()) if _folder(child)][:500]
-    return found
-
-
-def _folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
+        yield level
+        inside = [child for path in level for child in sorted(path.iterdir())]
+        level = [child for child in inside if child.is_dir() and not child.name.startswith(".")][:500]

@@ -11,7 +11,6 @@ from typing import Any
 from PIL import Image
 
 from fedkvasir.data.catalog import (
-    IMAGE_SUFFIXES,
     JUNK,
     Card,
     Catalog,
@@ -20,6 +19,7 @@ from fedkvasir.data.catalog import (
     list_images,
     make_catalog,
     missing,
+    other_files,
     pair,
 )
 from fedkvasir.errors import UserError
@@ -150,15 +150,6 @@ def _by_key(files: Mapping[str, Path], *endings: str) -> dict[str, Path]:
     return found
 
 
-def _others(folder: Path) -> list[Path]:
-    """Files that are no image, system files aside."""
-    return [
-        path
-        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
-        if path.suffix.lower() not in IMAGE_SUFFIXES and path.name not in JUNK and not path.name.startswith(".")
-    ]
-
-
 def _inside(folder: Path, kind: str, name: str) -> Path:
     """``images_seq3``; in the challenge's sequences plain ``images``."""
     plain, numbered = folder / kind, folder / f"{kind}_{name}"
@@ -187,12 +178,12 @@ def _annotated(listing: Listing, folder: Path, name: str) -> list[tuple[str, dic
     image_folder, mask_folder, box_folder = (_inside(folder, kind, name) for kind in ("images", "masks", "bbox"))
     images = _by_key(list_images(image_folder))
     masks = _by_key(list_images(mask_folder), "_mask")
-    texts = _by_key({path.stem: path for path in _others(box_folder) if path.suffix.lower() == ".txt"}, "_mask")
+    texts = _by_key({path.stem: path for path in other_files(box_folder) if path.suffix.lower() == ".txt"}, "_mask")
     both, orphans = pair(images, masks, folder)
     listing.notes += orphans
 
     odd = listing.odd
-    for stray in _others(image_folder) + _others(mask_folder):
+    for stray in other_files(image_folder) + other_files(mask_folder):
         odd[f"stray {stray.suffix} file(s) among images or masks ignored"].append(stray)
     odd["box file(s) without an image ignored"] += [path for stem, path in texts.items() if stem not in images]
     for overlays in sorted(folder.glob("bbox_image*")):
@@ -298,7 +289,7 @@ def _negative(listing: Listing) -> None:
     for _, folder in _sequences(listing, listing.root / "sequenceData" / "negativeOnly", r"seq(\d+)_neg"):
         images = list_images(folder)
         listing.odd["sequence(s) without a frame"] += [] if images else [folder]
-        for stray in _others(folder):
+        for stray in other_files(folder):
             listing.odd[f"stray {stray.suffix} file(s) among images or masks ignored"].append(stray)
         group = _group(listing, folder, list(images))
         for stem, image in images.items():
