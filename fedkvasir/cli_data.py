@@ -39,12 +39,13 @@ def data_list() -> None:
     from fedkvasir.data.datasets import DATASETS
 
     rows(
-        ("dataset", "task", "images", "centers", "how to get it"),
+        ("dataset", "task", "images", "title"),
         [
-            (d.name, ", ".join(d.tasks) or "prediction", str(d.card.count or "-"), d.card.centers, d.card.obtain)
+            (d.name, ", ".join(d.tasks) or "prediction", str(d.card.count or "-"), d.card.title)
             for d in DATASETS.values()
         ],
     )
+    typer.echo("`fedkvasir data card NAME`: source, license, how to get it, centers, groups, options, quirks")
 
 
 @data_app.command("card")
