@@ -1,7 +1,7 @@
 """The Flower ClientApp: messages in, messages out. All the work is in :mod:`clients.hospital`."""
 
+from collections.abc import Callable
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -9,22 +9,21 @@ from flwr.clientapp import ClientApp
 
 from clients.hospital import Hospital, Weights, load_network
 from fedkvasir.algorithms.base import from_record, to_record
-from fedkvasir.models.network import Network
 from fedkvasir.plan import Plan
 from fedkvasir.runs import Run, run_of_config
 
 app = ClientApp()
-WEIGHTS = ("arrays", "buffers", "local")
+WEIGHTS = ("arrays", "buffers", "local", "frozen")
 
 
 @app.query()
 def roll_call(message: Message, context: Context) -> Message:
     """Who is here: center, role, sample counts and data hash."""
-    hospital = _hospital(context)
-    counts = {split: int(hospital.plan.centers.loc[hospital.center, split]) for split in ("train", "val", "test")}
-    facts = ConfigRecord(
-        {"center": hospital.center, "role": hospital.role, "data_sha256": hospital.plan.data_sha256, **counts}
-    )
+    folder, center = _place(context)
+    plan = _plan(folder)
+    counts = {split: int(plan.centers.loc[center, split]) for split in ("train", "val", "test")}
+    role = str(plan.centers.loc[center, "role"])
+    facts = ConfigRecord({"center": center, "role": role, "data_sha256": plan.data_sha256, **counts})
     return Message(RecordDict({"hospital": facts}), reply_to=message)
 
 
@@ -32,7 +31,7 @@ def roll_call(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     config, records = _config(message), message.content.array_records
     extra = {name: from_record(record) for name, record in records.items() if name not in WEIGHTS}
-    update = _hospital(context).train(
+    update = _hospital(context, config).train(
         config["server-round"], config["start-from"], config["keep"], _weights(message), extra
     )
     weights = update.weights
@@ -45,7 +44,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     config = _config(message)
-    rows, cost = _hospital(context).evaluate(
+    rows, cost = _hospital(context, config).evaluate(
         config["split"], config["start-from"], _weights(message), config["gallery"]
     )
     table = ConfigRecord({"parquet": rows.to_parquet(index=False)})
@@ -60,22 +59,27 @@ def _weights(message: Message) -> Weights:
     return Weights(*(from_record(message.content.array_records[name]) for name in WEIGHTS))
 
 
-def _hospital(context: Context) -> Hospital:
-    """The hospital this node plays.
+def _hospital(context: Context, config: dict[str, Any]) -> Hospital:
+    folder, center = _place(context)
+    return _stage(folder, config["member"])(center)
 
-    Under `fedkvasir run` the node's configuration names its center and the run folder. Under Flower's own simulation
-    the node is the n-th center by name, and the run follows from the run configuration.
+
+def _place(context: Context) -> tuple[str, str]:
+    """The run folder and the center that this node plays.
+
+    Under `fedkvasir run` the node's configuration names both. Under Flower's own simulation the node is the n-th
+    center by name, and the run follows from the run configuration.
     """
     node = context.node_config
     if "center" in node:
-        return _open(str(node["folder"]), str(node["center"]))
+        return str(node["folder"]), str(node["center"])
     folder = _folder_of_config(*(str(context.run_config[key]) for key in ("scenario", "data", "out")))
-    return _open(folder, sorted(_plan(folder).centers.index)[int(node["partition-id"])])
+    return folder, sorted(_plan(folder).centers.index)[int(node["partition-id"])]
 
 
 def forget() -> None:
     """Let go of every hospital and of the network (and its GPU memory) that this process holds."""
-    for cached in (_folder_of_config, _open, _plan, _network):
+    for cached in (_folder_of_config, _plan, _stage):
         cached.cache_clear()
 
 
@@ -84,17 +88,17 @@ def _folder_of_config(scenario: str, data: str, out: str) -> str:
     return str(run_of_config(scenario, data, out)[0].folder)
 
 
-@cache
-def _open(folder: str, center: str) -> Hospital:
-    return Hospital(_plan(folder), center, _network(folder), Path(folder))
-
-
 @lru_cache(maxsize=1)
 def _plan(folder: str) -> Plan:
     return Run(folder).plan
 
 
 @lru_cache(maxsize=1)
-def _network(folder: str) -> Network:
-    """One network serves every hospital of a process, in turn."""
-    return load_network(_plan(folder))
+def _stage(folder: str, member: str) -> Callable[[str], Hospital]:
+    """The hospitals of one member of an ensemble, or of the run itself; the stage before is let go of.
+
+    One network serves every hospital of a process, in turn.
+    """
+    plan, place = _plan(folder).stage(member), Run(folder).stage(member).folder
+    network = load_network(plan)
+    return cache(lambda center: Hospital(plan, center, network, place))

@@ -5,19 +5,18 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkvasir.data.loader import Batch, Samples, eval_batches
 from fedkvasir.metrics.boundary import distances
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.metrics.segmentation import count
-from fedkvasir.models.network import Network
 from fedkvasir.prediction import native_mask
 from fedkvasir.scenario import Scenario
 
 
 def evaluate(
-    network: Network,
+    network: nn.Module,
     samples: Samples,
     scenario: Scenario,
     classes: tuple[str, ...],
@@ -54,7 +53,7 @@ def evaluate(
 
 @torch.inference_mode()
 def _logits(
-    network: Network, samples: Samples, scenario: Scenario, device: torch.device, precision: str
+    network: nn.Module, samples: Samples, scenario: Scenario, device: torch.device, precision: str
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """(positions, logits on the host) batch by batch, padding removed."""
     network.eval()
@@ -62,7 +61,7 @@ def _logits(
         yield positions, predict(network, batch, device, precision)[: len(positions)]
 
 
-def predict(network: Network, batch: Batch, device: torch.device, precision: str) -> Tensor:
+def predict(network: nn.Module, batch: Batch, device: torch.device, precision: str) -> Tensor:
     """Logits of one batch, float32 on the host."""
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return network(batch.images.to(device)).float().cpu()

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from clients.evaluate import predict
 from fedkvasir.data.loader import Samples, eval_batches
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics import classification, segmentation
-from fedkvasir.models.network import Network
 from fedkvasir.prediction import native_mask
 from fedkvasir.scenario import Scenario
 
@@ -23,7 +23,7 @@ TRUTH, PREDICTION = (0, 230, 118), (255, 64, 200)
 
 
 def draw_gallery(
-    network: Network,
+    network: nn.Module,
     samples: Samples,
     rows: pd.DataFrame,
     scenario: Scenario,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clients.evaluate import evaluate
 from clients.gallery import draw_gallery
@@ -21,7 +21,6 @@ from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.data.loader import Batch, Samples, train_batches
 from fedkvasir.exchange import State
 from fedkvasir.models import build_model
-from fedkvasir.models.network import Network
 from fedkvasir.plan import Plan
 from fedkvasir.randomness import derive_seed
 from fedkvasir.training import learning_rate, make_optimizer, train_epochs
@@ -35,6 +34,8 @@ class Weights:
     buffers: State
     local: State = field(default_factory=dict)
     """The mean of the layers that stay at centers, for a center that has none of its own."""
+    frozen: State = field(default_factory=dict)
+    """An ensemble's members."""
 
 
 @dataclass
@@ -63,7 +64,7 @@ class _Hooks:
 class Hospital:
     """A center of a plan. ``folder`` is where it keeps state and draws its gallery."""
 
-    def __init__(self, plan: Plan, center: str, network: Network, folder: Path) -> None:
+    def __init__(self, plan: Plan, center: str, network: nn.Module, folder: Path) -> None:
         self.plan, self.center, self.network, self.folder = plan, center, network, folder
         self.scenario = plan.scenario
         self.role = str(plan.centers.loc[center, "role"])
@@ -104,6 +105,7 @@ class Hospital:
             _Hooks(algorithm, visit),
             self.device,
             self.plan.precision,
+            training.accumulate,
         )
         visit.steps, visit.lr_sum = trained.steps, trained.lr_sum
         algorithm.end(visit)
@@ -171,7 +173,8 @@ class Hospital:
     def _receive(self, weights: Weights, kept: dict[str, State]) -> None:
         """Fill the network: what was sent, and this center's own layers where it has them."""
         self.network.to(self.device)
-        exchange.write(self.network, weights.shared | weights.buffers | kept.get("local", weights.local))
+        own = kept.get("local", weights.local)
+        exchange.write(self.network, weights.shared | weights.buffers | own | weights.frozen)
 
     def _peak_mib(self) -> float:
         if self.device.type == "cuda":
@@ -183,12 +186,15 @@ OWN = ("local", "optimizer")
 """Groups of a center's state that are not the algorithm's."""
 
 
-def load_network(plan: Plan) -> Network:
+def load_network(plan: Plan) -> nn.Module:
     """A network of the plan's architecture; its weights come with the first message."""
-    return build_model(plan.scenario.model, plan.scenario.task, len(plan.classes))
+    network = build_model(plan.scenario.model, plan.scenario.task, len(plan.classes))
+    if plan.scenario.training.compile:
+        network.compile()  # in place, at the first batch: names in the state_dict stay
+    return network
 
 
-def _moments(optimizer: torch.optim.Optimizer, network: Network) -> State:
+def _moments(optimizer: torch.optim.Optimizer, network: nn.Module) -> State:
     """The optimiser's state as ``<parameter>|<slot>`` arrays."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     return {
@@ -199,7 +205,7 @@ def _moments(optimizer: torch.optim.Optimizer, network: Network) -> State:
     }
 
 
-def _restore(optimizer: torch.optim.Optimizer, network: Network, moments: State) -> None:
+def _restore(optimizer: torch.optim.Optimizer, network: nn.Module, moments: State) -> None:
     parameters = dict(network.named_parameters())
     for key, array in moments.items():
         name, slot = key.rsplit("|", 1)

@@ -128,8 +128,9 @@ def run_scenario(
                 f"{plan.name}: {len(plan.training_centers)} hospitals train, engine {engine}, {number} worker(s)"
             )
             _federate(plan, folder, engine, number, screen)
-        if not (folder.folder / "report.html").is_file():
-            build_report(folder)
+        for finished in (*folder.members.values(), folder):
+            if not (finished.folder / "report.html").is_file():
+                build_report(finished)
     return folder
 
 
@@ -193,6 +194,54 @@ def _own_packages_first() -> None:
 
 
 @app.command()
+def baseline(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file (YAML).")],
+    method: Annotated[str, typer.Argument(help="A baseline.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key.path=value ...]")] = None,
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    clusters: Annotated[int | None, typer.Option(min=1, help="k-means.", show_default="number of classes")] = None,
+    unlabeled: Annotated[str | None, typer.Option(help="A folder of pictures, or a dataset: label them too.")] = None,
+    labels_out: Annotated[Path | None, typer.Option(help="Their CSV.", show_default="labels.csv in the run")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what this run has done so far.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run a reference (random, majority) or a classical method (logistic-regression, random-forest, k-nearest, k-means)
+    through a scenario's hospitals and splits, into the records of any other run."""
+    from fedkvasir.baselines import find_method, run_baseline
+    from fedkvasir.baselines.labels import find_pictures, label_images
+    from fedkvasir.console import Screen
+    from fedkvasir.files import write_atomic
+    from fedkvasir.report import build_report
+    from fedkvasir.scenario import load
+
+    screen = Screen(quiet)
+
+    def watch(what: str, done: int, total: int) -> None:
+        if done == 1:
+            screen.start(what, total)
+        screen.advance(what)
+
+    chosen = find_method(method, load(scenario, tuple(overrides or ())).task, clusters)
+    pictures = find_pictures(unlabeled, data) if unlabeled else None
+    plan = _plan(scenario, tuple(overrides or ()), data, screen)
+    with screen.bars():
+        folder = run_baseline(plan, chosen, data, out, fresh, watch)
+        if not (folder.folder / "report.html").is_file():
+            build_report(folder)
+    seen = folder.plan.scenario.model.parameters["features"]
+    screen.say(f"{method} at {len(plan.training_centers)} hospitals, features: {seen}; {chosen.summary}")
+    screen.result(folder)
+    if pictures:
+        with screen.bars():
+            table, features = label_images(plan, chosen, pictures, data, watch)
+        path = labels_out or folder.folder / "labels.csv"
+        write_atomic(path, table.to_csv(index=False, lineterminator="\n"))
+        typer.echo(f"{len(table)} images labelled in {path}, features: {features}")
+
+
+@app.command()
 def init(name: Annotated[str, typer.Argument(help="Name of the new scenario.")] = "my-scenario") -> None:
     """Write a commented scenario to start from, and a JSON schema for editors beside it."""
     import json
@@ -216,17 +265,82 @@ def init(name: Annotated[str, typer.Argument(help="Name of the new scenario.")] 
 
 @app.command()
 def predict(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RUN... IMAGES...", help="Run folders; pictures, videos, folders, patterns.")
+    ],
     out: Annotated[Path, typer.Option(help="Where masks and predictions.csv go.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    tta: Annotated[str | None, typer.Option(help="flips: average over the picture and its mirror images.")] = None,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Pictures with the outline drawn, too.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 16,
+    every: Annotated[int, typer.Option(min=1, help="Of videos: take every so many frames.")] = 1,
+    one_at_a_time: Annotated[
+        bool, typer.Option("--one-at-a-time", help="Hold one model of an ensemble in memory, not all; slower.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Apply a run's best model: masks at native size, or classes with probabilities."""
+    """Apply a run's best model, or several runs as an ensemble: masks at native size, or classes and probabilities."""
+    import resource
+    import time
+
+    import torch
+
+    from fedkvasir.console import Screen
     from fedkvasir.prediction import predict_images
     from fedkvasir.runs import Run
 
-    table = predict_images(Run(run_folder), images, out)
-    typer.echo(f"{len(table)} predictions in {out}")
+    runs = [Run(path) for path in paths if (path / "plan.json").is_file()]
+    sources = [path for path in paths if not (path / "plan.json").is_file()]
+    if not runs or not sources:
+        lacks = "picture, video or folder" if runs else "run folder (one that holds plan.json)"
+        raise UserError(f"predict takes run folders, then pictures; among {', '.join(map(str, paths))} is no {lacks}")
+    screen, done, began_s = Screen(quiet), 0, 0.0
+
+    def progress(number: int, total: int) -> None:
+        nonlocal done, began_s
+        done, began_s = number, began_s if number else time.monotonic()
+        if number:
+            screen.advance("")
+        else:
+            screen.start("predicting", total)
+
+    try:
+        with screen.bars():
+            predict_images(
+                runs, sources, out, device=device, tta=tta, overlays=overlays, batch_size=batch_size, every=every,
+                one_at_a_time=one_at_a_time, progress=progress,
+            )  # fmt: skip
+    finally:
+        if done:
+            took_s = time.monotonic() - began_s
+            memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
+            if gpu_bytes := torch.cuda.max_memory_allocated():
+                memory += f" and {gpu_bytes / 2**20:.0f} MiB on the GPU"
+            rate = f"{done / took_s:.1f} frames a second"
+            typer.echo(f"{done} pictures predicted in {took_s:.1f} s, {rate}, peak memory {memory}, in {out}")
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    format: Annotated[str, typer.Option(help="onnx or torchscript.")],
+    out: Annotated[Path | None, typer.Option(help="The file.", show_default="model.onnx or model.pt in RUN")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write a run's best model as one file for other programs, and check that it says the same."""
+    import json
+
+    from fedkvasir.export import export as write
+    from fedkvasir.runs import Run
+
+    done = write(Run(run_folder), format, out)
+    facts = done.metadata
+    typer.echo(f"{done.path}: {facts['input']} -> {facts['output']}")
+    threshold = f", threshold {facts['threshold']}" if "threshold" in facts else ""
+    classes = ", ".join(json.loads(facts["classes"]))
+    typer.echo(f"{facts['task']}, classes {classes}{threshold}, weights sha256 {facts['weights_sha256']}")
+    typer.echo(f"loaded again, it says what the run says: logits differ by at most {done.difference:.1g}")
 
 
 @app.command()
@@ -257,11 +371,13 @@ def algorithms() -> None:
 
 @app.command()
 def models() -> None:
-    """Model names, parameters and encoders."""
+    """Model names, parameters, encoders and recipes."""
     import segmentation_models_pytorch as smp
 
     from fedkvasir.console import rows
     from fedkvasir.models import MODELS, parameters_of
+    from fedkvasir.models.ensemble import ENSEMBLES
+    from fedkvasir.scenario import RECIPES
 
     table = []
     for task, known in MODELS.items():
@@ -269,8 +385,12 @@ def models() -> None:
             parameters = list(parameters_of(builder).values())
             about = (builder.__doc__ or "").splitlines()[0]
             table.append((name, task, ", ".join(f"{p.name}={p.default}" for p in parameters) or "-", about))
+        for name, kind in ENSEMBLES[task].items():
+            about = (kind.__doc__ or "").splitlines()[0]
+            table.append((name, task, ", ".join([*kind.model_fields, "encoder"]), about))
     rows(("model", "task", "parameters", "about"), table)
     typer.echo("classification also takes any timm model by timm's name")
+    typer.echo("recipes: " + ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml"))))
     typer.echo("encoders: tu-<any timm model>, " + ", ".join(smp.encoders.get_encoder_names()))
 
 

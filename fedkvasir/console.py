@@ -88,12 +88,16 @@ class Screen:
             self.say(f"{what}: {total} images{rate} (once; kept for the next run)")
 
     def event(self, plan: Plan, event: Happening) -> None:
-        """A line for each round, failure and resumption."""
-        rounds, facts = plan.scenario.federation.rounds, event.facts
-        if event.kind == "resume":
-            self.say(f"going on after round {event.round} of {rounds}")
+        """A line for each member, round, failure and resumption."""
+        facts = event.facts
+        if event.kind == "member":
+            done = "   finished before" if facts["done"] else ""
+            which = f"member {facts['number']}/{facts['of']}: {facts['member']}" if facts["member"] else "the ensemble"
+            self.say(f"[bold]{which}[/bold]{done}")
+        elif event.kind == "resume":
+            self.say(f"going on after round {event.round} of {facts['rounds']}")
         elif event.kind == "phase":
-            what = f"round {event.round}/{rounds}" if facts["phase"] != "test" else "testing"
+            what = f"round {event.round}/{facts['rounds']}" if facts["phase"] != "test" else "testing"
             self.start(f"{what} {PHASES[facts['phase']]}", facts["centers"])
         elif event.kind == "failure":
             self.console.print(f"round {event.round}: goes on without {facts['center']} ({escape(facts['reason'])})")
@@ -101,9 +105,10 @@ class Screen:
             metric = headline(plan.scenario.task)
             score = "" if facts["score"] is None else f"   validation {NAMES[metric]} {facts['score']:.3f}"
             mark = "   best so far" if facts["best"] == event.round and facts["score"] is not None else ""
-            self.say(f"round {event.round}/{rounds}   loss {facts['loss']:.3f}{score}   {facts['seconds']:.0f} s{mark}")
+            which = f"round {event.round}/{facts['rounds']}"
+            self.say(f"{which}   loss {facts['loss']:.3f}{score}   {facts['seconds']:.0f} s{mark}")
         elif event.kind == "test":
-            self.say(f"testing round {facts['best']} ({SELECTED[plan.scenario.evaluation.select]}) at every center")
+            self.say(f"testing round {facts['best']} ({SELECTED[facts['select']]}) at every center")
 
     def plan(self, plan: Plan, cost: Estimate) -> None:
         """`--dry-run`: who holds what, splits, steps, time, memory."""
@@ -121,7 +126,8 @@ class Screen:
         encoder = f", {scenario.model.encoder}" if scenario.model.encoder else ""
         self.console.print(
             f"{scenario.algorithm.name}, {scenario.federation.rounds} rounds of {scenario.training.epochs} local "
-            f"epoch(s); {scenario.model.name}{encoder}, {cost.parameters / 1e6:.1f} M parameters, "
+            f"epoch(s) in batches of {scenario.training.batch_size}; "
+            f"{scenario.model.name}{encoder}, {cost.parameters / 1e6:.1f} M parameters, "
             f"{scenario.data.image_size} px, {plan.device} {plan.precision}"
         )
         self.console.print(
@@ -141,11 +147,16 @@ class Screen:
         self.console.print(summary_text(table, plan.scenario.task))
         result = run.result
         chosen = SELECTED[plan.scenario.evaluation.select]
-        self.console.print(f"round {result['best_round']} of {result['rounds']}, chosen {chosen}; means over groups")
+        if run.members:
+            self.console.print(comparison_text(run.comparison(), plan.scenario.task))
+            self.console.print(f"every member at its best round, chosen {chosen}; means over groups")
+        else:
+            self.console.print(f"round {result['best_round']} of {result['rounds']}, chosen {chosen}; means over groups")
         self.warnings(plan)
         for failure in result["failures"]:
             self.console.print(f"round {failure['round']}: without {failure['center']} ({escape(failure['reason'])})")
-        self.console.print(f"weights sha256 {result['weights_sha256']}")
+        if result["weights_sha256"]:
+            self.console.print(f"weights sha256 {result['weights_sha256']}")
         report = run.folder / "report.html"
         self.console.print(f"run folder {run.folder}" + (f", report {report}" if report.is_file() else ""))
 
@@ -160,6 +171,20 @@ def center_table_text(table: pd.DataFrame, task: str) -> Table:
         numbers = [f"{row[name]:.3f}" for name in metrics]
         style = "cyan" if row["role"] == "holdout" else ""
         view.add_row(row["center"], row["role"], str(row["images"]), *numbers, style=style)
+    return view
+
+
+def comparison_text(comparison: pd.DataFrame, task: str) -> Table:
+    """An ensemble against its members: one row a model."""
+    view = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    scores = [column for column in comparison if column not in ("model", "best_round", "wall_s")]
+    for column in (f"{NAMES[headline(task)]} of", *scores, "best round", "time"):
+        view.add_column(str(column), justify="right" if view.columns else "left")
+    for row in comparison.to_dict("records"):
+        ensemble = row["model"] == "ensemble"
+        numbers = [f"{row[name]:.3f}" if row[name] == row[name] else "-" for name in scores]
+        best = "-" if ensemble else str(row["best_round"])
+        view.add_row(row["model"], *numbers, best, _duration(row["wall_s"]), style="bold" if ensemble else "")
     return view
 
 

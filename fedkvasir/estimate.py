@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fedkvasir.data.loader import Batch
+from fedkvasir.batch_size import example_batch
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
-from fedkvasir.training import make_optimizer, train_epochs
+from fedkvasir.training import NoHooks, make_optimizer, train_epochs
 
 START_S = 15.0
 """Ray and the workers' imports."""
@@ -46,27 +46,36 @@ def choose_workers(plan: Plan, asked: int | None) -> int:
 
 
 def estimate(plan: Plan, workers: int) -> Estimate:
-    """Measure a training step and an evaluation batch at the plan's size, then count."""
+    """Measure a training step and an evaluation batch at the plan's size, then count; for an ensemble, its members'.
+
+    Forming the ensemble, a few passes over validation and test images, is not counted; nor what compilation costs and
+    gains.
+    """
+    if plan.members:
+        parts = [estimate(member, workers) for member in plan.members.values()]
+        return Estimate(
+            workers,
+            sum(part.step_s for part in parts) / len(parts),
+            sum(part.total_s for part in parts) - START_S * (len(parts) - 1),
+            max(part.worker_mib for part in parts),
+            sum(part.parameters for part in parts),
+        )
     scenario, device = plan.scenario, torch.device(plan.device)
-    training, size = scenario.training, scenario.data.image_size
+    training = scenario.training
     torch.set_num_threads(scenario.resources.threads_per_center)
     network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
-    images = torch.rand(training.batch_size, 3, size, size).to(memory_format=torch.channels_last)
-    if scenario.task == "segmentation":
-        batch = Batch(images, (torch.rand(training.batch_size, len(plan.classes), size, size) > 0.5).float())
-    else:
-        batch = Batch(images, torch.zeros(training.batch_size, dtype=torch.long))
+    batch = example_batch(scenario, len(plan.classes), training.batch_size)
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
         train_epochs(
-            network, lambda _: iter([batch]), plan.loss(), make_optimizer(network, training),
-            {0: 0.0}, _NoHooks(), device, plan.precision,
+            network, lambda _: iter([batch] * training.accumulate), plan.loss(), make_optimizer(network, training),
+            {0: 0.0}, NoHooks(), device, plan.precision, training.accumulate,
         )  # fmt: skip
         seconds.append(time.perf_counter() - began)
     step_s = min(seconds)
     counts, rounds = plan.centers, scenario.federation.rounds
-    image_s = step_s / training.batch_size / 3  # a forward pass is about a third of a step
+    image_s = step_s / (training.batch_size * training.accumulate) / 3  # a forward pass is about a third of a step
     steps = [plan.steps_per_round(center) for center in plan.training_centers]
     round_s = max(max(steps), sum(steps) / workers) * step_s + counts["val"].sum() * image_s / workers
     test_s = 2 * counts["test"].sum() * image_s / workers
@@ -75,11 +84,3 @@ def estimate(plan: Plan, workers: int) -> Estimate:
         peak_mib = torch.cuda.max_memory_allocated() / 2**20
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Estimate(workers, step_s, START_S + rounds * round_s + test_s, peak_mib, parameters)
-
-
-class _NoHooks:
-    def penalty(self) -> None:
-        return None
-
-    def correct(self) -> None:
-        return None

@@ -1,9 +1,10 @@
 """state_dict <-> arrays: what travels, how it is averaged, how it is hashed. Used by both sides.
 
-Three kinds of tensors:
+Kinds of tensors:
 ``shared``  parameters, aggregated by the algorithm's strategy;
 ``buffers`` running statistics and counters, averaged here and never touched by a server optimiser;
-``local``   parameters and buffers that stay with their center (FedBN, or ``buffers: local``).
+``local``   parameters and buffers that stay with their center (FedBN, or ``buffers: local``);
+``frozen``  the members of an ensemble, which only travel to hospitals.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ class Layout:
     shared: tuple[str, ...]
     buffers: tuple[str, ...]
     local: tuple[str, ...]
+    """What is frozen is in none of them."""
 
 
 def normalisation(model: nn.Module) -> set[str]:
@@ -48,8 +50,9 @@ def layout(model: nn.Module, local: set[str], buffers: str) -> Layout:
 
     local: names the algorithm keeps at the center; buffers: ``average`` or ``local`` (federation.buffers).
     """
-    parameters = {name for name, _ in model.named_parameters()}
-    everything = set(model.state_dict())
+    frozen: set[str] = getattr(model, "frozen", set())
+    parameters = {name for name, _ in model.named_parameters()} - frozen
+    everything = set(model.state_dict()) - frozen
     stays = local | (everything - parameters if buffers == "local" else set())
     return Layout(
         tuple(sorted(parameters - stays)),

@@ -5,7 +5,7 @@ Names, roots and roles fail here before a pixel is read; pictures on both sides 
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import torch
 
 from fedkvasir import scenario as scenarios
 from fedkvasir.algorithms import build_algorithm
+from fedkvasir.algorithms.base import Algorithm
+from fedkvasir.batch_size import fix_batch_size
 from fedkvasir.data.augment import AUGMENTS
 from fedkvasir.data.datasets import find_dataset
 from fedkvasir.data.hospitals import Hospitals, Progress, gather
@@ -23,8 +25,12 @@ from fedkvasir.data.store import Store
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.losses import LossFunction, build_loss, find_loss
-from fedkvasir.models import find_model
-from fedkvasir.scenario import Scenario, did_you_mean
+from fedkvasir.models import check_model
+from fedkvasir.models.ensemble import members_of
+from fedkvasir.models.ensemble import parse as parse_ensemble
+from fedkvasir.models.weights import source_sha256
+from fedkvasir.scenario import Scenario, Training, did_you_mean
+from fedkvasir.training import check_compiler
 
 COLUMNS = (
     "sample", "dataset", "center", "role", "split", "group", "label", "target", "row", "store", "width", "height",
@@ -55,16 +61,16 @@ class Plan:
     @cached_property
     def hash(self) -> str:
         """sha256 of everything that can change the numbers."""
-        resolved = self.scenario.model_dump(mode="json", exclude={"name", "question", "resources"})
+        resolved = self.scenario.model_dump(mode="json", exclude={"name", "question", "recipe", "resources"})
         del resolved["data"]["roots"]  # where files lie on this machine
         for center in resolved["data"]["centers"].values():
             del center["root"]
         frozen = self.scenario.data.split_file
         if frozen:
             resolved["data"]["split_file"] = hashlib.sha256(Path(frozen).read_bytes()).hexdigest()
-        weights = self.scenario.model.weights
-        if weights and Path(weights).is_file():
-            resolved["model"]["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        for model in (resolved["model"], *resolved["model"].get("members", ())):
+            if isinstance(model, dict) and "weights" in model:  # a member may be a name alone
+                model["weights"] = source_sha256(model["weights"]) or model["weights"]
         threads = self.scenario.resources.threads_per_center
         identity = [resolved, threads, self.precision, self.catalogs]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -97,6 +103,50 @@ class Plan:
         """What training minimises. Raises UserError where its class weights do not fit the classes."""
         return build_loss(self.scenario.training.loss, self.scenario.task, self.class_counts)
 
+    @cached_property
+    def members(self) -> dict[str, "Plan"]:
+        """The plans of an ensemble's members by name, in order; empty for one network.
+
+        A member is trained as it would be alone; only of two of the same architecture the second has another seed.
+        """
+        scenario, plans = self.scenario, dict[str, Plan]()
+        models = members_of(scenario.model, scenario.task)
+        for index, (name, model) in enumerate(models.items()):
+            twins = [other.name for other in models.values()][:index].count(model.name)
+            own = {"name": name, "model": model, "seed": scenario.seed + twins}
+            plans[name] = replace(self, scenario=scenario.model_copy(update=own))
+        return plans
+
+    def stage(self, member: str) -> "Plan":
+        """The plan of one member; for the empty name what is left to do once there are members, itself without any.
+
+        An ensemble whose fusion is learned fits it on the training hospitals' validation images; others fit nothing.
+        """
+        scenario = self.scenario
+        parsed = parse_ensemble(scenario.model, scenario.task)
+        if member or parsed is None:
+            return self.members[member] if member else self
+        fusion, samples = parsed.fusion, self.samples[self.samples["split"] != "train"]
+        validation = samples[samples["split"] == "val"]
+        training = Training(
+            loss=scenario.training.loss,
+            lr=fusion.lr,
+            batch_size=scenario.training.batch_size,
+            epochs=fusion.epochs,
+            augment="none",
+            amp=scenario.training.amp,
+        )
+        federation = scenario.federation.model_copy(
+            update={"rounds": fusion.rounds if fusion.name == "learned" else 0, "fraction": 1.0}
+        )
+        evaluation = scenario.evaluation.model_copy(update={"select": "last"})
+        own = {"training": training, "federation": federation, "evaluation": evaluation}
+        return replace(
+            self,
+            scenario=scenario.model_copy(update={**own, "algorithm": scenarios.Algorithm(name="fedavg")}),
+            samples=pd.concat([samples, validation.assign(split="train")], ignore_index=True),
+        )
+
     def part(self, center: str, split: str) -> Samples:
         """The samples of one split of one center."""
         own = self.samples[(self.samples["center"] == center) & (self.samples["split"] == split)]
@@ -105,8 +155,8 @@ class Plan:
 
     def steps_per_round(self, center: str) -> int:
         """Optimiser steps of one center in one round."""
-        training = self.scenario.training
-        return training.epochs * steps_per_epoch(int(self.centers.loc[center, "train"]), training.batch_size)
+        training, count = self.scenario.training, int(self.centers.loc[center, "train"])
+        return training.epochs * steps_per_epoch(count, training.batch_size * training.accumulate)
 
     def save(self, folder: Path) -> None:
         """Write ``scenario.yaml``, ``plan.parquet`` and ``plan.json``."""
@@ -117,6 +167,7 @@ class Plan:
             "classes": self.classes,
             "catalogs": self.catalogs,
             "data_sha256": self.data_sha256,
+            "source_sha256": source_sha256(self.scenario.model.weights),
             "device": self.device,
             "precision": self.precision,
             "warnings": self.warnings,
@@ -147,6 +198,8 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
     Raises UserError at the first thing wrong; every check that needs no pixel comes before the first pixel is read.
     """
     check_names(scenario)
+    if scenario.training.compile:
+        check_compiler()
     device = _device(scenario)
     held = gather(scenario, data_dir, progress)
     leaks = _refuse_leaks(scenario, held)
@@ -168,7 +221,7 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
     )
     _refuse_empty(plan)
     plan.loss()
-    return plan
+    return fix_batch_size(plan)
 
 
 def check_names(scenario: Scenario) -> None:
@@ -178,8 +231,11 @@ def check_names(scenario: Scenario) -> None:
     if augment not in AUGMENTS:
         near = did_you_mean(augment, list(AUGMENTS))
         raise UserError(f"training.augment = {augment!r} is not known{near}; known: {', '.join(AUGMENTS)}")
-    find_model(scenario.model, scenario.task)
-    build_algorithm(scenario.algorithm).check(scenario)
+    check_model(scenario.model, scenario.task)
+    algorithm = build_algorithm(scenario.algorithm)
+    algorithm.check(scenario)
+    if members_of(scenario.model, scenario.task):
+        _check_ensemble(scenario, algorithm)
     if scenario.data.labels:
         find_space(scenario.data.labels)
     for name, center in scenario.data.centers.items():
@@ -187,6 +243,19 @@ def check_names(scenario: Scenario) -> None:
         if scenario.task not in dataset.tasks:
             tasks = ", ".join(dataset.tasks) or "prediction only, it has no labels"
             raise UserError(f"data.centers.{name}: {center.dataset} is for {tasks}")
+
+
+def _check_ensemble(scenario: Scenario, algorithm: Algorithm) -> None:
+    if type(algorithm).local is not Algorithm.local or scenario.federation.buffers == "local":
+        raise UserError(
+            "model: members whose layers stay at their hospitals (fedbn, federation.buffers = local) cannot be formed "
+            "into an ensemble; use an algorithm that shares them"
+        )
+    fusion = parse_ensemble(scenario.model, scenario.task)
+    if fusion and fusion.fusion.name != "mean" and scenario.evaluation.select != "train-val":
+        raise UserError(
+            f"model.fusion = {fusion.fusion.name} is fitted on validation images: set evaluation.select=train-val"
+        )
 
 
 def _device(scenario: Scenario) -> str:

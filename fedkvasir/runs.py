@@ -5,6 +5,7 @@ checkpoints/0003.safetensors                            the renaming of this fil
 records/rounds-0003.parquet, samples-0003.parquet       parts; they count only if their round is committed
 centers/<center>/                                       what each simulated hospital keeps for itself
 gallery/                                                small pictures of best, median and worst cases
+members/<member>/                                       an ensemble's members: a run folder each
 rounds.parquet samples.parquet result.json report.html  made at the end; result.json says the run is finished
 """
 
@@ -24,19 +25,20 @@ import pandas as pd
 import psutil
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from fedkvasir.errors import UserError
-from fedkvasir.evaluation.protocol import center_table
+from fedkvasir.evaluation.protocol import center_table, headline, summarise
 from fedkvasir.exchange import State, load_groups, save_groups, sha256, write
 from fedkvasir.files import lock, write_atomic
-from fedkvasir.models import build_model
-from fedkvasir.models.network import Network
+from fedkvasir.models import build_model, ensemble
+from fedkvasir.models.ensemble import Ensemble, OneAtATime
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import load
 
 PACKAGES = ("fedkvasir", "torch", "flwr", "ray", "numpy", "segmentation-models-pytorch", "timm", "albumentations")
 TABLES = ("rounds", "samples")
-FACTS = ("round", "kept", "scores", "best", "best_kept", "failures", "wall_s")
+FACTS = ("round", "kept", "scores", "best", "best_kept", "failures", "wall_s", "initial_sha256")
 SERVER = "server."
 
 
@@ -62,10 +64,12 @@ class Checkpoint:
     """round, center, reason of every hospital that did not answer well."""
     wall_s: float = 0.0
     """Time spent in committed rounds."""
+    initial_sha256: str | None = None
+    """Of what the network began with, before round 1."""
 
     @property
     def state(self) -> State:
-        """All tensors of the network."""
+        """All tensors of the network, but for the members of an ensemble."""
         return self.shared | self.buffers | self.local
 
 
@@ -91,8 +95,18 @@ class Run:
         return Plan.load(self.folder)
 
     @property
+    def members(self) -> dict[str, "Run"]:
+        """The runs of an ensemble's members, by name; empty for one network."""
+        return {name: self.stage(name) for name in self.plan.members}
+
+    def stage(self, member: str) -> "Run":
+        """The run of one member; itself for the empty name."""
+        return Run(self.folder / "members" / member) if member else self
+
+    @property
     def result(self) -> dict[str, Any]:
-        """weights_sha256 (of the last round), best_sha256, best_round, rounds, wall_s, select, failures."""
+        """initial_sha256 (before round 1), weights_sha256 (of the last round), best_sha256, best_round, rounds, wall_s,
+        select, failures."""
         if not self.finished:
             raise UserError(f"{self.folder} is not finished; `fedkvasir run` with the same scenario goes on with it")
         return json.loads((self.folder / "result.json").read_text())
@@ -111,13 +125,43 @@ class Run:
         """One row a center: role, images and scores on its test set."""
         return center_table(self.samples, checkpoint)
 
-    def model(self, checkpoint: str = "best") -> Network:
-        """The network in evaluation mode with the weights of ``best``, ``last`` or a kept round."""
-        saved = self.checkpoint(checkpoint)
-        scenario = self.plan.scenario
-        network = build_model(scenario.model, scenario.task, len(self.plan.classes))
+    def comparison(self) -> pd.DataFrame:
+        """An ensemble against its members, each under its own best round: one row a model, the ensemble last; model,
+        the headline metric at every center, seen, unseen, best_round, wall_s."""
+        task, rows = self.plan.scenario.task, []
+        for name, run in {**self.members, "ensemble": self}.items():
+            table = run.table()
+            summary, scores = summarise(table, task), table.set_index("center")[headline(task)]
+            means = {"seen": summary.seen, "unseen": summary.unseen}
+            cost = {"best_round": run.result["best_round"], "wall_s": run.result["wall_s"]}
+            rows.append({"model": name, **scores, **means, **cost})
+        return pd.DataFrame(rows)
+
+    def model(self, checkpoint: str = "best", one_at_a_time: bool = False) -> nn.Module:
+        """The network in evaluation mode with the weights of ``best``, ``last`` or a kept round.
+
+        one_at_a_time: an ensemble loads each of its members for every batch, so that one is in memory, never all.
+        """
+        saved, scenario, classes = self.checkpoint(checkpoint), self.plan.scenario, len(self.plan.classes)
+        parsed = ensemble.parse(scenario.model, scenario.task)
+        network: nn.Module
+        if parsed is None:
+            network = build_model(scenario.model, scenario.task, classes)
+        else:
+            members = {
+                name: OneAtATime(run.model) if one_at_a_time else run.model() for name, run in self.members.items()
+            }
+            network = Ensemble(members, parsed.fusion, classes, scenario.task)
         write(network, saved.state)
         return network.eval()
+
+    def frozen(self) -> State:
+        """The best weights of an ensemble's members, as they are named in it; empty for one network."""
+        return {
+            f"members.{label}.{name}": array
+            for label, run in self.members.items()
+            for name, array in run.checkpoint("best").state.items()
+        }
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
         """``last``, ``best`` or the number of a kept round. Raises UserError where there is none."""
@@ -177,6 +221,8 @@ class Run:
         write_atomic(self.folder / "environment.json", json.dumps(environment(engine, workers), indent=1))
         plan.save(self.folder)
         self.__dict__.pop("plan", None)
+        for member, own in plan.members.items():
+            self.stage(member).start(own, engine, workers)
 
     def commit(self, checkpoint: Checkpoint, rounds: pd.DataFrame, samples: pd.DataFrame) -> None:
         """Write a round's records, then its checkpoint; then forget checkpoints that nobody needs."""
@@ -201,13 +247,16 @@ class Run:
             parts = [pd.read_parquet(path) for path in sorted((self.folder / "records").glob(f"{table}-*.parquet"))]
             whole = pd.concat([*parts, rows], ignore_index=True)
             write_atomic(self.folder / f"{table}.parquet", whole.to_parquet(index=False))
+        frozen = self.frozen()
         result = {
-            "weights_sha256": sha256(final.state),
-            "best_sha256": sha256(best.state),
+            "initial_sha256": final.initial_sha256,
+            # A baseline has no weights.
+            "weights_sha256": sha256(last) if (last := final.state | frozen) else None,
+            "best_sha256": sha256(chosen) if (chosen := best.state | frozen) else None,
             "best_round": final.best,
             "rounds": final.round,
             "select": self.plan.scenario.evaluation.select,
-            "wall_s": round(final.wall_s, 1),
+            "wall_s": round(final.wall_s + sum(run.result["wall_s"] for run in self.members.values()), 1),
             "failures": final.failures,
         }
         write_atomic(self.folder / "result.json", json.dumps(result, indent=1))

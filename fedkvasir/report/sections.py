@@ -15,6 +15,7 @@ from fedkvasir.data.catalog import Card
 from fedkvasir.data.datasets import DATASETS
 from fedkvasir.evaluation.protocol import headline, summarise
 from fedkvasir.metrics import segmentation
+from fedkvasir.models import ensemble
 from fedkvasir.plan import Plan
 from fedkvasir.report import charts
 from fedkvasir.report.charts import Dot, Line, three_decimals
@@ -61,6 +62,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     footer: tuple[Row, ...] = ()
+    head: str = "Center"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ def describe(run: Run) -> dict[str, Any]:
     state, rounds = _state(run), run.rounds
     scores = run.table() if run.finished else pd.DataFrame()
     gallery, left_out = _gallery(run.folder / "gallery", plan, metric)
-    losses, validation = _lines(rounds, "train", "loss"), _lines(rounds, *_selected_on(plan))
+    # An ensemble in which nothing is trained has a round 0 and no curve.
+    curves = rounds if state["rounds"] else rounds.head(0)
+    losses, validation = _lines(curves, "train", "loss"), _lines(curves, *_selected_on(plan))
+    cost = pd.concat([rounds, *(member.rounds for member in run.members.values())])
     best_label = "best: round" if run.finished else "best so far: round"
     return {
         "plan": plan,
@@ -104,6 +109,8 @@ def describe(run: Run) -> dict[str, Any]:
         "leaks": [text.removeprefix(LEAK) for text in plan.warnings if text.startswith(LEAK)],
         "warnings": [text for text in plan.warnings if not text.startswith(LEAK)],
         "scores": _scores(scores, plan) if len(scores) else None,
+        "members": _members(run, metric) if run.finished and run.members else None,
+        "rounds": _rounds(run, state["rounds"]),
         "reduction": REDUCTIONS[scenario.task],
         "picture": _picture(run.samples, scores, scenario.task) if len(scores) else None,
         "legend": [
@@ -118,7 +125,7 @@ def describe(run: Run) -> dict[str, Any]:
         "rule": RULES[rule].format(metric=metric),
         "gallery": gallery,
         "left_out": left_out,
-        "cost": _cost(rounds, plan) if len(rounds) else None,
+        "cost": _cost(cost, plan) if len(cost) else None,
         "holdings": _holdings(plan),
         "environment": _environment(json.loads((run.folder / "environment.json").read_text()), plan),
         "key": charts.key,
@@ -225,6 +232,33 @@ def _scores(table: pd.DataFrame, plan: Plan) -> Table:
         footer.append(Row(f"Worst: {summary.worst_center}", "", ("", *cells)))
     titles = ("Role", *(TITLES.get(name, name.capitalize()) for name in columns))
     return Table("Test images of every center under the best round's weights", titles, tuple(rows), tuple(footer))
+
+
+def _members(run: Run, metric: str) -> Table:
+    """An ensemble against its members, with links to their own reports."""
+    comparison = run.comparison()
+    scores = [column for column in comparison if column not in ("model", "best_round", "wall_s")]
+    rows = []
+    for row in comparison.to_dict("records"):
+        name, cells = row["model"], [three_decimals(float(row[column])) for column in scores]
+        ensemble = name == "ensemble"
+        head = name if ensemble else Markup('<a href="members/{0}/report.html">{0}</a>').format(name)
+        rows.append(Row(head, "", (*cells, "" if ensemble else str(row["best_round"]), f"{row['wall_s']:,.0f}")))
+    columns = (*(str(column).capitalize() if column in ("seen", "unseen") else str(column) for column in scores),)
+    caption = f"{metric} of every member under its own best round, and of the ensemble they form"
+    titles = (*columns, "Best round", "Wall time, s")
+    return Table(caption, titles, tuple(rows[:-1]), (rows[-1],), head="Model")
+
+
+def _rounds(run: Run, done: int) -> str:
+    """What has been trained, in words."""
+    scenario = run.plan.scenario
+    rounds, parsed = scenario.federation.rounds, ensemble.parse(scenario.model, scenario.task)
+    if parsed is None:
+        return f"{done} of {rounds} rounds"
+    finished = sum(member.finished for member in run.members.values())
+    fused = f"learned in {done} of {parsed.fusion.rounds} rounds" if parsed.fusion.name == "learned" else ""
+    return f"{finished} of {len(run.members)} members of {rounds} rounds each, fusion {fused or parsed.fusion.name}"
 
 
 def _cell(value: Any, is_count: bool = False) -> str:

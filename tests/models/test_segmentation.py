@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from fedkvasir.errors import UserError
 from fedkvasir.exchange import read, write
 from fedkvasir.models import MODELS, build_model, find_model
+from fedkvasir.models.ensemble import Ensemble
 from fedkvasir.models.network import Network
 from fedkvasir.scenario import Model
 
@@ -28,10 +30,11 @@ SMALL = {
     "segformer": {"segmentation_channels": 32},
     "dpt": {"encoder": TRANSFORMER, "intermediate_channels": [8, 16, 32, 32], "fusion_channels": 16},
     "triunet": {"decoder_channels": CHANNELS},
+    "divergentnets": {"decoder_channels": CHANNELS, "fusion": "learned"},
 }
 SPECS = {
     name: Model.model_validate({"name": name, "encoder": LIGHT} | SMALL.get(name, {}))
-    for name in MODELS["segmentation"]
+    for name in [*MODELS["segmentation"], "divergentnets"]
 }
 PARAMETERS = {
     "unet": 420_473,
@@ -47,6 +50,7 @@ PARAMETERS = {
     "segformer": 292_145,
     "dpt": 409_665,
     "triunet": 1_261_637,
+    "divergentnets": 8_168_743,
 }
 """How many numbers train, for one class."""
 EXPORT_SIDE = {"pspnet": 96, "upernet": 192, "dpt": 160}
@@ -65,7 +69,7 @@ def one_thread() -> Iterator[None]:
 architecture = pytest.mark.parametrize("name", SPECS)
 
 
-def build(name: str, seed: int = 0, classes: int = 1) -> Network:
+def build(name: str, seed: int = 0, classes: int = 1) -> Network | Ensemble:
     return build_model(SPECS[name], "segmentation", classes, seed=seed)
 
 
@@ -78,6 +82,9 @@ def test_forward_backward_and_the_number_of_parameters(name: str) -> None:
     for key, parameter in network.named_parameters():
         if name == "pspnet" and parameter.grad is None:  # it reads three stages; timm keeps the deeper ones
             assert "encoder" in key
+            continue
+        if key.startswith("members."):  # each of DivergentNets' has trained on its own
+            assert parameter.grad is None and not parameter.requires_grad
             continue
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
@@ -99,7 +106,11 @@ def test_the_same_output_from_a_file_and_from_exchanged_arrays(name: str, tmp_pa
     first.train()(images)  # running statistics of their own
     path = tmp_path / "weights.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in first.state_dict().items()}, path)
-    loaded = build_model(SPECS[name].model_copy(update={"weights": str(path)}), "segmentation", 1, seed=3)
+    if name == "divergentnets":  # `weights` are those that each member begins with
+        loaded: nn.Module = build(name, seed=3)
+        loaded.load_state_dict(load_file(path))
+    else:
+        loaded = build_model(SPECS[name].model_copy(update={"weights": str(path)}), "segmentation", 1, seed=3)
     with torch.inference_mode():
         expected = first.eval()(images)
         assert not torch.equal(other.eval()(images), expected)

@@ -269,7 +269,7 @@ def test_finished_run_names_rule_round_data_and_weights(finished: Run) -> None:
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 def test_unfinished_run_says_so_and_shows_what_is_there(tmp_path: Path, rounds: int) -> None:
     shown = page(make_run(tmp_path, make_plan("segmentation"), rounds, finish=False))
-    assert f"Not finished: {rounds} of 4 rounds are done" in shown.text
+    assert f"Not finished: {rounds} of 4 rounds so far" in shown.text
     assert ("Training loss" in shown.text) == (rounds > 0)
     assert "which took no part" not in shown.text and "sha256 of the last" not in shown.text
     assert "Who holds what" in shown.text

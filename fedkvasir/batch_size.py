@@ -1,0 +1,129 @@
+"""``training.batch_size: auto``: the largest batch that fits this machine, found before the run has its name.
+
+A batch size changes results. So the number found takes the place of ``auto`` in the scenario, in the run's hash and in
+its ``scenario.yaml``, and the same machine must find the same number again when a stopped run goes on: what counts is
+all the memory it has, never what happens to be free.
+"""
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from torch import Tensor
+
+from fedkvasir.data.loader import Batch
+from fedkvasir.errors import UserError
+from fedkvasir.models import build_model
+from fedkvasir.scenario import Scenario
+from fedkvasir.training import NoHooks, make_optimizer, train_epochs
+
+if TYPE_CHECKING:
+    from fedkvasir.plan import Plan
+
+SIZES = (64, 32, 16, 8, 4, 2)
+JOINED = 1
+"""A last batch of one image joins the one before."""
+PROCESS_BYTES = 1.5 * 2**30
+"""A worker without a network: Python, torch and the pages of the images."""
+COPIES = 6
+"""Of the parameters: weights, gradients, an optimiser's two moments, what was received and what an algorithm keeps."""
+BACKWARD = 1.5
+"""What a step holds at most, as a multiple of what its forward pass keeps for the backward pass."""
+GPU_SHARE = 0.9
+"""Of a worker's part of a GPU: the rest is CUDA's own and the algorithm's."""
+
+
+def fix_batch_size(plan: "Plan") -> "Plan":
+    """The plan with a number for ``training.batch_size: auto``: the largest power of two, up to 64 and to the images of
+    the smallest training hospital, of which a step fits into a worker's part of the memory.
+
+    On a GPU that is ``gpu_per_center`` of it (half of it for ``auto``), and steps are tried. Elsewhere it is the part
+    of the machine's memory that the worker has of its cores, and what a step keeps is counted. Of an ensemble every
+    member must fit. Raises UserError where not even two images do.
+    """
+    training = plan.scenario.training
+    if training.batch_size != "auto":
+        return plan
+    smallest = int(plan.centers.loc[plan.training_centers, "train"].min())
+    sizes = [size for size in SIZES if size <= smallest]
+    largest = _largest_tried if plan.device == "cuda" else _largest_counted
+    found = min(largest(member, sizes) for member in list(plan.members.values()) or [plan])
+    if found:
+        resolved = training.model_copy(update={"batch_size": found})
+        return replace(plan, scenario=plan.scenario.model_copy(update={"training": resolved}))
+    raise UserError(
+        f"training.batch_size = auto: not even two images of {plan.scenario.data.image_size} pixels fit into a "
+        "worker's memory; choose a smaller data.image_size or model, or give a center more of the machine (resources)"
+    )
+
+
+def example_batch(scenario: Scenario, classes: int, size: int, device: str = "cpu") -> Batch:
+    """A batch of noise in the shape that the scenario trains on."""
+    side = scenario.data.image_size
+    images = torch.rand(size, 3, side, side, device=device).to(memory_format=torch.channels_last)
+    if scenario.task == "segmentation":
+        return Batch(images, (torch.rand(size, classes, side, side, device=device) > 0.5).float())
+    return Batch(images, torch.zeros(size, dtype=torch.long, device=device))
+
+
+def step_bytes(plan: "Plan") -> tuple[int, int]:
+    """Bytes of the network's parameters, and bytes an image that a forward pass keeps for its backward pass.
+
+    Counted without computing: on torch's meta device, where tensors have shapes and no numbers.
+    """
+    scenario, classes, size = plan.scenario, len(plan.classes), 2
+    network = build_model(scenario.model, scenario.task, classes).to("meta").train()
+    batch = example_batch(scenario, classes, size, "meta")
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # held, so that no other gets its address
+        return tensor
+
+    for tensor in network.state_dict().values():
+        keep(tensor)
+    own = set(kept)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        plan.loss()(network(batch.images), batch.targets)
+    parameters = sum(parameter.nbytes for parameter in network.parameters())
+    return parameters, sum(storage.nbytes() for key, storage in kept.items() if key not in own) // size
+
+
+def _largest_counted(plan: "Plan", sizes: list[int]) -> int:
+    """Of descending sizes the first that fits, or 0."""
+    part = min(1.0, plan.scenario.resources.threads_per_center / len(os.sched_getaffinity(0)))
+    parameters, image = step_bytes(plan)
+    room = part * psutil.virtual_memory().total - PROCESS_BYTES - COPIES * parameters
+    return next((size for size in sizes if BACKWARD * (size + JOINED) * image <= room), 0)
+
+
+def _largest_tried(plan: "Plan", sizes: list[int]) -> int:
+    """As :func:`_largest_counted`."""
+    share = plan.scenario.resources.gpu_per_center
+    torch.cuda.set_per_process_memory_fraction(GPU_SHARE * (0.5 if share == "auto" or not share else share))
+    try:
+        return next((size for size in sizes if _fits(plan, size)), 0)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def _fits(plan: "Plan", size: int) -> bool:
+    try:
+        _two_steps(plan, size + JOINED)
+        return True
+    except torch.cuda.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.empty_cache()
+
+
+def _two_steps(plan: "Plan", size: int) -> None:
+    """With the second the optimiser's moments are there."""
+    scenario, device = plan.scenario, torch.device(plan.device)
+    network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
+    batch, optimizer = example_batch(scenario, len(plan.classes), size), make_optimizer(network, scenario.training)
+    rates = {0: 0.0, 1: 0.0}
+    train_epochs(network, lambda _: iter([batch]), plan.loss(), optimizer, rates, NoHooks(), device, plan.precision)
