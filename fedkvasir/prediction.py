@@ -1,22 +1,42 @@
-"""From logits to masks at native size, and predictions for pictures outside any scenario."""
+"""From logits to masks at native size, and predictions for pictures and videos outside any scenario."""
 
+import glob
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedkvasir.data import formats
-from fedkvasir.data.catalog import list_images
+from fedkvasir.data.formats import picture, video
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics.classification import PREFIX
+from fedkvasir.models.ensemble import OneAtATime
 from fedkvasir.runs import Run
+
+VIEWS: dict[str | None, tuple[tuple[int, ...], ...]] = {None: ((),), "flips": ((), (3,), (2,), (2, 3))}
+"""Test-time augmentation: the dimensions of (B, C, H, W) that each view turns around."""
+SEGMENTED = ("image", "frame", "class", "mask", "area_px", "area_share", "score")
+CLASSIFIED = ("image", "frame", "label")
+OUTLINE = (255, 64, 200)
+"""Of overlays (RGB): the colour of predictions in reports."""
+
+
+def native_logits(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(K, S, S) logits -> (K, H, W) float32 for ``shape`` (H, W): back to the native size bilinearly."""
+    return F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0]
 
 
 def native_mask(logits: Tensor, shape: tuple[int, ...], threshold: float) -> np.ndarray:
@@ -24,64 +44,272 @@ def native_mask(logits: Tensor, shape: tuple[int, ...], threshold: float) -> np.
 
     0 is background; a pixel that passes for several classes belongs to the likeliest, 1 to K.
     """
-    native = F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0].numpy()
+    return _mask(native_logits(logits, shape), threshold)
+
+
+def _mask(logits: Tensor, threshold: float) -> np.ndarray:
+    native = logits.numpy()
     return np.where(native.max(axis=0) > math.log(threshold / (1 - threshold)), native.argmax(axis=0) + 1, 0).astype(
         np.uint8
     )
 
 
+def fuse(views: Sequence[Tensor], shape: tuple[int, ...], threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (K, S, S) of the same picture by several networks, or of its mirror images turned back; S may differ.
+
+    Returns the mask, as :func:`native_mask`, of the mean of their probabilities, and that mean: (K, H, W) float32.
+    """
+    total: Tensor | int = 0
+    for view in views:  # a sum, not a stack: of many networks one map at native size is in memory
+        total = total + native_logits(view, shape).sigmoid()
+    mean = torch.as_tensor(total) / len(views)
+    # Of one view the logits themselves: the mask is the one that evaluation scores, to the last pixel.
+    logits = native_logits(views[0], shape) if len(views) == 1 else mean.logit()
+    return _mask(logits, threshold), mean.numpy()
+
+
 @torch.inference_mode()
 def predict_images(
-    run: Run, images: Sequence[Path], out: Path, progress: Callable[[int, int], None] | None = None
+    runs: Sequence[Run],
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    device: str = "auto",
+    tta: str | None = None,
+    overlays: bool = False,
+    batch_size: int = 16,
+    every: int = 1,
+    one_at_a_time: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Apply a run's best model to pictures; write masks and ``predictions.csv``.
+    """Apply the best model of a run, or the ensemble of several, to pictures and videos; write masks and a table.
 
-    Masks are PNG of native size and same stem: 0 and 255, or the number of the class where there are several.
+    sources: pictures, videos, folders of both (searched to the bottom), patterns with ``*``, ``?`` or ``[``.
+    device: ``cpu``, ``cuda``, or ``auto``: the GPU where there is one.
+    tta: ``flips`` averages over the picture as it is, left to right, upside down, and both.
+    overlays: write the pictures with the predicted outline as well, ``overlays/<name>.jpg``.
+    every: of a video, take every so many frames.
+    one_at_a_time: of several runs, and of an ensemble's members, hold one in memory, loaded anew for every batch.
+    progress: told how many pictures are done and how many there are (a guess where there are videos), from 0 on.
 
-    Returns the table: image, and mask and area_share (segmentation) or label and probabilities (classification).
-    Raises UserError for a picture that cannot be read, before anything is written for it.
+    Masks are PNG of native size: 0 and 255, or the number of the class where there are several. A picture's is called
+    like the picture, under the folders between it and the folder given; frame 123 of a video is
+    ``<video>/000123.png``. Each run sees the picture at its own image size; logits go back to the native size
+    bilinearly, and probabilities (sigmoid; softmax for classifiers) are averaged over runs and views. Masks are
+    written as they are made, ``predictions.csv`` at the end; no more than two batches of pictures are in memory.
+
+    Returns the table. Segmentation: one row a picture and class; image, frame (null for pictures), class, mask,
+    area_px, area_share (of the picture), score (mean probability where the mask shows the class; null where it shows
+    none). Classification: image, frame, label and one probability column a class.
+    Raises UserError before anything is read for what cannot be done, and at the end, when everything else is written,
+    for files that could not be read or ended early.
     """
-    scenario, classes, network = run.plan.scenario, run.plan.classes, run.model("best")
-    size, rows = scenario.data.image_size, []
-    for done, path in enumerate(_expand(images), start=1):
-        try:
-            pixels = next(formats.pictures(path, [None]))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as a picture: {error}") from error
-        small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
-        logits = network(torch.from_numpy(small).permute(2, 0, 1)[None].float().div(255))[0]
-        if scenario.task == "segmentation":
-            mask = native_mask(logits, pixels.shape[:2], scenario.evaluation.threshold)
-            encoded = cv2.imencode(".png", mask * 255 if len(classes) == 1 else mask)[1]
-            write_atomic(out / f"{path.stem}.png", encoded.tobytes())
-            rows.append({"image": str(path), "mask": f"{path.stem}.png", "area_share": float((mask > 0).mean())})
-        else:
-            probabilities = logits.softmax(0).tolist()
-            label = classes[int(logits.argmax())]
-            named = {PREFIX + name: value for name, value in zip(classes, probabilities, strict=True)}
-            rows.append({"image": str(path), "label": label, **named})
-        if progress:
-            progress(done, len(images))
-    table = pd.DataFrame(rows)
+    task, classes, threshold = _agree(runs)
+    if tta not in VIEWS:
+        raise UserError(f"--tta {tta}: use flips")
+    if overlays and task != "segmentation":
+        raise UserError("--overlays draws the outlines of masks; a classifier makes none")
+    where, places = _device(device), find_sources(sources, out)
+    total, done, broken = _total(places, every), 0, dict[Path, str]()
+    rows: list[dict[str, Any]] = []
+    networks: list[nn.Module] = [
+        OneAtATime(partial(run.model, one_at_a_time=True))
+        if one_at_a_time and len(runs) > 1
+        else run.model(one_at_a_time=one_at_a_time).to(where)
+        for run in runs
+    ]
+    conclude: Callable[..., list[dict[str, Any]]] = partial(_classify, classes=classes)
+    if task == "segmentation":
+        conclude = partial(_segment, classes=classes, threshold=threshold, out=out, overlays=overlays)
+    if progress:
+        progress(0, total)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        frames = _decoded(places, batch_size, every, pool, broken)
+        while batch := list(islice(frames, batch_size)):
+            logits = [
+                view
+                for run, network in zip(runs, networks, strict=True)
+                for view in _views(network, run, batch, VIEWS[tta], where)
+            ]
+            for own in pool.map(conclude, batch, zip(*logits, strict=True)):
+                rows += own
+                done += 1
+                if progress:
+                    progress(done, max(done, total))
+    columns = SEGMENTED if task == "segmentation" else (*CLASSIFIED, *(PREFIX + name for name in classes))
+    table = pd.DataFrame(rows, columns=list(columns)).astype({"frame": "Int64"})
     write_atomic(out / "predictions.csv", table.to_csv(index=False))
+    if broken:
+        named = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:3])
+        more = "; ..." if len(broken) > 3 else ""
+        raise UserError(f"{len(broken)} of {len(places)} files could not be read to the end: {named}{more}")
     return table
 
 
-def _expand(images: Sequence[Path]) -> list[Path]:
-    """Files as given, folders by the pictures in them. Raises UserError for none, and for two of one stem."""
-    paths: list[Path] = []
-    for path in images:
-        if path.is_dir():
-            paths += list_images(path).values()
-        elif path.is_file():
-            paths.append(path)
+def find_sources(sources: Sequence[Path], out: Path) -> dict[str, Path]:
+    """What each file is to be called under ``out``, without suffix, and with a ``/`` at the end for videos -> the file.
+
+    Raises UserError for what does not exist, for no picture at all, and where a mask would overwrite another or a
+    picture.
+    """
+    places: dict[str, Path] = {}
+    for path, name in (found for source in sources for found in _files(source, out)):
+        is_video = path.name.lower().endswith(video.SUFFIXES)
+        place = name.with_suffix("").as_posix() + ("/" if is_video else "")
+        other = places.setdefault(place, path)
+        if not other.samefile(path):
+            raise UserError(
+                f"{other} and {path} would write the same mask; name the folder above them, or predict twice"
+            )
+    for place, path in places.items():
+        clip = place.rpartition("/")[0] + "/"
+        if not place.endswith("/") and clip in places:
+            raise UserError(f"{path} and the frames of {places[clip]} would lie in one folder; predict twice")
+        if path.resolve() == (out / f"{place}.png").resolve():
+            raise UserError(f"the mask of {path} would overwrite it; name another folder for --out")
+    if not places:
+        raise UserError(f"no picture and no video in {', '.join(map(str, sources))}, besides what lies under {out}")
+    return places
+
+
+def _files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Files and their names: of a folder's, the path inside it. What lies under ``out`` is a prediction."""
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            inside = path.relative_to(source)
+            hidden = any(part.startswith(".") for part in inside.parts)
+            known = path.name.lower().endswith((*picture.SUFFIXES, *video.SUFFIXES)) and path.is_file()
+            if known and not hidden and not path.resolve().is_relative_to(out.resolve()):
+                yield path, inside
+    elif source.exists():
+        yield source, Path(source.name)
+    else:
+        pattern = glob.has_magic(str(source))
+        matches = sorted(glob.glob(str(source), recursive=True)) if pattern else []  # noqa: PTH207  (hides .files)
+        if not matches:
+            raise UserError(f"{source} {'matches no file' if pattern else 'does not exist'}")
+        for match in matches:
+            yield from _files(Path(match), out)
+
+
+def _agree(runs: Sequence[Run]) -> tuple[str, tuple[str, ...], float]:
+    """Task, classes and threshold of all runs. Raises UserError where they differ."""
+    facts = [(r.plan.scenario.task, r.plan.classes, r.plan.scenario.evaluation.threshold) for r in runs]
+    for run, own in zip(runs, facts, strict=True):
+        for what, mine, first in zip(("task", "list of classes", "evaluation.threshold"), own, facts[0], strict=True):
+            if mine != first:
+                raise UserError(f"one ensemble has one {what}: {runs[0].folder} has {first}, {run.folder} has {mine}")
+    return facts[0]
+
+
+def _device(wanted: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {wanted}: use auto, cpu or cuda")
+    if wanted == "cuda" and not there:
+        raise UserError("--device cuda, but torch sees no GPU here; see `fedkvasir doctor`")
+    return torch.device("cuda" if there and wanted != "cpu" else "cpu")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A picture, or a frame of a video, that is to be predicted."""
+
+    path: Path
+    number: int | None
+    place: str
+    """Under ``out``, without suffix."""
+    pixels: np.ndarray
+    """(H, W, 3) uint8 RGB."""
+
+    @property
+    def row(self) -> dict[str, Any]:
+        return {"image": str(self.path), "frame": self.number}
+
+
+def _total(places: Mapping[str, Path], every: int) -> int:
+    total = 0
+    for place, path in places.items():
+        try:
+            total += math.ceil(video.length(path) / every) if place.endswith("/") else 1
+        except (OSError, ValueError):
+            continue  # told when its frames are wanted
+    return total
+
+
+def _decoded(
+    places: Mapping[str, Path], batch_size: int, every: int, pool: Executor, broken: dict[Path, str]
+) -> Iterator[_Frame]:
+    """Everything that can be read, a batch of pictures at a time; ``broken`` is filled with what cannot, and why."""
+    for is_video, group in groupby(places.items(), lambda entry: entry[0].endswith("/")):
+        if is_video:
+            for place, path in group:
+                try:
+                    for number, pixels in video.frames(path, every):
+                        yield _Frame(path, number, f"{place}{number:06d}", pixels)
+                except (OSError, ValueError) as error:
+                    broken[path] = str(error)
         else:
-            raise UserError(f"{path} does not exist")
-    stems: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in stems:
-            raise UserError(f"{path} and {stems[path.stem]} would write the same mask; predict them into two folders")
-        stems[path.stem] = path
-    if not paths:
-        raise UserError(f"no picture in {', '.join(map(str, images))}")
-    return paths
+            while batch := list(islice(group, batch_size)):
+                for found in pool.map(_read, batch):
+                    if isinstance(found, _Frame):
+                        yield found
+                    else:
+                        broken.update(found)
+
+
+def _read(entry: tuple[str, Path]) -> _Frame | dict[Path, str]:
+    place, path = entry
+    try:
+        return _Frame(path, None, place, next(formats.pictures(path, [None])))
+    except (OSError, SyntaxError, ValueError) as error:
+        return {path: str(error)}
+
+
+def _views(
+    network: nn.Module, run: Run, batch: Sequence[_Frame], views: Sequence[tuple[int, ...]], device: torch.device
+) -> Iterator[Tensor]:
+    """For each view, logits of the batch, turned back: (B, K, S, S) or (B, K) float32 on the host."""
+    size = run.plan.scenario.data.image_size
+    small = np.stack([cv2.resize(frame.pixels, (size, size), interpolation=cv2.INTER_AREA) for frame in batch])
+    images = torch.from_numpy(small).to(device).permute(0, 3, 1, 2).float().div_(255)
+    precise = device.type == "cpu" or run.plan.precision == "float32"
+    for dims in views:
+        with torch.autocast(device.type, torch.bfloat16, enabled=not precise):
+            logits = network(images.flip(dims)).float().cpu()
+        yield logits.flip(dims) if logits.ndim == 4 else logits
+
+
+def _segment(
+    frame: _Frame, logits: Sequence[Tensor], classes: Sequence[str], threshold: float, out: Path, overlays: bool
+) -> list[dict[str, Any]]:
+    """Write the mask; one row a class."""
+    mask, probabilities = fuse(logits, frame.pixels.shape[:2], threshold)
+    png = cv2.imencode(".png", mask * 255 if len(classes) == 1 else mask)[1]
+    write_atomic(out / f"{frame.place}.png", png.tobytes())
+    if overlays:
+        write_atomic(out / "overlays" / f"{frame.place}.jpg", _overlay(frame.pixels, mask, len(classes)))
+    rows = []
+    for number, name in enumerate(classes, start=1):
+        found = mask == number
+        score = float(probabilities[number - 1][found].mean()) if found.any() else math.nan
+        area = {"area_px": int(found.sum()), "area_share": float(found.mean())}
+        rows.append(frame.row | {"class": name, "mask": f"{frame.place}.png"} | area | {"score": score})
+    return rows
+
+
+def _classify(frame: _Frame, logits: Sequence[Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
+    probabilities = torch.stack([view.softmax(dim=0) for view in logits]).mean(dim=0)
+    named = {PREFIX + name: value for name, value in zip(classes, probabilities.tolist(), strict=True)}
+    return [frame.row | {"label": classes[int(probabilities.argmax())]} | named]
+
+
+def _overlay(pixels: np.ndarray, mask: np.ndarray, classes: int) -> bytes:
+    """JPEG of the picture with the outline of every class."""
+    drawn, width = pixels.copy(), max(1, round(min(mask.shape) / 200))
+    for number in range(1, classes + 1):
+        outlines, _ = cv2.findContours((mask == number).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, outlines, -1, OUTLINE, width, cv2.LINE_AA)
+    # Colour at full resolution, or a line of one pixel would fade.
+    options = [cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), options)[1].tobytes()

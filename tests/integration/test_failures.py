@@ -124,8 +124,8 @@ def test_predicted_masks_have_the_native_size_and_the_names_of_their_images(
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "masks" / "one.png").size == (90, 61)
     assert Image.open(tmp_path / "masks" / "two.png").size == (33, 200)
-    assert (tmp_path / "masks" / "predictions.csv").read_text().startswith("image,mask,area_share")
+    assert (tmp_path / "masks" / "predictions.csv").read_text().startswith("image,frame,class,mask,area_px")
     (tmp_path / "pictures" / "three.jpg").write_text("no picture")
     done = command("predict", run.folder, tmp_path / "pictures" / "three.jpg", "--out", tmp_path / "m", cwd=tmp_path)
-    assert done.returncode == 2 and "three.jpg cannot be read as a picture" in done.stderr
+    assert done.returncode == 2 and "three.jpg (cannot identify image file" in done.stderr
     assert Run(run.folder).finished and (run.folder / "report.html").is_file()

@@ -1,10 +1,17 @@
-"""Pictures: JPEG, PNG, TIFF, BMP. A file is one sample; items are null."""
+"""Pictures: JPEG, PNG, TIFF, BMP. A file is one sample; items are null.
 
+A picture comes as an annotator saw it: turned as its EXIF tag says, and so is a mask by its own. Grey becomes three
+equal channels, palettes and CMYK become RGB, alpha is dropped (what lies under it is kept), and of 16 bits the high
+eight count. What has no known range (32-bit integers, floats) is refused.
+"""
+
+import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 FOREGROUND = 127
@@ -12,16 +19,35 @@ FOREGROUND = 127
 
 
 def pictures(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
-    # PIL, not OpenCV: OpenCV returns a half-grey picture for a truncated JPEG and says nothing.
     for _ in items:
-        with Image.open(path) as picture:
-            yield np.asarray(picture.convert("RGB"))
+        with _open(path) as picture:
+            if picture.mode.startswith("I;16"):  # PIL clips these at 255; of 16-bit colour it keeps the high byte
+                grey = (np.asarray(picture) >> 8).astype(np.uint8)
+                yield np.repeat(grey[..., None], 3, axis=2)
+            elif picture.mode in ("I", "F"):
+                raise ValueError("32-bit pixels, whose range is not known; save it with 8 or 16 bits")
+            else:
+                picture.info.pop("transparency", None)  # of a palette: PIL warns that it is dropped
+                yield np.asarray(picture.convert("RGB"))
 
 
 def masks(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
     """1 where any channel is above 127: grey masks, and masks that paint their classes red and green."""
     for _ in items:
-        with Image.open(path) as picture:
+        with _open(path) as picture:
             channels = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
         foreground = np.atleast_3d(channels) > FOREGROUND
         yield np.asarray(foreground.any(axis=2), np.uint8)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    # PIL, not OpenCV: OpenCV returns a half-grey picture for a truncated JPEG and says nothing.
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            with suppress(SyntaxError, struct.error):  # a broken tag turns nothing
+                ImageOps.exif_transpose(picture, in_place=True)
+            yield picture
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error

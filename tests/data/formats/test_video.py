@@ -1,5 +1,8 @@
 """Videos: frames by number, decoded forwards and once."""
 
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -13,10 +16,22 @@ from fedkvasir.data.formats import video
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
     """30 frames of 32 x 24; frame n is (5 n, 0, 200) in RGB."""
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (32, 24))
-    for number in range(30):
-        writer.write(np.full((24, 32, 3), (200, 0, 5 * number), np.uint8))
+    return record(tmp_path / "clip.avi", "MJPG", [np.full((24, 32, 3), (200, 0, 5 * n), np.uint8) for n in range(30)])
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Path:
+    """30 frames of noise, of which the last half is missing from the file."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 24, 32, 3), np.uint8)
+    path = record(tmp_path / "cut.avi", "MJPG", noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def record(path: Path, codec: str, pictures: Iterable[np.ndarray]) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 25.0, (32, 24))
+    for pixels in pictures:
+        writer.write(pixels)
     writer.release()
     return path
 
@@ -87,3 +102,45 @@ def test_what_is_no_video_or_not_there_says_so(tmp_path: Path) -> None:
 def test_a_video_holds_no_masks(clip: Path) -> None:
     with pytest.raises(ValueError, match="a video holds no masks"):
         formats.masks(clip, ["0"])
+
+
+def frames(path: Path, every: int = 1) -> tuple[list[int], str]:
+    """Numbers of the frames that come, and what is said at the end."""
+    numbers = []
+    try:
+        for number, pixels in video.frames(path, every):
+            assert pixels.shape == (24, 32, 3)
+            numbers.append(number)
+    except ValueError as error:
+        return numbers, str(error)
+    return numbers, ""
+
+
+@pytest.mark.parametrize(("every", "last"), [(1, 29), (7, 28), (30, 0), (100, 0)])
+def test_all_frames_to_the_end_or_every_so_many(clip: Path, every: int, last: int) -> None:
+    numbers, said = frames(clip, every)
+    assert numbers == list(range(0, last + 1, every)) and not said
+    assert video.length(clip) == 30
+
+
+def test_frames_before_an_early_end_come_before_the_reason(cut: Path) -> None:
+    numbers, said = frames(cut)
+    assert numbers == list(range(len(numbers))) and 5 < len(numbers) < 25
+    assert said == f"ends after {len(numbers)} of 30 frames"
+
+
+def test_an_mp4_cut_short_does_not_open_and_ffmpeg_prints_nothing_of_its_own(tmp_path: Path) -> None:
+    path = record(tmp_path / "cut.mp4", "mp4v", [np.zeros((24, 32, 3), np.uint8)] * 30)
+    path.write_bytes(path.read_bytes()[:-200])  # its index stands at the end
+    code = f"from fedkvasir.data.formats import video; list(video.frames(video.Path({str(path)!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.startswith("Traceback") and "ValueError: not a video that OpenCV can read" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_stream_that_counts_no_frames_promises_none(tmp_path: Path) -> None:
+    path = record(tmp_path / "clip.mpg", "PIM1", [np.full((24, 32, 3), 6 * n, np.uint8) for n in range(40)])
+    assert frames(path) == (list(range(40)), "")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    numbers, said = frames(path)
+    assert 0 < len(numbers) < 40 and not said
