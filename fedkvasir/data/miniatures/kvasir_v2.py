@@ -34,13 +34,18 @@ def write_classes(root: Path, per_class: int) -> None:
     write(root / "polyps" / ".DS_Store", "")
 
 
+def drawn(place: int, key: int) -> list[float]:
+    """The features of one image, around means that belong to the class at ``place`` in :data:`CLASSES`."""
+    means = np.random.default_rng([88, place]).uniform(0, 10, sum(FEATURES.values()))
+    return np.random.default_rng([89, key]).normal(means, 1).clip(0).round(3).tolist()
+
+
 def write_features(root: Path, per_class: int) -> None:
-    """One file an image, one line a feature. The numbers are drawn, around a mean for each class."""
+    """One file an image, one line a feature."""
     for place, label in enumerate(CLASSES):
-        means = np.random.default_rng([88, place]).uniform(0, 10, sum(FEATURES.values()))
         for number in range(per_class):
             key = 10000 + 1000 * place + number
-            values = iter(np.random.default_rng([89, key]).normal(means, 1).clip(0).round(3).tolist())
+            values = iter(drawn(place, key))
             lines = [f"{feature}:{','.join(str(next(values)) for _ in range(n))}\n" for feature, n in FEATURES.items()]
             write(root / label / f"{name(key)}.features", "".join(lines))
 
