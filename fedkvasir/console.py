@@ -147,11 +147,11 @@ class Screen:
         self.console.print(summary_text(table, plan.scenario.task))
         result = run.result
         chosen = SELECTED[plan.scenario.evaluation.select]
+        which = f"round {result['best_round']} of {result['rounds']}"
         if run.members:
             self.console.print(comparison_text(run.comparison(), plan.scenario.task))
-            self.console.print(f"every member at its best round, chosen {chosen}; means over groups")
-        else:
-            self.console.print(f"round {result['best_round']} of {result['rounds']}, chosen {chosen}; means over groups")
+            which = "every member at its best round"
+        self.console.print(f"{which}, chosen {chosen}; means over groups")
         self.warnings(plan)
         for failure in result["failures"]:
             self.console.print(f"round {failure['round']}: without {failure['center']} ({escape(failure['reason'])})")

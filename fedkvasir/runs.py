@@ -38,6 +38,11 @@ from fedkvasir.scenario import load
 
 PACKAGES = ("fedkvasir", "torch", "flwr", "ray", "numpy", "segmentation-models-pytorch", "timm", "albumentations")
 TABLES = ("rounds", "samples")
+ROUNDS = (
+    "round", "phase", "center", "role", "metric", "value", "samples", "steps", "seconds", "bytes_down", "bytes_up",
+    "peak_mib",
+)  # fmt: skip
+"""Columns of rounds.parquet; a baseline has no row in it."""
 FACTS = ("round", "kept", "scores", "best", "best_kept", "failures", "wall_s", "initial_sha256")
 SERVER = "server."
 

@@ -28,7 +28,7 @@ from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
 from fedkvasir.plan import Plan
 from fedkvasir.randomness import derive_seed
-from fedkvasir.runs import Checkpoint, Run
+from fedkvasir.runs import ROUNDS, Checkpoint, Run
 
 
 @dataclass(frozen=True)
@@ -239,9 +239,7 @@ class Federation:
         messages = []
         for center in centers:
             start_from = checkpoint.kept.get(center, 0)
-            config = ConfigRecord(
-                {"member": self.member, "split": split, "start-from": start_from, "gallery": gallery}
-            )
+            config = ConfigRecord({"member": self.member, "split": split, "start-from": start_from, "gallery": gallery})
             content = RecordDict({**records, "config": config})
             messages.append(Message(content, self.nodes[center], "evaluate"))
         replies = self._ask(messages, split, checkpoint.round)
@@ -342,10 +340,7 @@ def roll_call(grid: Grid, plan: Plan) -> dict[str, int]:
 
 
 def _rounds_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    columns = [
-        "round", "phase", "center", "role", "metric", "value", "samples", "steps", "seconds", "bytes_down", "bytes_up",
-        "peak_mib",
-    ]  # fmt: skip
+    columns = list(ROUNDS)
     table = pd.DataFrame(rows).reindex(columns=columns)
     texts, numbers = ["phase", "center", "role", "metric"], columns[5:]
     table[texts] = table[texts].fillna("").astype(str)

@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         ("trainig.lr=1", "unknown key trainig (did you mean 'training'?)"),
         ("training.lr=fast", "training.lr = 'fast'"),
         ("training.lr=-1", "training.lr = -1: input should be greater than 0"),
+        ("training.accumulate=0", "training.accumulate = 0: input should be greater than or equal to 1"),
         ("data.centers.alta.role=houldout", "(did you mean 'holdout'?)"),
         ("data.centers.alta.splitt=group", "unknown key data.centers.alta.splitt (did you mean 'split'?)"),
         ("federation.quorum=2", "federation.quorum = 2"),
@@ -88,6 +89,27 @@ def test_a_loss_is_a_name_or_a_name_with_parameters(tiny: Path) -> None:
     assert load(tiny) == separate
     with pytest.raises(UserError, match=r"key training\.loss\.name is missing"):
         load(tiny, ("training.loss={alpha: 0.4}",))
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("{name: linknet, encoder: mit_b0}", "linknet cannot be built with {'encoder': 'mit_b0'}"),
+        ("{name: dpt, encoder: resnet18}", "dpt cannot be built with {'encoder': 'resnet18'}"),
+        ("{name: unet, encoder: tu-swin_tiny_patch4_window7_224}", "takes images of 224 x 224 pixels only"),
+        ("{name: ensemble, encoder: densenet121, members: [unet, deeplabv3]}", "deeplabv3 cannot be built with"),
+    ],
+)
+def test_an_encoder_that_an_architecture_refuses_is_refused_before_data_is_read(
+    tiny: Path, model: str, sentence: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        check_names(load(tiny, (f"model={model}",)))
+    assert sentence in str(caught.value)
+
+
+def test_an_encoder_that_looks_at_numbers_while_it_is_built_is_not_refused(tiny: Path) -> None:
+    check_names(load(tiny, ("model={name: unet, encoder: mit_b0}",)))
 
 
 def test_scaffold_refuses_anything_but_plain_sgd(tiny: Path) -> None:

@@ -21,7 +21,7 @@ from fedkvasir.baselines.references import Majority, Random
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.plan import Plan
-from fedkvasir.runs import Checkpoint, Run, environment
+from fedkvasir.runs import ROUNDS, Checkpoint, Run, environment
 from fedkvasir.scenario import Algorithm, Model, did_you_mean
 
 METHODS: dict[str, type[Method]] = {
@@ -29,11 +29,6 @@ METHODS: dict[str, type[Method]] = {
 }
 CENTER_WISE = "center-wise"
 """What a baseline's record calls its algorithm: every hospital for itself; elsewhere the mean of their answers."""
-ROUNDS = (
-    "round", "phase", "center", "role", "metric", "value", "samples", "steps", "seconds", "bytes_down", "bytes_up",
-    "peak_mib",
-)  # fmt: skip
-"""Columns of rounds.parquet; a baseline has no row in it."""
 
 
 def find_method(name: str, task: str, clusters: int | None = None) -> Method:

@@ -116,7 +116,7 @@ def test_weighted_members_weigh_what_they_scored_in_validation(ensemble: Run, sc
     np.testing.assert_allclose(weighted.checkpoint("best").buffers["fusion.weights"], scores / scores.sum(), rtol=1e-6)
 
 
-def test_what_is_learned_is_fitted_on_validation_images_and_leaves_the_members_alone(ensemble: Run, learned: Run) -> None:
+def test_a_learned_fusion_is_fitted_on_validation_images_and_leaves_members_alone(ensemble: Run, learned: Run) -> None:
     start, end = 1 / 3, learned.checkpoint("last").shared["fusion.layers.0.weight"].ravel()
     assert np.abs(end - start).max() > 1e-4
     trained = learned.rounds.query("phase == 'train'").groupby("center")["samples"].first()
