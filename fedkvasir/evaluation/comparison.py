@@ -1,0 +1,186 @@
+"""Is one method better than another: the same images, group by group, and a sentence that says no more than was shown.
+
+Groups are the units of every test, never seeds alone: a group's value is its mean over a method's runs.
+Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, Journal of Machine Learning Research 7,
+2006.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from scipy.stats import rankdata, wilcoxon
+
+from fedkvasir.errors import UserError
+from fedkvasir.evaluation.groups import Runs, tested
+from fedkvasir.evaluation.intervals import bootstrap, draw_runs, interval, uniform
+from fedkvasir.evaluation.pairing import paired
+
+ALPHA = 0.05
+FEWEST_GROUPS = 6
+"""With five that differ no outcome reaches p < 0.05: 2 / 2^5 = 0.0625."""
+COUNTED_GROUPS = 100
+"""Up to so many the distribution of the signed ranks is counted out, beyond it is as good as normal."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``first`` against ``second`` on the test images that both have; differences are first minus second."""
+
+    first: str
+    second: str
+    scope: str
+    """``seen`` or ``unseen`` centers."""
+    metric: str
+    difference: float
+    """Of the scores that the tables show, uniform over centers."""
+    low: float
+    high: float
+    """95 % interval of ``difference``: each method's runs resampled, then groups within centers, the same for both."""
+    group_metric: str
+    """What the rest is about: a group's mean over images and runs. Accuracy where the metric is macro F1."""
+    median: float
+    """Of the groups' differences."""
+    wins: int
+    ties: int
+    losses: int
+    rank_biserial: float
+    """Share of the ranks that speak for ``first`` less the share for ``second``, -1..1: the direction of the test."""
+    p: float
+    """Wilcoxon's signed-rank test over the groups of all centers together; NaN where there are too few."""
+    p_holm: float
+    """After Holm, over all comparisons of one call."""
+    notes: tuple[str, ...]
+    """What has to be printed beside it: too few groups, images and groups that are left out."""
+
+    @property
+    def groups(self) -> int:
+        return self.wins + self.ties + self.losses
+
+
+def compare(
+    methods: Mapping[str, Runs],
+    scope: str = "unseen",
+    reference: str | None = None,
+    checkpoint: str = "best",
+    split: str = "test",
+    seed: int = 0,
+) -> list[Comparison]:
+    """Every method against ``reference``, or every pair in the order given; p after Holm over all of them.
+
+    Groups that one of the two does not score (see :func:`~fedkvasir.evaluation.pairing.paired`) are part of
+    ``difference``, as of every table, and not of the test. Raises UserError as
+    :func:`~fedkvasir.evaluation.groups.tested`, and where two methods have no image in common.
+    """
+    if reference is not None and reference not in methods:
+        raise UserError(f"{reference} is not among the methods: {', '.join(methods)}")
+    tables = tested(methods, checkpoint, split)
+    others = [name for name in methods if name != reference]
+    pairs = [(name, reference) for name in others] if reference is not None else [*combinations(others, 2)]
+    family = [_compare({name: tables[name] for name in pair}, scope, seed) for pair in pairs]
+    adjusted = holm([comparison.p for comparison in family])
+    return [replace(comparison, p_holm=float(p)) for comparison, p in zip(family, adjusted, strict=True)]
+
+
+def _compare(pair: Mapping[str, Runs], scope: str, seed: int) -> Comparison:
+    centers, means, notes = paired(pair, scope)
+    first, second = pair
+    scores = [uniform([center.score for center in own]) for own in centers.values()]
+    draws = []
+    for name, own in centers.items():
+        times = draw_runs(len(pair[name]), seed, name)
+        draws.append(uniform([bootstrap(center, times, seed) for center in own]))
+    low, high = interval(draws[0] - draws[1], centers[first])
+    statistic, differences = centers[first][0].statistic, np.round(means[0] - means[1], 12)
+    p, rank_biserial = signed_rank(differences)
+    return Comparison(
+        first=first,
+        second=second,
+        scope=scope,
+        metric=statistic.title,
+        difference=float(scores[0] - scores[1]),
+        low=low,
+        high=high,
+        group_metric=statistic.group_title,
+        median=float(np.median(differences)) if differences.size else np.nan,
+        wins=int((differences > 0).sum()),
+        ties=int((differences == 0).sum()),
+        losses=int((differences < 0).sum()),
+        rank_biserial=rank_biserial,
+        p=p,
+        p_holm=np.nan,
+        notes=notes,
+    )
+
+
+def sentence(comparison: Comparison) -> str:
+    """The comparison in plain words; "better" only where the test after Holm and the interval of the mean agree."""
+    c = comparison if np.isnan(comparison.p) or _leader(comparison) >= 0 else _turned(comparison)
+    ends = "no interval" if np.isnan(c.low) else f"{c.low:z.3f}, {c.high:z.3f}"
+    size, where = f"{c.difference:z.3f} {c.metric} [{ends}]", f"on {c.scope} centers"
+    p = "p < 0.001" if c.p_holm < 0.001 else f"p = {c.p_holm:.{2 if c.p_holm >= 0.1 else 3}f}"
+    told = f"{p} after Holm, {c.wins} of {c.groups} groups"
+    told += f" by {c.group_metric}" if c.group_metric != c.metric else ""
+    if np.isnan(c.p):
+        few = f"{c.groups} groups" if c.groups < FEWEST_GROUPS else f"{c.wins + c.losses} of {c.groups} groups differ"
+        said = f"not tested: {few}, six are needed; {c.first} minus {c.second} {where}: {size}"
+    elif c.p_holm >= ALPHA:
+        said = f"no difference shown between {c.first} and {c.second} {where}: {size} for {c.first}, {told}"
+    elif c.low > 0:
+        said = f"{c.first} is better than {c.second} {where} by {size}, {told}"
+    else:
+        ahead = f"group by group {c.first} is ahead of {c.second} {where}, {told}"
+        said = f"unclear: {ahead}, but the mean does not show it: {size}"
+    return "; ".join([said, *c.notes])
+
+
+def _leader(c: Comparison) -> float:
+    """0 or more where the sentence begins with ``first``: by the test where it shows something, else by the mean."""
+    return c.rank_biserial if c.p_holm < ALPHA else c.difference
+
+
+def _turned(c: Comparison) -> Comparison:
+    return replace(
+        c, first=c.second, second=c.first, difference=-c.difference, low=-c.high, high=-c.low, median=-c.median,
+        wins=c.losses, losses=c.wins, rank_biserial=-c.rank_biserial,
+    )  # fmt: skip
+
+
+def signed_rank(differences: np.ndarray) -> tuple[float, float]:
+    """(p, rank-biserial correlation) of Wilcoxon's signed-rank test, two-sided; p is NaN below six groups that differ.
+
+    Ties rank below every difference and then drop out (Pratt, Journal of the American Statistical Association 54,
+    1959): dropped before ranking, they would let a method that does worse in every group come out further ahead.
+    """
+    ranks = rankdata(np.abs(differences))
+    won, lost = (ranks[chosen] for chosen in (differences > 0, differences < 0))
+    if not len(won) + len(lost):
+        return np.nan, 0.0
+    rank_biserial = float((won.sum() - lost.sum()) / (won.sum() + lost.sum()))
+    if len(won) + len(lost) < FEWEST_GROUPS:
+        return np.nan, rank_biserial
+    if len(differences) > COUNTED_GROUPS:
+        return float(wilcoxon(differences, zero_method="pratt").pvalue), rank_biserial
+    # Ranks of equals are halves: twice a rank is whole. scipy counts out neither ties nor zeros in reasonable time.
+    doubled = np.rint(2 * np.concatenate([won, lost])).astype(int)
+    chances = np.zeros(doubled.sum() + 1)
+    chances[0] = 1.0
+    for rank in doubled:
+        chances[rank:] += chances[:-rank].copy()
+        chances /= 2
+    smaller = round(2 * min(won.sum(), lost.sum()))
+    return min(1.0, 2 * float(chances[: smaller + 1].sum())), rank_biserial
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """p-values adjusted for the size of their family (Holm, Scand. J. Stat. 6, 1979).
+
+    A comparison that was not tested (NaN) stays so, and counts as one of the family.
+    """
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values)  # NaN last
+    factors = np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(np.minimum(factors * values[order], 1.0))
+    return adjusted

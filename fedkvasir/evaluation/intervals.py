@@ -1,0 +1,106 @@
+"""How sure a score is: the percentile bootstrap, over groups within centers, and over seeds where runs are pooled.
+
+A draw is how often each group came up, so that all draws of a center are one matrix product with its groups' sums.
+Intervals are conditional on these centers: they do not speak of a hospital that is not among them.
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; whole groups: Field and Welsh, Journal of the
+Royal Statistical Society B 69, 2007.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fedkvasir.evaluation.groups import ROLES, Center, Runs, centers_of, mean_over_runs, tested
+from fedkvasir.randomness import derive_seed
+
+DRAWS = 2000
+LEVEL = 0.95
+ENOUGH_GROUPS = 15
+"""A center with fewer is named beside the interval."""
+BLOCK = 4_000_000
+"""Draws times groups held at once: 32 MB."""
+
+
+def intervals(runs: Runs, checkpoint: str = "best", split: str = "test", seed: int = 0) -> pd.DataFrame:
+    """The headline metric with its 95 % interval: one row a center, training centers first, then seen, unseen, gap.
+
+    Columns: scope (``center``, ``seen``, ``unseen``, ``gap``: seen minus unseen), center, score, low, high, groups
+    (with a score), runs, warning. Of several runs the score is the mean; a draw is of runs, then of groups within
+    centers. Where no center has two groups, for the gap on either side, there is no interval. Raises UserError as
+    :func:`~fedkvasir.evaluation.groups.tested`.
+    """
+    tables = tested({"the run": runs}, checkpoint, split)["the run"]
+    times, rows, scopes = draw_runs(len(tables), seed), [], {}
+    for scope in ROLES:
+        centers = [center.only(np.isfinite(center.group_means)) for center in centers_of(tables, scope).values()]
+        draws = [bootstrap(center, times, seed) for center in centers]
+        for center, own in zip(centers, draws, strict=True):
+            rows.append({"scope": "center"} | _row(center.name, center.score, own, [center]))
+        scopes[scope] = uniform([center.score for center in centers]), uniform(draws), centers
+    rows += [{"scope": scope} | _row("", *parts) for scope, parts in scopes.items()]
+    seen, unseen = scopes.values()
+    rows.append({"scope": "gap"} | _row("", seen[0] - unseen[0], seen[1] - unseen[1], seen[2], unseen[2]))
+    return pd.DataFrame(rows).assign(runs=len(tables))
+
+
+def bootstrap(center: Center, times: np.ndarray, seed: int) -> np.ndarray:
+    """(DRAWS,) scores of a center with its groups resampled; NaN without groups. times: of :func:`draw_runs`.
+
+    Which groups come up depends on the seed, the center's name and its number of groups alone: methods on the same
+    groups get the same draws, so that the difference of their draws is paired.
+    """
+    if not center.groups:
+        return np.full(DRAWS, np.nan)
+    rng = np.random.default_rng(derive_seed(seed, "bootstrap", "groups", center.name))
+    at_once = max(1, BLOCK // center.groups)
+    scores = [
+        center.statistic.score(_how_often(rng, min(at_once, DRAWS - start), center.groups) @ center.sums)
+        for start in range(0, DRAWS, at_once)
+    ]
+    return mean_over_runs(np.concatenate(scores, axis=1), times)
+
+
+def draw_runs(runs: int, seed: int, method: str = "") -> np.ndarray:
+    """(DRAWS, runs) how often each run of a method comes up; one draw holds for all its centers."""
+    return _how_often(np.random.default_rng(derive_seed(seed, "bootstrap", "runs", method)), DRAWS, runs)
+
+
+def _how_often(rng: np.random.Generator, draws: int, size: int) -> np.ndarray:
+    """(draws, size) float64: how often each of ``size`` came up in ``size`` picks with replacement."""
+    picks = rng.integers(size, size=(draws, size)) + size * np.arange(draws)[:, None]
+    return np.bincount(picks.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)
+
+
+def uniform(values: Sequence[float] | Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over centers, of their scores or of their draws; a center without a score is in no mean."""
+    scored = [np.asarray(value) for value in values if np.isfinite(value).any()]
+    return np.mean(scored, axis=0) if scored else np.array(np.nan)
+
+
+def interval(draws: np.ndarray, *sides: Sequence[Center]) -> tuple[float, float]:
+    """The ends of the 95 % interval; NaN without a finite draw, and where a side has no center with two groups."""
+    finite = draws[np.isfinite(draws)]
+    if not finite.size or any(max(center.groups for center in centers) < 2 for centers in sides):
+        return np.nan, np.nan
+    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def caution(centers: Sequence[Center]) -> list[str]:
+    """What has to be printed beside an interval; nothing where all is well."""
+    few = [f"{center.name} {center.groups}" for center in centers if 0 < center.groups < ENOUGH_GROUPS]
+    texts = [f"{center.name}: {center.remark}" for center in centers if center.remark]
+    if few:
+        texts.append(
+            f"fewer than {ENOUGH_GROUPS} groups ({', '.join(few)}), the interval is too short: of 95 % it covers about "
+            "83 % with 5 groups, 91 % with 10"
+        )
+    return texts
+
+
+def _row(name: str, score: float | np.ndarray, draws: np.ndarray, *sides: Sequence[Center]) -> dict[str, object]:
+    centers = [center for side in sides for center in side]
+    low, high = interval(draws, *sides)
+    row = {"center": name, "score": float(score), "low": low, "high": high}
+    return row | {"groups": sum(center.groups for center in centers), "warning": "; ".join(caution(centers))}

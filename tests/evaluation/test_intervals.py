@@ -1,0 +1,255 @@
+"""Intervals: what they cover, that they are the bootstrap of others, and what is printed beside them."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fedkvasir.errors import UserError
+from fedkvasir.evaluation import intervals as module
+from fedkvasir.evaluation.groups import STATISTICS, Center, centers_of
+from fedkvasir.evaluation.intervals import bootstrap, draw_runs, interval, intervals, uniform
+from fedkvasir.evaluation.protocol import center_table, summarise
+from fedkvasir.metrics.classification import ratios
+from tests.evaluation.records import alarm, classification, segmentation
+
+RNG = np.random.default_rng(7)
+SEEN = segmentation(
+    {name: [RNG.beta(6, 2, RNG.integers(1, 5)) for _ in range(20)] for name in ("bergen", "alta")}, "train"
+)
+UNSEEN = segmentation({"cadiz": [RNG.beta(4, 3, RNG.integers(1, 5)) for _ in range(25)]})
+RECORDS = pd.concat([SEEN, UNSEEN], ignore_index=True)
+ANSWERS = classification("oslo", RNG.integers(0, 30, 90), *RNG.integers(0, 4, (2, 90)))
+
+
+def row(table: pd.DataFrame, scope: str, center: str = "") -> pd.Series:
+    return table[(table["scope"] == scope) & (table["center"] == center)].squeeze(axis=0)
+
+
+def test_one_row_a_center_then_seen_unseen_and_gap_with_the_scores_of_the_tables() -> None:
+    table, centers = intervals([RECORDS]), center_table(RECORDS)
+    assert list(table["scope"]) == ["center"] * 3 + ["seen", "unseen", "gap"]
+    assert list(table["center"][:3]) == list(centers["center"]) == ["alta", "bergen", "cadiz"]
+    assert table["score"][:3].to_numpy() == pytest.approx(centers["dice"].to_numpy(), abs=1e-12)
+    summary = summarise(centers, "segmentation")
+    assert table["score"][3:].to_numpy() == pytest.approx([summary.seen, summary.unseen, summary.gap], abs=1e-12)
+    assert list(table["groups"]) == [20, 20, 25, 40, 25, 65] and (table["runs"] == 1).all()
+    assert ((table["low"] < table["score"]) & (table["score"] < table["high"])).all() and (table["warning"] == "").all()
+
+
+def test_a_center_has_the_percentile_interval_of_scipy() -> None:
+    means = UNSEEN.assign(dice=UNSEEN["tp"] / 10_000).groupby("group")["dice"].mean().to_numpy()
+    theirs = stats.bootstrap((means,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0))
+    own = row(intervals([RECORDS]), "center", "cadiz")
+    width = theirs.confidence_interval.high - theirs.confidence_interval.low
+    assert (own["low"], own["high"]) == pytest.approx(tuple(theirs.confidence_interval), abs=0.06 * width)
+
+
+def test_a_draw_of_macro_f1_is_that_of_the_drawn_groups_images() -> None:
+    """The matrix product against the metric's own code on the images, groups repeated as often as they were drawn."""
+    (center,) = centers_of([ANSWERS], "unseen").values()
+    groups = sorted(set(ANSWERS["group"]))
+    for seed in range(20):
+        drawn = np.random.default_rng(seed).integers(len(groups), size=6)
+        repeated = pd.concat([ANSWERS[ANSWERS["group"] == groups[number]] for number in drawn])
+        times = np.bincount(drawn, minlength=len(groups)).astype(float)
+        assert center.statistic.score(times @ center.sums)[0] == pytest.approx(ratios(repeated)["macro_f1"], abs=1e-12)
+    assert center.score == pytest.approx(ratios(ANSWERS)["macro_f1"], abs=1e-12)
+
+
+def test_macro_f1_has_the_interval_of_a_loop_over_resampled_groups() -> None:
+    rng, parts = np.random.default_rng(1), [own for _, own in ANSWERS.groupby("group")]
+    scores = [
+        ratios(pd.concat([parts[number] for number in rng.integers(len(parts), size=len(parts))]))["macro_f1"]
+        for _ in range(400)
+    ]
+    low, high = np.quantile(scores, [0.025, 0.975])
+    own = row(intervals([ANSWERS]), "center", "oslo")
+    assert (own["low"], own["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
+def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = intervals([RECORDS])
+    monkeypatch.setattr(module, "BLOCK", 20 * 700)
+    pd.testing.assert_frame_equal(intervals([RECORDS]), whole)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(0, 5))
+def test_the_order_of_rows_changes_nothing_and_the_seed_decides(random, seed: int) -> None:
+    order = list(range(len(RECORDS)))
+    random.shuffle(order)
+    shuffled = intervals([RECORDS.iloc[order]], seed=seed)
+    pd.testing.assert_frame_equal(shuffled, intervals([RECORDS], seed=seed), rtol=0, atol=1e-12)
+    assert (shuffled["low"] != intervals([RECORDS], seed=seed + 1)["low"]).all()
+
+
+def test_centers_are_drawn_from_independently() -> None:
+    """Two centers with the same scores: their mean is surer than either by a factor of the square root of two."""
+    groups = [[score] for score in np.random.default_rng(1).beta(5, 3, 40)]
+    table = intervals([segmentation({"rome": groups, "oslo": groups})])
+    widths = table["high"] - table["low"]
+    assert widths[table["scope"] == "unseen"].item() == pytest.approx(widths[:2].mean() / np.sqrt(2), rel=0.08)
+
+
+# ---- several runs
+
+
+def test_runs_that_agree_leave_the_interval_as_it_is() -> None:
+    columns = ["scope", "center", "score", "low", "high", "groups"]
+    once, thrice = intervals([RECORDS]), intervals([RECORDS] * 3)
+    pd.testing.assert_frame_equal(once[columns], thrice[columns], atol=1e-12)
+    assert (thrice["runs"] == 3).all()
+
+
+def test_runs_that_disagree_widen_it_by_as_much_as_they_disagree() -> None:
+    """Groups that vary with sd s and runs with sd r: the variance of a draw is s^2 / groups + r^2 / runs."""
+    rng = np.random.default_rng(3)
+    groups, shifts = rng.normal(0.5, 0.05, 40), np.array([-0.1, 0.0, 0.0, 0.1])
+    runs = [segmentation({"rome": (groups + shift)[:, None]}) for shift in shifts]
+    (center,) = centers_of(runs, "unseen").values()
+    assert center.score == pytest.approx(groups.mean(), abs=1e-4)
+    draws = bootstrap(center, draw_runs(4, 0), 0)
+    assert draws.var() == pytest.approx(groups.var() / 40 + shifts.var() / 4, rel=0.1)
+
+
+def test_a_draw_of_runs_holds_for_all_centers() -> None:
+    """A seed that is worse everywhere is worse in seen and unseen centers alike: it takes no part in the gap."""
+    runs = [
+        pd.concat([segmentation({"rome": [[0.5 + shift]] * 20}, "train"), segmentation({"oslo": [[0.4 + shift]] * 20})])
+        for shift in (0.0, 0.1, 0.2)
+    ]
+    table = intervals(runs)
+    assert row(table, "seen")["high"] - row(table, "seen")["low"] > 0.1
+    assert row(table, "gap")[["low", "high"]].to_numpy(float) == pytest.approx(0.1)
+
+
+# ---- what is printed beside them
+
+
+def test_fewer_than_fifteen_groups_are_named_with_how_little_is_covered() -> None:
+    table = intervals([segmentation({"rome": [[0.5], [0.7]] * 7, "oslo": [[0.5], [0.7]] * 8})])
+    expected = (
+        "fewer than 15 groups (rome 14), the interval is too short: of 95 % it covers about 83 % with 5 groups, "
+        "91 % with 10"
+    )
+    assert row(table, "center", "rome")["warning"] == row(table, "unseen")["warning"] == expected
+    assert row(table, "center", "oslo")["warning"] == ""
+
+
+def test_a_single_group_has_no_interval_and_neither_has_a_gap_to_it() -> None:
+    table = intervals([pd.concat([SEEN, segmentation({"rome": [[0.5, 0.7]]})])])
+    for scope, center in (("center", "rome"), ("unseen", ""), ("gap", "")):
+        found = row(table, scope, center)
+        assert np.isfinite(found["score"]) and np.isnan([found["low"], found["high"]]).all()
+        assert "rome 1" in found["warning"]
+
+
+def test_images_without_polyp_and_alarm_are_in_no_mean() -> None:
+    nothing = float("nan")
+    bare, padded = [[0.5], [0.9]] * 10, [[0.5, nothing], [0.9]] * 10 + [[nothing, nothing]] * 30
+    found, expected = intervals([segmentation({"rome": padded})]), intervals([segmentation({"rome": bare})])
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_center_of_empty_masks_is_named_and_in_no_mean() -> None:
+    empty = segmentation({"void": [[float("nan")]] * 20})
+    table = intervals([pd.concat([UNSEEN, empty])])
+    void = row(table, "center", "void")
+    assert np.isnan([void["score"], void["low"], void["high"]]).all() and void["groups"] == 0
+    assert row(table, "unseen")["score"] == row(table, "center", "cadiz")["score"]
+    expected = "void: only empty masks, Dice is 0 where there is an alarm and no score where there is none"
+    assert row(table, "unseen")["warning"] == void["warning"] == expected
+    with_alarm = intervals([alarm(empty, "void/g003/0")])
+    assert row(with_alarm, "unseen")["score"] == 0 and expected in row(with_alarm, "unseen")["warning"]
+
+
+def test_without_a_holdout_unseen_and_gap_are_empty_rows() -> None:
+    table = intervals([SEEN]).set_index("scope")
+    assert table.loc[["unseen", "gap"], ["score", "low", "high"]].isna().all(axis=None)
+    assert table.loc["seen", "score"] > 0
+
+
+def test_classes_of_few_groups_are_told() -> None:
+    few = classification("oslo", range(20), [0] * 17 + [1] * 3, [0] * 20)
+    assert row(intervals([few]), "unseen")["warning"] == (
+        "oslo: 1 of 2 classes in fewer than 5 groups, the interval of macro F1 is too short"
+    )
+
+
+# ---- what a user can get wrong
+
+
+def test_a_run_without_the_split_or_checkpoint_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^the run: no records of split val, only of test$"):
+        intervals([RECORDS], split="val")
+    with pytest.raises(UserError, match=r"^the run: no test records of checkpoint last, only of best$"):
+        intervals([RECORDS], checkpoint="last")
+
+
+def test_nan_predictions_are_refused_with_their_number() -> None:
+    broken = ANSWERS.copy()
+    broken.loc[3:5, "p_class-1"] = np.nan
+    with pytest.raises(UserError, match=r"^the run: 3 images of oslo have NaN as prediction: the training diverged"):
+        intervals([broken])
+    counts = RECORDS.assign(tp=RECORDS["tp"].astype(float).where(RECORDS["center"] != "alta"))
+    with pytest.raises(UserError, match=f"{(RECORDS['center'] == 'alta').sum()} images of alta have NaN"):
+        intervals([counts])
+
+
+def test_runs_on_different_images_are_not_pooled() -> None:
+    with pytest.raises(UserError, match=r"run 1 was tested on \d+ images, run 2 on 2, 2 of them the same; pool runs"):
+        intervals([RECORDS, RECORDS[:2]])
+    with pytest.raises(UserError, match=r"run 1 was tested on 2 images, run 2 on \d+, 2 of them the same; pool runs"):
+        intervals([RECORDS[:2], RECORDS])
+
+
+# ---- what they cover
+
+
+def skewed_center(rng: np.random.Generator, name: str, mean: float, groups: int) -> Center:
+    """Patients of one to nine images each: most found well, a few hardly at all (sd 0.13 between patients at 0.8)."""
+    patients, images = rng.beta(8 * mean, 8 * (1 - mean), groups), rng.integers(1, 10, groups)
+    means = [rng.beta(6 * p, 6 * (1 - p) + 1e-9, n).mean() for p, n in zip(patients, images, strict=True)]
+    return Center(name, STATISTICS["segmentation"], np.stack([means, np.ones(groups)], axis=-1)[None], "")
+
+
+def coverage(groups: int, repetitions: int) -> tuple[float, float]:
+    """Of the intervals of three centers, and of their uniform mean."""
+    rng, truth, covered = np.random.default_rng(2), {"alta": 0.8, "bergen": 0.65, "cadiz": 0.85}, []
+    for repetition in range(repetitions):
+        centers = [skewed_center(rng, name, mean, groups) for name, mean in truth.items()]
+        draws = [bootstrap(center, draw_runs(1, 0), repetition) for center in centers]
+        ends = [interval(own, [center]) for own, center in zip(draws, centers, strict=True)]
+        ends.append(interval(uniform(draws), centers))
+        expected = [*truth.values(), np.mean([*truth.values()])]
+        covered.append([low <= mean <= high for (low, high), mean in zip(ends, expected, strict=True)])
+    *each, mean = np.mean(covered, axis=0)
+    return float(np.mean(each)), float(mean)
+
+
+def test_intervals_cover_what_they_say_with_thirty_groups() -> None:
+    """93 % in the long run: a percentile interval is a little short still."""
+    each, mean = coverage(groups=30, repetitions=800)
+    assert 0.92 <= each <= 0.98
+    assert 0.92 <= mean <= 0.98
+
+
+def test_with_five_groups_they_cover_less_as_the_warning_says() -> None:
+    each, mean = coverage(groups=5, repetitions=200)
+    assert 0.75 <= each <= 0.88
+    assert mean < 0.92
+
+
+def test_two_thousand_draws_of_a_hundred_groups_take_milliseconds() -> None:
+    center, times = skewed_center(np.random.default_rng(0), "alta", 0.8, 100), draw_runs(1, 0)
+    durations_s = []
+    for _ in range(10):
+        began = time.perf_counter()
+        bootstrap(center, times, 0)
+        durations_s.append(time.perf_counter() - began)
+    assert min(durations_s) < 0.05
