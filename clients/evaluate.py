@@ -1,6 +1,7 @@
 """The evaluation pass: one row an image, counts at native size or class probabilities."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fedkvasir.data.loader import Batch, Samples, eval_batches
+from fedkvasir.metrics import endocv2021
 from fedkvasir.metrics.boundary import distances
 from fedkvasir.metrics.classification import PREFIX
-from fedkvasir.metrics.segmentation import count
+from fedkvasir.metrics.segmentation import DEFAULT, count
 from fedkvasir.prediction import native_mask
 from fedkvasir.scenario import Scenario
 
@@ -26,8 +28,10 @@ def evaluate(
     """Per-image records in the order of ``samples``.
 
     Segmentation: one row an image and class; logits go back to the native size bilinearly, then the threshold; columns
-    class, scoring, threshold, height, width, tp, fp, fn, tn (pixels), hd, hd95, assd, nsd, tolerance_px.
+    class, scoring, threshold, height, width, tp, fp, fn, tn (pixels), hd, hd95, assd, nsd, tolerance_px. Where the
+    scenario asks for it, the same images follow once more under scoring ``endocv2021-official``.
     Classification: label and one probability column a class.
+    Raises ValueError, with the center's name, where the network's output is not a number.
     """
     table = samples.table
     rows = table[["sample", "group"]].reset_index(drop=True)
@@ -36,19 +40,27 @@ def evaluate(
         probabilities = torch.cat(found).double().numpy()
         rows["label"] = table["label"].to_numpy()
         return rows.join(pd.DataFrame(probabilities, columns=[PREFIX + name for name in classes]))
-    scores, scoring = [], scenario.evaluation
+    settings = scenario.evaluation
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in settings.scoring}
     for positions, logits in _logits(network, samples, scenario, device, precision):
         for index, position in enumerate(positions):
             truth = samples.store.native_mask(int(table["row"].iloc[position]))
-            prediction = native_mask(logits[index], truth.shape, scoring.threshold)
+            prediction = native_mask(logits[index], truth.shape, settings.threshold)
             for number in range(1, len(classes) + 1):
                 found, there = prediction == number, truth == number
-                scores.append(count(found, there) | distances(found, there, scoring.tolerance_px))
+                scores[DEFAULT].append(count(found, there) | distances(found, there, settings.tolerance_px))
+            if endocv2021.OFFICIAL in scores:
+                small = native_mask(logits[index], logits.shape[2:], settings.threshold)
+                source = table["mask"].iloc[position]
+                truth = endocv2021.read_mask(Path(source)) if source else truth
+                for number in range(1, len(classes) + 1):
+                    scores[endocv2021.OFFICIAL].append(endocv2021.record(small == number, truth == number))
     rows = rows.loc[rows.index.repeat(len(classes))].reset_index(drop=True)
     rows["class"] = [*classes] * len(table)
-    rows["scoring"], rows["threshold"] = "default", scoring.threshold
+    rows["scoring"], rows["threshold"] = "", settings.threshold
     rows[["height", "width"]] = table[["height", "width"]].to_numpy().repeat(len(classes), axis=0)
-    return rows.join(pd.DataFrame(scores)).assign(tolerance_px=scoring.tolerance_px)
+    parts = [rows.assign(scoring=name).join(pd.DataFrame(own)) for name, own in scores.items()]
+    return pd.concat(parts, ignore_index=True).assign(tolerance_px=settings.tolerance_px)
 
 
 @torch.inference_mode()
@@ -58,7 +70,14 @@ def _logits(
     """(positions, logits on the host) batch by batch, padding removed."""
     network.eval()
     for positions, batch in eval_batches(samples, scenario.training.batch_size):
-        yield positions, predict(network, batch, device, precision)[: len(positions)]
+        logits = predict(network, batch, device, precision)[: len(positions)]
+        if broken := int((~logits.isfinite().flatten(1).all(dim=1)).sum()):
+            # NaN is above no threshold: it would pass for an empty mask.
+            raise ValueError(
+                f"{samples.table['center'].iloc[0]}: the network's output is not a number on {broken} of "
+                f"{len(positions)} images; the training diverged, lower training.lr and run again"
+            )
+        yield positions, logits
 
 
 def predict(network: nn.Module, batch: Batch, device: torch.device, precision: str) -> Tensor:

@@ -17,7 +17,7 @@ from fedkvasir.scenario import Schedule, Training
 
 
 class NonFiniteLoss(Exception):
-    """The loss became NaN or infinite; the hospital's update must not be used."""
+    """The loss, or a weight, became NaN or infinite; the hospital's update must not be used."""
 
 
 class Hooks(Protocol):
@@ -100,7 +100,7 @@ def train_epochs(
     accumulate: batches whose gradients make one step, each by its share of the images, so that for a loss that is a
     mean over images the step is that of one large batch; an epoch's last step takes what is left. Batch normalisation
     sees one batch at a time.
-    Raises NonFiniteLoss with the step where the loss stopped being a number.
+    Raises NonFiniteLoss with the step where the loss, or in the end a weight, stopped being a number.
     """
     model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
@@ -131,4 +131,7 @@ def train_epochs(
         # One look an epoch: reading a value makes a GPU wait.
         if not math.isfinite(float(total)):
             raise NonFiniteLoss(f"the loss is no longer a number after {steps} step(s); try a lower training.lr")
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        # After the last step no loss would show it.
+        raise NonFiniteLoss(f"a weight is no longer a number after {steps} step(s); try a lower training.lr")
     return Trained(float(total) / max(steps, 1), steps, lr_sum)

@@ -134,6 +134,14 @@ def test_a_loss_that_is_no_number_is_said(tiny: Path, tmp_path: Path) -> None:
         hospital.train(1, 0, 0, weights, {})
 
 
+def test_weights_that_the_last_step_ruined_are_said(tiny: Path, tmp_path: Path) -> None:
+    """No loss is taken after the last step: without a look at the weights the other hospitals would get them."""
+    plan = plan_of(tiny, "training.lr=1e38", "training.weight_decay=1000", "training.batch_size=64")
+    hospital, weights = hospital_of(plan, tmp_path)
+    with pytest.raises(NonFiniteLoss, match=r"a weight is no longer a number after 1 step"):
+        hospital.train(1, 0, 0, weights, {})
+
+
 def test_the_gallery_shows_best_median_and_worst(tiny: Path, tmp_path: Path) -> None:
     plan = plan_of(tiny)
     hospital, weights = hospital_of(plan, tmp_path)

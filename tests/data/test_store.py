@@ -91,7 +91,7 @@ def test_nothing_half_written_is_left_behind(root: Path, cache: Path) -> None:
     (root / "images" / "cju4.jpg").write_bytes(b"not a picture")
     with pytest.raises(UserError):
         open_store(kvasir_seg.read(root), 40)
-    assert not list((cache / "stores").glob("*-40-*[!k]")) and not list((cache / "stores").glob(".*"))
+    assert not list((cache / "stores").glob("kvasir-seg-40-*[!k]")) and not list((cache / "stores").glob(".*"))
 
 
 def test_a_catalog_that_lost_a_file_says_which(root: Path) -> None:

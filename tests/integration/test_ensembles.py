@@ -1,6 +1,8 @@
 """DivergentNets as a federation: members one by one, then the ensemble of their selected checkpoints."""
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from scipy.special import expit
 
+from clients.app import _stage, forget
 from fedkvasir import cli
 from fedkvasir.console import Screen
 from fedkvasir.data.loader import eval_batches
@@ -66,6 +69,18 @@ def test_the_ensemble_holds_its_members_best_weights_and_says_what_they_say_on_a
         fused = network(batch.images).double().numpy()
     np.testing.assert_allclose(expit(fused), expit(np.stack(alone)).mean(axis=0), atol=1e-6)
     assert sha256(read(network, network.state_dict())) == ensemble.result["best_sha256"]
+
+
+def test_a_process_lets_go_of_one_member_before_it_holds_the_next(ensemble: Run) -> None:
+    """Five networks of 50 million parameters and their hospitals would not fit beside each other."""
+    forget()
+    first = weakref.ref(_stage(str(ensemble.folder), "unet")("alta").network)
+    gc.collect()
+    assert first() is not None
+    _stage(str(ensemble.folder), "fpn")("alta")
+    gc.collect()
+    assert first() is None
+    forget()
 
 
 def test_records_of_the_ensemble_are_at_every_center_that_tests_and_validates(ensemble: Run) -> None:
