@@ -18,6 +18,7 @@ from fedkvasir.algorithms.base import Algorithm
 from fedkvasir.batch_size import fix_batch_size
 from fedkvasir.data.augment import AUGMENTS
 from fedkvasir.data.datasets import find_dataset
+from fedkvasir.data.formats import picture
 from fedkvasir.data.hospitals import Hospitals, Progress, gather
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, steps_per_epoch
@@ -25,6 +26,7 @@ from fedkvasir.data.store import Store
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.losses import LossFunction, build_loss, find_loss
+from fedkvasir.metrics.endocv2021 import OFFICIAL
 from fedkvasir.models import check_model
 from fedkvasir.models.ensemble import members_of
 from fedkvasir.models.ensemble import parse as parse_ensemble
@@ -39,10 +41,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run needs to know; the same on every machine but for ``store`` and ``device``.
+    """Everything a run needs to know; the same on every machine but for ``store``, ``mask`` and ``device``.
 
     ``samples``: one row a sample with :data:`COLUMNS`, sorted by center, split, sample; ``target`` is the class index,
-    ``store`` a folder, ``row`` the place in it, ``width`` and ``height`` the native size in pixels.
+    ``store`` a folder, ``row`` the place in it, ``width`` and ``height`` the native size in pixels. Where the scenario
+    asks for scoring ``endocv2021-official`` there is ``mask`` as well: the picture file, or an empty text.
     """
 
     scenario: Scenario
@@ -207,10 +210,17 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
     index = {name: number for number, name in enumerate(held.classes)}
     samples["target"] = [index.get(label, 0) for label in samples["label"]]
     samples["store"] = [str(held.stores[root].folder) for root in samples["root"]]
+    columns = [*COLUMNS]
+    if OFFICIAL in scenario.evaluation.scoring:
+        columns.append("mask")
+        samples["mask"] = [
+            str(Path(root, mask)) if isinstance(mask, str) and mask.lower().endswith(picture.SUFFIXES) else ""
+            for root, mask in zip(samples["root"], samples["mask"], strict=True)
+        ]
     listing = "\n".join(samples["sample"] + " " + samples["pixels_sha256"])
     plan = Plan(
         scenario,
-        samples[list(COLUMNS)],
+        samples[columns],
         held.classes,
         {name: catalog.hash for name, catalog in held.catalogs.items()},
         hashlib.sha256(listing.encode()).hexdigest(),

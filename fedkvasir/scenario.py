@@ -224,6 +224,15 @@ class Evaluation(_Frozen):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     tolerance_px: Annotated[float, Field(gt=0)] = 5.0
     """NSD counts an outline as right within so many pixels at native size."""
+    scoring: tuple[Literal["default", "endocv2021-official"], ...] = ("default",)
+    """[default, endocv2021-official]: also record what the challenge's own code would have seen (segmentation)."""
+
+    @field_validator("scoring")
+    @classmethod
+    def _default_first(cls, scoring: tuple[str, ...]) -> tuple[str, ...]:
+        if scoring[:1] != ("default",) or len(set(scoring)) < len(scoring):
+            raise ValueError("[default] or [default, endocv2021-official]: tables and selection need default")
+        return scoring
 
 
 class Resources(_Frozen):
@@ -258,6 +267,12 @@ class Scenario(_Frozen):
     def _roles(self) -> Self:
         if all(center.role == "holdout" for center in self.data.centers.values()):
             raise ValueError("data.centers: no center has role train")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_to_score(self) -> Self:
+        if self.task == "classification" and "endocv2021-official" in self.evaluation.scoring:
+            raise ValueError("evaluation.scoring: endocv2021-official scores masks, and task: classification has none")
         return self
 
     def dump(self) -> str:

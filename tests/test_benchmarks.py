@@ -51,3 +51,13 @@ def test_overhead_ends_with_the_ratio(tiny: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"ratio \d+\.\d\d x", done.stdout.splitlines()[-1])
     assert list(pd.read_csv(table)["data"]) == ["rendered"]
+
+
+@pytest.mark.slow
+def test_metrics_speed_prints_seconds_and_keeps_them(tmp_path: Path) -> None:
+    table = tmp_path / "metrics_speed.csv"
+    for _ in range(2):  # the second run's rows take the place of the first's
+        done = _run("metrics_speed.py", "--masks", "4", "--results", str(table))
+        assert "for 4 masks of 1280 x 1024" in done.stdout, done.stderr
+    rows = pd.read_csv(table)
+    assert list(rows["what"]) == ["counts", "distances", "official"] and (rows["seconds"] > 0).all()

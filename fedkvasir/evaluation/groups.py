@@ -13,7 +13,7 @@ import pandas as pd
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import task_of
 from fedkvasir.metrics.classification import PREFIX, classes_of, predicted
-from fedkvasir.metrics.segmentation import by_image
+from fedkvasir.metrics.segmentation import by_image, scored
 
 ROLES = {"seen": "train", "unseen": "holdout"}
 IMAGE = ["role", "center", "group", "sample"]
@@ -177,6 +177,7 @@ def _kind(samples: pd.DataFrame) -> str:
 
 
 def _records(samples: pd.DataFrame, name: str, checkpoint: str, split: str) -> pd.DataFrame:
+    samples = scored(samples)
     of_split = samples[samples["split"] == split]
     chosen = of_split[of_split["checkpoint"] == checkpoint]
     if of_split.empty:

@@ -34,6 +34,7 @@ def center_scores(samples: pd.DataFrame) -> dict[str, float]:
     """
     if task_of(samples) == "classification":
         return classification.ratios(samples)
+    samples = segmentation.scored(samples)
     per_image = segmentation.by_image(samples)
     per_group = per_image.groupby("group").mean()
     scores = {name: float(per_group[name].mean()) for name in segmentation.METRICS}

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
+from torch import Tensor, nn
 
 from fedkvasir.errors import UserError
 from fedkvasir.models.network import Network
@@ -95,11 +96,11 @@ def _download(network: Network, spec: Model) -> None:
         if isinstance(encoder, TimmViTEncoder):
             source = timm.create_model(encoder.name, pretrained=True, num_classes=0)
             state = {key: value for key, value in source.state_dict().items() if not key.startswith("norm.")}
-            encoder.model.load_state_dict(state)  # dpt has dropped the last norm
+            encoder.model.load_state_dict(_adapted(state, encoder.model))  # dpt has dropped the last norm
         else:
             depth = len(encoder.out_channels) - 1
             source = smp.encoders.get_encoder(network.encoder, depth=depth, weights="imagenet")
-            encoder.load_state_dict(source.state_dict())
+            encoder.load_state_dict(_adapted(source.state_dict(), encoder))
     if not encoders:
         source = timm.create_model(spec.name, pretrained=True)
         heads = tuple(f"{name}." for name in _heads(spec.name))
@@ -108,10 +109,24 @@ def _download(network: Network, spec: Model) -> None:
 
 
 def _encoders(network: Network) -> list[Any]:
-    """The encoders that see the image: one, or those of TriUNet's branches (its head sees maps, and stays random)."""
+    """One encoder, or those of TriUNet's three."""
     body: Any = network.body
-    parts = body.branches if isinstance(body, TriUNet) else [body]
+    parts = [*body.branches, body.head] if isinstance(body, TriUNet) else [body]
     return [part.encoder for part in parts if hasattr(part, "encoder")]
+
+
+def _adapted(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
+    """``state`` for an encoder that sees maps, not pictures: TriUNet's third, say.
+
+    Its first convolution takes red, green, blue, red, ... in turn for its channels, scaled by 3 / channels, so that what
+    follows finds numbers of the size that it knows; segmentation-models-pytorch does so for the paper's authors.
+    """
+    own, adapted = encoder.state_dict(), dict(state)
+    for key, value in state.items():
+        wanted = own[key].shape if key in own else value.shape
+        if value.ndim == 4 and value.shape[1] == 3 != wanted[1]:
+            adapted[key] = value[:, torch.arange(wanted[1]) % 3] * (3 / wanted[1])
+    return adapted
 
 
 def _heads(name: str) -> tuple[str, ...]:
@@ -149,14 +164,11 @@ def _from_package(network: Network) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     source = [(key, value) for key, value in state.items() if not key.startswith("_fc.")]
     for part in _encoders(network) or [network.body]:
-        target = {key: value for key, value in part.state_dict().items() if not key.startswith("classifier.")}
-        if len(source) != len(target):
-            raise UserError(f"model.weights: the package holds {len(source)} tensors, {name} has {len(target)}")
-        for (theirs, value), (ours, old) in zip(source, target.items(), strict=True):
-            if value.shape != old.shape:
-                raise UserError(f"model.weights: tensor {theirs} is {tuple(value.shape)}, {ours} is {tuple(old.shape)}")
-            target[ours] = value
-        part.load_state_dict(target, strict=False)  # a classifier's new head is not in it
+        names = [key for key in part.state_dict() if not key.startswith("classifier.")]
+        if len(source) != len(names):
+            raise UserError(f"model.weights: the package holds {len(source)} tensors, {name} has {len(names)}")
+        named = {ours: value for ours, (_, value) in zip(names, source, strict=True)}
+        part.load_state_dict(_adapted(named, part), strict=False)  # a classifier's new head is not in it
 
 
 def _package_file() -> Path | None:

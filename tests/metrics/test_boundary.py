@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from fedkvasir.metrics.boundary import distances
+from tests.metrics.cases import SHAPE, pairs
 
 masks = st.tuples(st.integers(3, 24), st.integers(3, 24)).flatmap(
     lambda shape: st.tuples(arrays(bool, shape), arrays(bool, shape))
@@ -54,3 +55,16 @@ def test_empty_masks_follow_the_rule() -> None:
     assert all(math.isnan(value) for value in distances(empty, empty, 1).values())
     for pair in ((empty, polyp), (polyp, empty)):
         assert distances(*pair, 1) == {"hd": 5.0, "hd95": 5.0, "assd": 5.0, "nsd": 0.0}
+
+
+def test_distances_on_1000_random_and_degenerate_pairs() -> None:
+    """Scipy's exact transform; one empty: the diagonal; both: NaN."""
+    diagonal = math.hypot(*SHAPE)
+    for prediction, truth in pairs():
+        found = distances(prediction, truth, 1.7)
+        if prediction.any() and truth.any():
+            assert found == pytest.approx(reference(prediction, truth, 1.7), abs=1e-6)
+        elif prediction.any() or truth.any():
+            assert found == {"hd": diagonal, "hd95": diagonal, "assd": diagonal, "nsd": 0.0}
+        else:
+            assert np.isnan(list(found.values())).all()

@@ -16,6 +16,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from segmentation_models_pytorch.encoders._utils import patch_first_conv
 from torch import Tensor, nn
 
 from clients.hospital import load_network
@@ -67,17 +68,20 @@ def test_package_weights_recognise_photographs() -> None:
 
 
 @pytest.mark.skipif(not has_package, reason="the extra [weights] is not installed")
-def test_package_weights_fill_the_encoders_of_both_branches_of_triunet_and_not_its_head() -> None:
-    unet, random = (
-        build_model(LITE.model_copy(update={"weights": at}), "segmentation", 1, seed=0) for at in ("package", None)
-    )
+def test_package_weights_fill_all_three_encoders_of_triunet() -> None:
+    """The third sees four maps in place of three colours: its first convolution is adapted, as smp does for the authors."""
+    unet = build_model(LITE, "segmentation", 1, seed=0)
     tri = build_model(LITE.model_copy(update={"name": "triunet"}), "segmentation", 1, seed=0)
     expected = unet.body.encoder.state_dict()
     for branch in tri.body.branches:
         assert all(torch.equal(tensor, expected[key]) for key, tensor in branch.encoder.state_dict().items())
     head = tri.body.head.encoder.state_dict()
-    moments = [key for key in head if key.endswith("running_mean")]
-    assert all(torch.equal(head[key], random.body.encoder.state_dict()[key]) for key in moments)
+    assert all(torch.equal(head[key], expected[key]) for key in head if key != "conv_stem.weight")
+    colours, maps = expected["conv_stem.weight"], head["conv_stem.weight"]
+    theirs = nn.Conv2d(3, colours.shape[0], colours.shape[2], bias=False)
+    theirs.weight.data = colours.clone()
+    patch_first_conv(theirs, new_in_channels=4, pretrained=True)
+    assert maps.shape[1] == 4 and torch.allclose(maps, theirs.weight)
     one, two = (branch.segmentation_head.state_dict()["0.weight"] for branch in tri.body.branches)
     assert not torch.equal(one, two)
 
@@ -163,7 +167,7 @@ def test_imagenet_that_is_nowhere_names_the_choices(hub: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "encoder"), [("unet", "tu-lcnet_050"), ("triunet", "tu-lcnet_050"), ("dpt", "tu-test_vit")]
 )
-def test_imagenet_fills_every_encoder_that_sees_the_image(
+def test_imagenet_fills_every_encoder(
     name: str, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create, filled = timm.create_model, []
@@ -178,13 +182,13 @@ def test_imagenet_fills_every_encoder_that_sees_the_image(
 
     monkeypatch.setattr(timm, "create_model", downloaded)
     body = build_model(Model(name=name, encoder=encoder, weights="imagenet"), "segmentation", 1, seed=0).body
-    parts = body.branches if name == "triunet" else [body]
+    parts = [*body.branches, body.head] if name == "triunet" else [body]
     assert len(filled) == len(parts)
     for part in parts:
-        assert all((tensor == 7).all() for tensor in part.encoder.state_dict().values())
+        scale = 3 / 4 if name == "triunet" and part is body.head else 1  # of its first convolution, on four maps
+        values = {key: tensor.unique().tolist() for key, tensor in part.encoder.state_dict().items()}
+        assert all(value == [7 * (scale if "conv_stem" in key else 1)] for key, value in values.items())
         assert not any((tensor == 7).all() for tensor in part.decoder.state_dict().values())
-    if name == "triunet":
-        assert not any((tensor == 7).all() for tensor in body.head.state_dict().values())
 
 
 # ---- files

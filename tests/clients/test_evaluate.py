@@ -1,0 +1,105 @@
+"""The evaluation pass: what is recorded beside the default scoring, and what must never pass for an empty mask."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clients import evaluate as evaluation
+from clients.evaluate import evaluate, predict
+from fedkvasir.cli import run_scenario
+from fedkvasir.data.loader import eval_batches
+from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.evaluation.protocol import center_scores
+from fedkvasir.evaluation.selection import selection_score
+from fedkvasir.metrics.segmentation import by_image
+from fedkvasir.models import build_model
+from fedkvasir.plan import Plan, make_plan
+from fedkvasir.scenario import load
+
+BOTH = "evaluation.scoring=[default, endocv2021-official]"
+CPU = torch.device("cpu")
+
+
+def records_of(plan: Plan, center: str = "edinburgh") -> pd.DataFrame:
+    """One center's test images under an untrained network that says polyp here and there."""
+    torch.set_num_threads(1)
+    network = build_model(plan.scenario.model, plan.scenario.task, len(plan.classes), seed=1)
+    rows = evaluate(network, plan.part(center, "test"), plan.scenario, plan.classes, CPU, "float32")
+    return rows.assign(center=center, role="holdout", split="test")
+
+
+def test_official_rows_follow_and_change_nothing_of_the_default_ones(tiny: Path) -> None:
+    alone, both = records_of(make_plan(load(tiny))), records_of(make_plan(load(tiny, (BOTH,))))
+    assert list(both["scoring"]) == ["default"] * len(alone) + ["endocv2021-official"] * len(alone)
+    pd.testing.assert_frame_equal(both.head(len(alone)), alone)
+    assert list(both["sample"].tail(len(alone))) == list(alone["sample"])
+    assert center_scores(both) == center_scores(alone)
+    assert selection_score(both, "oracle") == selection_score(alone, "oracle")
+    pd.testing.assert_frame_equal(by_image(both), by_image(alone))
+
+
+def test_official_counts_are_of_the_mask_file_and_the_prediction_enlarged_afterwards(tiny: Path) -> None:
+    plan = make_plan(load(tiny, (BOTH,)))
+    official = records_of(plan).query("scoring == 'endocv2021-official'").set_index("sample")
+    network = build_model(plan.scenario.model, plan.scenario.task, 1, seed=1)
+    samples, enlarged = plan.part("edinburgh", "test"), 0
+    for positions, batch in eval_batches(samples, plan.scenario.training.batch_size):
+        with torch.inference_mode():
+            logits = predict(network.eval(), batch, CPU, "float32")[: len(positions)]
+        for position, own in zip(positions, logits, strict=True):
+            row = samples.table.iloc[position]
+            truth = cv2.imread(row["mask"], cv2.IMREAD_GRAYSCALE) > 0
+            small = (own[0] > 0).numpy().astype(np.uint8)
+            found = cv2.resize(small, truth.shape[::-1], interpolation=cv2.INTER_AREA) > 0
+            expected = [found & truth, found & ~truth, ~found & truth, ~found & ~truth]
+            assert list(official.loc[row["sample"], ["tp", "fp", "fn", "tn"]]) == [part.sum() for part in expected]
+            enlarged += small.any() and not small.all()
+    assert enlarged
+
+
+def test_a_run_with_both_scorings_has_the_tables_of_a_run_without(tiny: Path, tmp_path: Path) -> None:
+    one = ("federation.rounds=1",)
+    alone, both = (run_scenario(tiny, extra, out=tmp_path, engine="local") for extra in (one, (*one, BOTH)))
+    assert alone.folder != both.folder and alone.result["weights_sha256"] == both.result["weights_sha256"]
+    pd.testing.assert_frame_equal(alone.table(), both.table())
+    assert len(both.samples) == 2 * len(alone.samples)
+    cases = [json.loads((run.folder / "gallery" / "edinburgh.json").read_text()) for run in (alone, both)]
+    assert cases[0] == cases[1]
+
+
+def test_the_scenario_says_what_can_be_asked_for(tiny: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluation\.scoring: \[default\] or \[default, endocv2021-official\]"):
+        load(tiny, ("evaluation.scoring=[endocv2021-official]",))
+    with pytest.raises(UserError, match=r"endocv2021-official scores masks, and task: classification has none"):
+        load(tiny, (BOTH, "task=classification"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_output_that_is_no_number_is_said_and_not_scored(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    plan = make_plan(load(tiny))
+
+    def broken(*arguments: object) -> torch.Tensor:
+        logits = predict(*arguments)
+        logits[1, 0, 3, 3] = value
+        return logits
+
+    monkeypatch.setattr(evaluation, "predict", broken)
+    with pytest.raises(ValueError, match=r"^edinburgh: the network's output is not a number on 1 of 4 images; .*lr"):
+        records_of(plan)
+
+
+def test_a_run_whose_network_diverged_ends_in_a_sentence(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "predict", lambda *arguments: predict(*arguments) * np.nan)
+    with pytest.raises(
+        RunFailed, match=r"^round 1: alta could not be evaluated on val \(ValueError: alta: the network"
+    ):
+        run_scenario(tiny, out=tmp_path, engine="local")
