@@ -344,12 +344,66 @@ def export(
 
 
 @app.command()
-def report(run_folder: Annotated[Path, typer.Argument(metavar="RUN")], debug: DebugOption = False) -> None:
-    """Build report.html again from the records."""
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    format: Annotated[str, typer.Option(help="html, or its tables as markdown, latex or csv.")] = "html",
+    debug: DebugOption = False,
+) -> None:
+    """Build report.html again from the records; or print its tables, or write them to RUN/tables as CSV."""
+    from fedkvasir.files import write_atomic
     from fedkvasir.report import build_report
+    from fedkvasir.report.sections import run_tables
+    from fedkvasir.report.tables import csv_text, latex, markdown
     from fedkvasir.runs import Run
 
-    typer.echo(build_report(Run(run_folder)))
+    run = Run(run_folder)
+    if format == "html":
+        typer.echo(build_report(run))
+    elif format == "csv":
+        for name, table in run_tables(run).items():
+            path = run.folder / "tables" / f"{name}.csv"
+            write_atomic(path, csv_text(table))
+            typer.echo(path)
+    elif format in ("markdown", "latex"):
+        render = markdown if format == "markdown" else latex
+        typer.echo(render(list(run_tables(run).values())), nl=False)
+    else:
+        raise UserError(f"--format {format}: use html, markdown, latex or csv")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run folders; NAME=RUN,RUN names the runs of one method.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write comparison.html and comparison.csv into this folder.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Every method against this one.", show_default="pairs")] = None,
+    scope: Annotated[str, typer.Option(help="Centers to test on: unseen, seen or all.")] = "unseen",
+    format: Annotated[str, typer.Option(help="text, markdown, latex or csv.")] = "text",
+    debug: DebugOption = False,
+) -> None:
+    """Compare methods on the same test images: intervals, paired tests, ranks, fairness.
+
+    Run folders whose scenarios differ only in the seed are one method; NAME=RUN,RUN gives a method a name.
+    """
+    from fedkvasir.console import Screen
+    from fedkvasir.report.comparison import build_comparison, tables
+    from fedkvasir.report.findings import find, long_csv
+    from fedkvasir.report.methods import methods_of
+    from fedkvasir.report.tables import latex, markdown
+
+    if format not in ("text", "markdown", "latex", "csv"):
+        raise UserError(f"--format {format}: use text, markdown, latex or csv")
+    found = find(methods_of(runs), scope, reference)
+    if format == "text":
+        Screen().comparison(found, tables(found))
+    elif format == "csv":
+        typer.echo(long_csv(found), nl=False)
+    else:
+        render = markdown if format == "markdown" else latex
+        typer.echo(render(list(tables(found).values())), nl=False)
+    if out is not None:
+        typer.echo(build_comparison(found, out), err=format != "text")
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """What a person sees in a terminal: the plan, the progress of a run, its table."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import pandas as pd
@@ -14,6 +15,10 @@ from rich.table import Table
 from fedkvasir.estimate import Estimate
 from fedkvasir.evaluation.protocol import headline, metric_names, summarise
 from fedkvasir.plan import Plan
+from fedkvasir.report.centers import Uncertainty, uncertainty
+from fedkvasir.report.findings import Findings, ranking_sentence
+from fedkvasir.report.tables import Interval, bracket
+from fedkvasir.report.tables import Table as ReportTable
 from fedkvasir.runs import Run
 
 NAMES = {"dice": "Dice", "iou": "IoU", "macro_f1": "macro F1", "dice_images": "Dice, by image"}
@@ -140,18 +145,52 @@ class Screen:
         for text in plan.warnings:
             self.console.print(f"[yellow]warning[/yellow] {escape(text)}")
 
+    def comparison(self, findings: Findings, tables: Mapping[str, ReportTable]) -> None:
+        """Methods against each other: tables, what they say in words, what was left out."""
+        for alarm in findings.alarms:
+            self.console.print(f"[red]take care[/red] {escape(alarm)}")
+        self._table(partial(table_text, tables["scores"]))
+        for caution in findings.cautions:
+            self.console.print(f"[yellow]intervals[/yellow] {escape(caution)}")
+        rankings = [ranking_sentence(scope, ranking) for scope, ranking in findings.rankings.items()]
+        for said in (*findings.sentences, *rankings):
+            self.console.print(f"\n{escape(said)}")
+        if findings.pairs:
+            family = f"Holm over {len(findings.pairs)} comparison(s)"
+            self.console.print(f"\nWilcoxon's signed-rank test over groups, {family}")
+        for note in findings.notes:
+            self.console.print(f"[yellow]note[/yellow] {escape(note)}")
+        for name in ("centers", "ranks", "fairness", "runs"):
+            if name in tables:
+                self.console.print()
+                self._table(partial(table_text, tables[name]))
+
+    def _table(self, build: Callable[[str], Table]) -> None:
+        """As wide as it is into a file or a pipe; on a terminal too narrow for it with intervals below their scores.
+
+        build: a table, given what stands between a score and its interval.
+        """
+        view = build(" ")
+        needed = self.console.measure(view, options=self.console.options.update(width=10_000)).maximum
+        if not self.console.is_terminal:
+            Console(file=self.console.file, highlight=False, width=needed).print(view)
+        else:
+            self.console.print(view if needed <= self.console.width else build("\n"))
+
     def result(self, run: Run) -> None:
         """The table of centers and what follows from it."""
-        plan, table = run.plan, run.table()
-        self.console.print(center_table_text(table, plan.scenario.task))
-        self.console.print(summary_text(table, plan.scenario.task))
+        plan, table, sure = run.plan, run.table(), uncertainty(run.samples)
+        self._table(partial(center_table_text, table, plan.scenario.task, sure))
+        self.console.print(summary_text(table, plan.scenario.task, sure))
         result = run.result
         chosen = SELECTED[plan.scenario.evaluation.select]
         which = f"round {result['best_round']} of {result['rounds']}"
         if run.members:
             self.console.print(comparison_text(run.comparison(), plan.scenario.task))
             which = "every member at its best round"
-        self.console.print(f"{which}, chosen {chosen}; means over groups")
+        self.console.print(f"{which}, chosen {chosen}; means over groups, 95 % intervals in brackets")
+        if sure.warning:
+            self.console.print(f"[yellow]intervals[/yellow] {escape(sure.warning)}")
         self.warnings(plan)
         for failure in result["failures"]:
             self.console.print(f"round {failure['round']}: without {failure['center']} ({escape(failure['reason'])})")
@@ -161,14 +200,17 @@ class Screen:
         self.console.print(f"run folder {run.folder}" + (f", report {report}" if report.is_file() else ""))
 
 
-def center_table_text(table: pd.DataFrame, task: str) -> Table:
-    """One row a center, training centers first."""
+def center_table_text(table: pd.DataFrame, task: str, sure: Uncertainty, between: str = " ") -> Table:
+    """One row a center, training centers first; between: what parts the headline metric from its interval."""
     view = Table(box=None, pad_edge=False, header_style="bold")
     metrics = [*metric_names(task), *(("dice_images",) if task == "segmentation" else ())]
     for column in ("center", "role", "images", *(NAMES.get(name, name) for name in metrics)):
-        view.add_column(column, justify="left" if column in ("center", "role") else "right")
+        justify: Any = "left" if column in ("center", "role") else "right"
+        view.add_column(column, justify=justify, no_wrap=column == NAMES[headline(task)])
     for _, row in table.iterrows():
         numbers = [f"{row[name]:.3f}" for name in metrics]
+        at = metrics.index(headline(task))
+        numbers[at] = f"{numbers[at]}{between}{_ends(sure.of('center', row['center']))}".rstrip()
         style = "cyan" if row["role"] == "holdout" else ""
         view.add_row(row["center"], row["role"], str(row["images"]), *numbers, style=style)
     return view
@@ -188,15 +230,33 @@ def comparison_text(comparison: pd.DataFrame, task: str) -> Table:
     return view
 
 
-def summary_text(table: pd.DataFrame, task: str) -> str:
+def summary_text(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
     """Seen, unseen, gap and worst in one line."""
     summary = summarise(table, task)
     parts = [
-        f"{word} {value:.3f}"
+        f"{word} {value:.3f} {_ends(sure.of(word))}".rstrip()
         for word, value in (("seen", summary.seen), ("unseen", summary.unseen), ("gap", summary.gap))
         if value == value
     ]
-    return f"{NAMES[summary.metric]}: {', '.join(parts)}, worst {summary.worst:.3f} ({summary.worst_center})"
+    worst = f"worst {summary.worst:.3f} {_ends(sure.of('center', summary.worst_center))}".rstrip()
+    return f"{NAMES[summary.metric]}: {', '.join(parts)}, {worst} ({summary.worst_center})"
+
+
+def _ends(interval: Interval) -> str:
+    """Brackets that rich does not take for a style."""
+    return escape(bracket(*interval))
+
+
+def table_text(table: ReportTable, between: str = " ") -> Table:
+    """A table of a report; between: what parts a score from its interval."""
+    view = Table(box=None, pad_edge=False, header_style="bold", title=escape(table.caption), title_justify="left")
+    for index, title in enumerate((table.head, *table.titles)):
+        words = index == 0 or table.is_text(index - 1)
+        estimates = index > 0 and table.is_estimate(index - 1)
+        view.add_column(title, justify="left" if words else "right", no_wrap=estimates, overflow="fold")
+    for row in (*table.rows, *table.footer):
+        view.add_row(escape(row.head), *(escape(text.replace(" [", f"{between}[")) for text in table.texts(row)))
+    return view
 
 
 def _duration(seconds: float) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import torch
+from pyarrow.lib import ArrowException
 from safetensors import SafetensorError
 from torch import nn
 
@@ -193,11 +194,11 @@ class Run:
     def _records(self, table: str) -> pd.DataFrame:
         whole = self.folder / f"{table}.parquet"
         if whole.is_file():
-            return pd.read_parquet(whole)
+            return _read(whole)
         last = self.latest()
         committed = f"{last.round if last else 0:04d}"
         parts = [p for p in sorted((self.folder / "records").glob(f"{table}-*.parquet")) if p.stem[-4:] <= committed]
-        return pd.concat(map(pd.read_parquet, parts), ignore_index=True) if parts else pd.DataFrame()
+        return pd.concat(map(_read, parts), ignore_index=True) if parts else pd.DataFrame()
 
     # ---- writing
 
@@ -278,6 +279,13 @@ def run_of_config(scenario: str, data: str, out: str) -> tuple[Run, Plan]:
     """The run of a Flower app's configuration: both of its sides find the same folder from the same three texts."""
     plan = make_plan(load(scenario), Path(data) if data else None)
     return Run(Path(out) / plan.name), plan
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path} is cut short or broken; copy it again, or run again with --fresh") from error
 
 
 def _save(checkpoint: Checkpoint, path: Path) -> None:

@@ -118,8 +118,8 @@ def _encoders(network: Network) -> list[Any]:
 def _adapted(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
     """``state`` for an encoder that sees maps, not pictures: TriUNet's third, say.
 
-    Its first convolution takes red, green, blue, red, ... in turn for its channels, scaled by 3 / channels, so that what
-    follows finds numbers of the size that it knows; segmentation-models-pytorch does so for the paper's authors.
+    Its first convolution takes red, green, blue, red, ... in turn for its channels, scaled by 3 / channels, so that
+    what follows finds numbers of the size that it knows; segmentation-models-pytorch does so for the paper's authors.
     """
     own, adapted = encoder.state_dict(), dict(state)
     for key, value in state.items():

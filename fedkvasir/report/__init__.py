@@ -1,5 +1,6 @@
-"""A run as one HTML file: self-contained, without scripts, a pure function of the run folder."""
+"""A run as one HTML file: self-contained, complete without its script, a pure function of the run folder."""
 
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,6 +16,9 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+# What belongs together stays on one line: 95 %, p < 0.001, [0.73, 0.81].
+TOGETHER = re.compile(r" (?=%)|(?<=p) (?=[<=])|(?<=[<=]) |(?<=\d,) (?=[^\[]*\])")
+TEMPLATES.filters["tight"] = lambda text: TOGETHER.sub("\u00a0", text)
 
 
 def build_report(run: Run) -> Path:

@@ -4,26 +4,50 @@ Sizes are in SVG units: a chart is :data:`WIDTH` wide, and about as many pixels 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
+
+from fedkvasir.report.tables import MINUS, Estimate, bracket, three_decimals
 
 WIDTH = 400
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 COLOURS = 6
 """Line colours in the style sheet (``line-0`` ...), none of them the holdout's. Four dashes and six colours together
 tell twelve lines apart, for eyes that do not see the colours too."""
+ROW_PITCH, MARK_PITCH, MARK_Y = 46, 16, 29
+"""Of a row with one mark, of every mark more, and of the first mark below the top of its row."""
+HILL_PX = 20
+RANKS_PX, LETTER_PX = 240, 7.4
+"""Of the axis of ranks, and of a letter at 12 px, rather more than less."""
 
 
 @dataclass(frozen=True)
-class Dot:
-    """One center's score, 0..1, and the quartiles of its images where images have scores of their own."""
+class Mark:
+    """A score and its 95 % interval; ``role`` is train, holdout or empty."""
 
-    center: str
     role: str
-    score: float
-    quartiles: tuple[float, float] | None
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Marks:
+    """A row of a chart: a center with its score, a method with two."""
+
+    name: str
+    role: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The scores of a center's images: how many lie in each of equal bins from 0 to 1, and their quartiles."""
+
+    name: str
+    role: str
+    counts: tuple[int, ...]
+    quartiles: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -42,37 +66,114 @@ def line_style(index: int, role: str) -> tuple[str, str]:
     return ("holdout" if role == "holdout" else f"line-{index % COLOURS}"), DASHES[index % len(DASHES)]
 
 
-def centers_chart(dots: Sequence[Dot], metric: str, seen: float, unseen: float) -> Markup:
-    """A row a center on an axis from 0 to 1: its score, the quartiles of its images, the means of both roles."""
-    left, right, top, pitch = 8, WIDTH - 52, 42, 38
-    bottom = top + pitch * len(dots) + 6
+def estimates_chart(
+    rows: Sequence[Marks], title: str, axis: Sequence[float] = (), means: Sequence[tuple[str, Mark]] = ()
+) -> Markup:
+    """Marks with their intervals, a row a name; upright lines at ``means``. axis: ticks; as the values need them."""
+    marks = [*(mark for row in rows for mark in row.marks), *(mark for _, mark in means)]
+    ends = [end for mark in marks for end in mark.estimate if math.isfinite(end)]
+    if not ends:
+        return Markup("")
+    ticks = axis or _ticks(min(ends), max(ends))
+    left, right, top = 8, WIDTH - 52, 6 + 18 * len(means)
+
+    def x(value: float) -> float:
+        return left + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (right - left)
+
+    parts, y = [], float(top)
+    for row in rows:
+        parts.append(_text(left, y + 13, row.name, f"name {row.role}"))
+        for mark in row.marks:
+            at = y + MARK_Y
+            parts.append(f'<line class="track" x1="{left}" x2="{right}" y1="{at:g}" y2="{at:g}"/>')
+            if math.isfinite(mark.estimate.low):
+                low, high = x(mark.estimate.low), x(mark.estimate.high)
+                parts.append(
+                    f'<path class="interval {mark.role}" d="M{low:.1f} {at:g}H{high:.1f}M{low:.1f} {at - 4:g}v8'
+                    f'M{high:.1f} {at - 4:g}v8"/>'
+                )
+            if math.isfinite(mark.estimate.value):
+                parts.append(marker(x(mark.estimate.value), at, mark.role))
+            parts.append(_text(WIDTH - 2, at + 4, three_decimals(mark.estimate.value), "value", "end"))
+            y += MARK_PITCH
+        y += ROW_PITCH - MARK_PITCH
+    grid = [f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{top}" y2="{y:g}"/>' for t in ticks]
+    for index, (name, mark) in enumerate(means):
+        if math.isfinite(mark.estimate.value):
+            at, place = x(mark.estimate.value), (mark.estimate.value - ticks[0]) / (ticks[-1] - ticks[0])
+            label = 14 + 18 * index
+            grid.append(f'<line class="mean {mark.role}" x1="{at:.1f}" x2="{at:.1f}" y1="{label + 4}" y2="{y:g}"/>')
+            grid.append(_text(at, label, name, f"label {mark.role}", _anchor(place, 0.2, 0.8)))
+    told = "; ".join(f"{row.name} {', '.join(_told(mark) for mark in row.marks)}" for row in rows)
+    return _svg(y + 40, f"{title}: {told}.", [*grid, *parts, *_axis(ticks, x, y, title)])
+
+
+def spreads_chart(spreads: Sequence[Spread], title: str) -> Markup:
+    """A hill a row: how many of a center's images have which score, with the median and the quartiles below it."""
+    left, right = 8, WIDTH - 52
+    ticks = (0, 0.25, 0.5, 0.75, 1)
 
     def x(value: float) -> float:
         return left + value * (right - left)
 
-    parts = []
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>')
-        parts.append(_text(x(tick), bottom + 17, f"{tick:g}", "tick", _anchor(tick, 0.01, 0.99)))
-    for name, role, mean, y in (("seen", "train", seen, 14), ("unseen", "holdout", unseen, 32)):
-        if math.isfinite(mean):
-            parts.append(
-                f'<line class="mean {role}" x1="{x(mean):.1f}" x2="{x(mean):.1f}" y1="{y + 4}" y2="{bottom}"/>'
-            )
-            parts.append(_text(x(mean), y, f"{name} {mean:.3f}", f"label {role}", _anchor(mean, 0.2, 0.8)))
-    for index, dot in enumerate(dots):
-        y = top + pitch * index + 28
-        parts.append(_text(left, y - 10, dot.center, f"name {dot.role}"))
-        parts.append(f'<line class="track" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-        if dot.quartiles:
-            low, high = dot.quartiles
-            parts.append(f'<line class="whisker {dot.role}" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}"/>')
-        if math.isfinite(dot.score):
-            parts.append(marker(x(dot.score), y, dot.role))
-        parts.append(_text(WIDTH - 2, y + 4, three_decimals(dot.score), "value", "end"))
-    parts.append(_text((left + right) / 2, bottom + 34, metric, "tick", "middle"))
-    told = "; ".join(f"{dot.center} ({dot.role}) {three_decimals(dot.score)}" for dot in dots)
-    return _svg(bottom + 40, f"{metric} by center: {told}.", parts)
+    parts, y = [], 6.0
+    for spread in spreads:
+        base, width = y + ROW_PITCH - 8, (right - left) / len(spread.counts)
+        parts.append(_text(left, y + 13, spread.name, f"name {spread.role}"))
+        parts.append(f'<line class="track" x1="{left}" x2="{right}" y1="{base:g}" y2="{base:g}"/>')
+        if any(spread.counts):
+            heights = [HILL_PX * count / max(spread.counts) for count in spread.counts]
+            steps = "".join(f"V{base - height:.1f}h{width:.2f}" for height in heights)
+            parts.append(f'<path class="hill {spread.role}" d="M{left} {base:g}{steps}V{base:g}z"/>')
+            low, middle, high = map(x, spread.quartiles)
+            bar = f'x1="{low:.1f}" x2="{high:.1f}" y1="{base:g}" y2="{base:g}"'
+            parts.append(f'<line class="whisker {spread.role}" {bar}/>')
+            parts.append(f'<path class="median {spread.role}" d="M{middle:.1f} {base - 5:g}v10"/>')
+        parts.append(_text(WIDTH - 2, base + 4, three_decimals(spread.quartiles[1]), "value", "end"))
+        y += ROW_PITCH
+    grid = [f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="6" y2="{y:g}"/>' for t in ticks]
+    told = "; ".join(f"{spread.name}: half between {_between(spread.quartiles)}" for spread in spreads)
+    return _svg(y + 40, f"{title}: {told}.", [*grid, *parts, *_axis(ticks, x, y, title)])
+
+
+def critical_difference_chart(
+    ranks: Mapping[str, float], critical_difference: float, cliques: Sequence[Sequence[str]]
+) -> Markup:
+    """Average ranks on an axis, best at the left; a bar joins methods not shown to differ (Demsar 2006, figure 1).
+
+    Drawn in the colour of the text around it, so that the chart is whole in a file of its own too.
+    """
+    labels = {name: f"{_short(name)} {rank:.2f}" for name, rank in ranks.items()}
+    names, half = list(ranks), (len(ranks) + 1) // 2
+    # From the outside in, so that no line crosses another.
+    sides = names[:half], names[: half - 1 : -1]
+    left, right = (LETTER_PX * max(len(labels[name]) for name in side) + 10 for side in sides)
+    axis_y, width = 58, left + RANKS_PX + right
+
+    def x(rank: float) -> float:
+        return left + (rank - 1) / (len(names) - 1) * RANKS_PX
+
+    parts = [_stroke(f"M{left:.1f} {axis_y}h{RANKS_PX}", 1.2)]
+    for place in range(1, len(names) + 1):
+        parts.append(_stroke(f"M{x(place):.1f} {axis_y}v-6", 1.2))
+        parts.append(_plain(x(place), axis_y - 11, str(place), "middle"))
+    shown = min(x(1 + critical_difference) - left, RANKS_PX)
+    end = "v-4v8" if shown < RANKS_PX else ""
+    parts.append(_stroke(f"M{left:.1f} 20v8v-4h{shown:.1f}{end}", 1.2))
+    parts.append(_plain(left, 13, f"critical difference {critical_difference:.2f}", "start"))
+    for index, clique in enumerate(cliques):
+        low, high = x(ranks[clique[0]]), x(ranks[clique[-1]])
+        parts.append(_stroke(f"M{low - 3:.1f} {axis_y + 9 + 7 * index}H{high + 3:.1f}", 4))
+    first_y = axis_y + 7 * len(cliques) + 20
+    for side, edge, gap, anchor in zip(sides, (left - 4, width - right + 4), (-4, 4), ("end", "start"), strict=True):
+        for row, name in enumerate(side):
+            y = first_y + 20 * row
+            parts.append(_stroke(f"M{x(ranks[name]):.1f} {axis_y}V{y}H{edge:.1f}", 1))
+            parts.append(_plain(edge + gap, y + 4, labels[name], anchor))
+    told = ", ".join(f"{name} {rank:.2f}" for name, rank in ranks.items())
+    joined = "; ".join(" and ".join(clique) for clique in cliques) or "none"
+    description = f"Average ranks, 1 is best: {told}. Critical difference {critical_difference:.2f}. Joined: {joined}."
+    return _svg(first_y + 20 * (half - 1) + 12, description, parts, width)
 
 
 def rounds_chart(lines: Sequence[Line], title: str, best: int, best_label: str) -> Markup:
@@ -126,6 +227,11 @@ def swatch(line: Line) -> Markup:
     ).format(style=line.style, dash=line.dash)
 
 
+def standalone(chart: Markup) -> str:
+    """A chart that needs no style sheet, as a file of its own."""
+    return str(chart).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" ', 1) + "\n"
+
+
 def marker(x: float, y: float, role: str) -> str:
     """A filled circle for a center that trained, an open diamond for a holdout: told apart without colour."""
     if role == "holdout":
@@ -140,11 +246,6 @@ def key(role: str) -> Markup:
     )
 
 
-def three_decimals(value: float) -> str:
-    """Three decimals with a true minus sign; a dash where there is no value."""
-    return f"{value:.3f}".replace("-", "\u2212") if math.isfinite(value) else "–"
-
-
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers, four or five of them, that enclose low..high."""
     raw_step = (high - low or abs(high) or 1.0) / 4
@@ -152,6 +253,40 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw_step * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, max(last, first + 1) + 1)]
+
+
+def _axis(ticks: Sequence[float], x: Callable[[float], float], y: float, title: str) -> list[str]:
+    """Numbers under an axis, and what they are."""
+    span = ticks[-1] - ticks[0]
+    numbers = [
+        _text(x(tick), y + 17, f"{tick:.6g}".replace("-", MINUS), "tick", _anchor((tick - ticks[0]) / span, 0.01, 0.99))
+        for tick in ticks
+    ]
+    return [*numbers, _text((x(ticks[0]) + x(ticks[-1])) / 2, y + 34, title, "tick", "middle")]
+
+
+def _told(mark: Mark) -> str:
+    value, low, high = mark.estimate
+    role = f"({mark.role}) " if mark.role else ""
+    return f"{role}{three_decimals(value)} {bracket(low, high)}".rstrip()
+
+
+def _between(quartiles: tuple[float, float, float]) -> str:
+    low, middle, high = map(three_decimals, quartiles)
+    return f"{low} and {high}, median {middle}"
+
+
+def _short(name: str, longest: int = 24) -> str:
+    """Cut in the middle: what tells names apart stands at either end."""
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[longest // 2 + 1 - longest :]}"
+
+
+def _stroke(path: str, width: float) -> str:
+    return f'<path d="{path}" fill="none" stroke="currentColor" stroke-width="{width:g}"/>'
+
+
+def _plain(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _anchor(place: float, low: float, high: float) -> str:
@@ -163,6 +298,9 @@ def _text(x: float, y: float, text: str, style: str, anchor: str = "start") -> s
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(height: float, description: str, parts: Sequence[str]) -> Markup:
-    head = f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(description)}">'
+def _svg(height: float, description: str, parts: Sequence[str], width: float = WIDTH) -> Markup:
+    # A chart wider than a phone scrolls before its letters become too small.
+    style = f' style="min-width: {0.8 * width:.0f}px"' if width > WIDTH else ""
+    told = f'role="img" aria-label="{escape(description)}"'
+    head = f'<svg class="chart"{style} viewBox="0 0 {width:g} {height:g}" {told}>'
     return Markup(head + "".join(parts) + "</svg>")

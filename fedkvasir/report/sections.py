@@ -1,10 +1,11 @@
-"""What the report says, section by section: records in, words, tables and charts out."""
+"""What the report of a run says, section by section: records in, words, tables and charts out."""
 
 import base64
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,15 @@ from markupsafe import Markup
 
 from fedkvasir.data.catalog import Card
 from fedkvasir.data.datasets import DATASETS
-from fedkvasir.evaluation.protocol import headline, summarise
-from fedkvasir.metrics import segmentation
+from fedkvasir.evaluation.protocol import center_table, headline
 from fedkvasir.models import ensemble
 from fedkvasir.plan import Plan
-from fedkvasir.report import charts
-from fedkvasir.report.charts import Dot, Line, three_decimals
+from fedkvasir.report import centers, charts
+from fedkvasir.report.centers import TITLES, Uncertainty, in_order, uncertainty
+from fedkvasir.report.charts import Line
+from fedkvasir.report.tables import Column, Row, Table, decimals, number
 from fedkvasir.runs import Checkpoint, Run
 
-TITLES = {
-    "dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Recall", "dice_images": "Dice over images",
-    "missed": "Missed", "negatives": "Negatives", "macro_f1": "Macro F1", "accuracy": "Accuracy",
-}  # fmt: skip
 REDUCTIONS = {
     "segmentation": "Dice, IoU, precision and recall: mean over the images of a group (a patient, a video sequence, a "
     "cluster of near-duplicates), then over the groups of a center. Seen and unseen: uniform mean over centers, "
@@ -44,25 +42,9 @@ RULES = {
 }
 LEAK = "LEAKAGE: "
 """How the plan begins a warning that test and training data overlap."""
+ONE, WHOLE = partial(decimals, 1), partial(decimals, 0)
 GALLERY_BYTES = 7_000_000
 """Of pictures as text; leaves the whole report below 8 MB however many centers there are."""
-
-
-@dataclass(frozen=True)
-class Row:
-    head: str
-    role: str
-    """train, holdout, or empty for a line that is no center."""
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    footer: tuple[Row, ...] = ()
-    head: str = "Center"
 
 
 @dataclass(frozen=True)
@@ -85,17 +67,30 @@ class Strip:
     cases: tuple[Case, ...]
 
 
+@dataclass(frozen=True)
+class Picture:
+    caption: str
+    chart: Markup
+
+
+@dataclass(frozen=True)
+class Found:
+    """The test records of a finished run under the best round's weights, and what follows from them."""
+
+    tested: pd.DataFrame
+    table: pd.DataFrame
+    sure: Uncertainty
+
+
 def describe(run: Run) -> dict[str, Any]:
     """Everything the template shows. ``None`` or empty: not there, or not there yet."""
     plan, scenario = run.plan, run.plan.scenario
     metric, rule = TITLES[headline(scenario.task)], scenario.evaluation.select
-    state, rounds = _state(run), run.rounds
-    scores = run.table() if run.finished else pd.DataFrame()
+    state, rounds, found = _state(run), run.rounds, _found(run)
     gallery, left_out = _gallery(run.folder / "gallery", plan, metric)
     # An ensemble in which nothing is trained has a round 0 and no curve.
     curves = rounds if state["rounds"] else rounds.head(0)
     losses, validation = _lines(curves, "train", "loss"), _lines(curves, *_selected_on(plan))
-    cost = pd.concat([rounds, *(member.rounds for member in run.members.values())])
     best_label = "best: round" if run.finished else "best so far: round"
     return {
         "plan": plan,
@@ -103,16 +98,16 @@ def describe(run: Run) -> dict[str, Any]:
         "name": run.folder.resolve().name,
         "state": state,
         "metric": metric,
-        "answer": _answer(scores, scenario.task) if len(scores) else None,
+        "answer": centers.answer(found.table, scenario.task, found.sure) if found else None,
         "cards": _cards(plan),
         "rendered": plan.rendered,
         "leaks": [text.removeprefix(LEAK) for text in plan.warnings if text.startswith(LEAK)],
         "warnings": [text for text in plan.warnings if not text.startswith(LEAK)],
-        "scores": _scores(scores, plan) if len(scores) else None,
-        "members": _members(run, metric) if run.finished and run.members else None,
+        "tables": _tables(run, found),
+        "uncertainty": found.sure.warning if found else None,
         "rounds": _rounds(run, state["rounds"]),
         "reduction": REDUCTIONS[scenario.task],
-        "picture": _picture(run.samples, scores, scenario.task) if len(scores) else None,
+        "pictures": _pictures(found, scenario.task) if found else (),
         "legend": [
             (charts.swatch(line), line.name) for line in {line.name: line for line in losses + validation}.values()
         ],
@@ -125,11 +120,55 @@ def describe(run: Run) -> dict[str, Any]:
         "rule": RULES[rule].format(metric=metric),
         "gallery": gallery,
         "left_out": left_out,
-        "cost": _cost(cost, plan) if len(cost) else None,
-        "holdings": _holdings(plan),
         "environment": _environment(json.loads((run.folder / "environment.json").read_text()), plan),
         "key": charts.key,
+        "number": number,
+        "zip": zip,
     }
+
+
+def run_tables(run: Run) -> dict[str, Table]:
+    """Every table of a run's report by name; of an unfinished run, those that are there."""
+    return _tables(run, _found(run))
+
+
+def _found(run: Run) -> Found | None:
+    """None of a run that is not finished, or has no test image."""
+    if not run.finished:
+        return None
+    samples = run.samples
+    tested = samples[(samples["checkpoint"] == "best") & (samples["split"] == "test")]
+    return Found(tested, center_table(samples), uncertainty(samples)) if len(tested) else None
+
+
+def _tables(run: Run, found: Found | None) -> dict[str, Table]:
+    plan, task = run.plan, run.plan.scenario.task
+    tables = {}
+    if found:
+        tables["centers"] = centers.scores_table(found.table, plan, found.sure)
+        if task == "segmentation":
+            tables["alarms"] = centers.alarms_table(found.tested, plan)
+            if sizes := centers.sizes_table(found.tested, plan):
+                tables["sizes"] = sizes
+        if task == "classification":
+            matrices = centers.confusion_tables(found.tested)
+            tables |= {f"confusion-{scope}": table for scope, table in matrices.items()}
+    if run.finished and run.members:
+        tables["members"] = _members(run, TITLES[headline(task)])
+    cost = pd.concat([run.rounds, *(member.rounds for member in run.members.values())])
+    if len(cost):
+        tables["cost"] = _cost(cost, plan)
+    return tables | {"holdings": _holdings(plan)}
+
+
+def _pictures(found: Found, task: str) -> list[Picture]:
+    metric = TITLES[headline(task)]
+    by_center = centers.scores_chart(found.table, task, found.sure)
+    pictures = [Picture(f"{metric} of every center with its 95 % interval", by_center)]
+    if task == "segmentation":
+        spread = centers.spreads_chart(found.tested, list(found.table["center"]))
+        pictures.append(Picture(f"{metric} of every image, by center", spread))
+    return [picture for picture in pictures if picture.chart]
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -147,91 +186,11 @@ def _state(run: Run) -> dict[str, Any]:
     }
 
 
-def _centers(plan: Plan) -> pd.DataFrame:
-    """``plan.centers`` in the report's order, who trains first, then holdouts, by name; ``part`` is the role in words.
-
-    A center that was cut into hospitals keeps their common test set under its own name.
-    """
-    centers = plan.centers.rename_axis("center").sort_values(["role", "center"], ascending=[False, True])
-    trains = centers["train"].gt(0).map({True: "trains", False: "common test set"})
-    return centers.assign(part=trains.where(centers["role"] == "train", "holdout"))
-
-
 def _cards(plan: Plan) -> list[Card]:
     return [DATASETS[name].card for name in sorted(plan.samples["dataset"].unique())]
 
 
-# ---- the answer
-
-
-def _answer(table: pd.DataFrame, task: str) -> str:
-    """The run's result as a sentence; says what cannot be said."""
-    summary, name = summarise(table, task), TITLES[headline(task)]
-    scored = table[table[summary.metric].notna()]
-    unseen = list(scored.loc[scored["role"] == "holdout", "center"])
-    if not len(scored):
-        return f"No test image can be scored: none shows a polyp, none raised an alarm, and {name} says nothing there."
-    if not unseen:
-        why = (
-            "no held-out image can be scored"
-            if (table["role"] == "holdout").any()
-            else "no hospital was held out, so this says nothing about others"
-        )
-        text = f"{name} {summary.seen:.2f} at hospitals that trained; {why}"
-    elif math.isnan(summary.seen):
-        text = f"{name} {summary.unseen:.2f} {_place(unseen)}, which took no part; no training center has a score"
-    else:
-        text = (
-            f"{name} {summary.seen:.2f} at hospitals that trained, {summary.unseen:.2f} {_place(unseen)}, "
-            f"which took no part: {_gap(summary.gap)}"
-        )
-    worst = f"; worst center {summary.worst_center} {summary.worst:.2f}" if len(scored) > 1 else ""
-    return f"{text}{worst}."
-
-
-def _place(centers: list[str]) -> str:
-    if len(centers) == 1:
-        return f"at {centers[0]}"
-    named = f"{', '.join(centers[:-1])} and {centers[-1]}" if len(centers) <= 4 else f"{len(centers)} hospitals"
-    return f"on average at {named}"
-
-
-def _gap(gap: float) -> str:
-    if abs(gap) < 0.005:
-        return "no gap"
-    return f"a gap of {gap:.2f}" if gap > 0 else f"no gap, {-gap:.2f} better than at home"
-
-
-def _scores(table: pd.DataFrame, plan: Plan) -> Table:
-    """The table of centers with its seen, unseen, gap and worst lines."""
-    parts = _centers(plan)["part"]
-    counts = ("images", "groups", "missed", "negatives")
-    columns = [column for column in table.columns if column not in ("center", "role")]
-    rows = [
-        Row(
-            row["center"],
-            row["role"],
-            (parts[row["center"]], *(_cell(row[name], name in counts) for name in columns)),
-        )
-        for _, row in table.iterrows()
-    ]
-    summary = summarise(table, plan.scenario.task)
-    means = table.groupby("role")[columns].mean().reindex(["train", "holdout"])
-    sums = table.groupby("role")[columns].sum().reindex(["train", "holdout"])
-    footer = []
-    for role, name in (("train", "Seen, mean"), ("holdout", "Unseen, mean")):
-        if (table["role"] == role).any():
-            cells = [_cell(sums.loc[role, c], True) if c in counts else _cell(means.loc[role, c]) for c in columns]
-            footer.append(Row(name, role, ("", *cells)))
-    if math.isfinite(summary.gap):
-        gaps = means.loc["train"] - means.loc["holdout"]
-        cells = ["" if c in counts else _cell(gaps[c]) for c in columns]
-        footer.append(Row("Gap", "", ("", *cells)))
-    if summary.worst_center:
-        cells = [_cell(summary.worst) if name == summary.metric else "" for name in columns]
-        footer.append(Row(f"Worst: {summary.worst_center}", "", ("", *cells)))
-    titles = ("Role", *(TITLES.get(name, name.capitalize()) for name in columns))
-    return Table("Test images of every center under the best round's weights", titles, tuple(rows), tuple(footer))
+# ---- tables
 
 
 def _members(run: Run, metric: str) -> Table:
@@ -240,14 +199,14 @@ def _members(run: Run, metric: str) -> Table:
     scores = [column for column in comparison if column not in ("model", "best_round", "wall_s")]
     rows = []
     for row in comparison.to_dict("records"):
-        name, cells = row["model"], [three_decimals(float(row[column])) for column in scores]
-        ensemble = name == "ensemble"
-        head = name if ensemble else Markup('<a href="members/{0}/report.html">{0}</a>').format(name)
-        rows.append(Row(head, "", (*cells, "" if ensemble else str(row["best_round"]), f"{row['wall_s']:,.0f}")))
-    columns = (*(str(column).capitalize() if column in ("seen", "unseen") else str(column) for column in scores),)
+        ensemble = row["model"] == "ensemble"
+        best, link = ("", "") if ensemble else (int(row["best_round"]), f"members/{row['model']}/report.html")
+        cells = (*(float(row[column]) for column in scores), best, float(row["wall_s"]))
+        rows.append(Row(row["model"], "", cells, link))
+    titles = [str(column).capitalize() if column in ("seen", "unseen") else str(column) for column in scores]
+    columns = (*map(Column, titles), Column("Best round"), Column("Wall time, s", WHOLE))
     caption = f"{metric} of every member under its own best round, and of the ensemble they form"
-    titles = (*columns, "Best round", "Wall time, s")
-    return Table(caption, titles, tuple(rows[:-1]), (rows[-1],), head="Model")
+    return Table(caption, columns, tuple(rows[:-1]), (rows[-1],), head="Model")
 
 
 def _rounds(run: Run, done: int) -> str:
@@ -259,23 +218,6 @@ def _rounds(run: Run, done: int) -> str:
     finished = sum(member.finished for member in run.members.values())
     fused = f"learned in {done} of {parsed.fusion.rounds} rounds" if parsed.fusion.name == "learned" else ""
     return f"{finished} of {len(run.members)} members of {rounds} rounds each, fusion {fused or parsed.fusion.name}"
-
-
-def _cell(value: Any, is_count: bool = False) -> str:
-    return f"{int(value):,}" if is_count else three_decimals(float(value))
-
-
-def _picture(samples: pd.DataFrame, table: pd.DataFrame, task: str) -> Markup:
-    summary = summarise(table, task)
-    tested = samples[(samples["checkpoint"] == "best") & (samples["split"] == "test")]
-    dots = []
-    for _, row in table.iterrows():
-        quartiles = None
-        if task == "segmentation":
-            images = segmentation.by_image(tested[tested["center"] == row["center"]])[summary.metric].dropna()
-            quartiles = (float(images.quantile(0.25)), float(images.quantile(0.75))) if len(images) else None
-        dots.append(Dot(row["center"], row["role"], float(row[summary.metric]), quartiles))
-    return charts.centers_chart(dots, TITLES[summary.metric], summary.seen, summary.unseen)
 
 
 # ---- over rounds
@@ -318,7 +260,7 @@ def _points(values: pd.Series) -> tuple[tuple[int, float], ...]:
 def _gallery(folder: Path, plan: Plan, metric: str) -> tuple[list[Strip], list[str]]:
     """A strip for every center that has one, and the centers left out for the report's size."""
     shown, left_out, size = [], [], 0
-    for center, role in _centers(plan)["role"].items():
+    for center, role in in_order(plan)["role"].items():
         listing = folder / f"{center}.json"
         if not listing.is_file():
             continue
@@ -352,38 +294,34 @@ def _cost(rounds: pd.DataFrame, plan: Plan) -> Table:
     sums["evaluate_s"] = once[~training].groupby("center")["seconds"].sum()
     sums["peak_mib"] = once.groupby("center")["peak_mib"].max()
     sums = sums.fillna(0.0)
-    rows = [
+    rows = tuple(
         Row(str(center), row["role"], (row["part"], *_cost_cells(row)))
-        for center, row in _centers(plan).join(sums, how="inner").iterrows()
-    ]
-    total = pd.concat([sums.drop(columns="peak_mib").sum(), sums[["peak_mib"]].max()])
-    columns = ("Role", "Steps", "Training, s", "Evaluation, s", "Down, MB", "Up, MB", "Peak memory, MiB")
-    return Table("Cost by center, all rounds", columns, tuple(rows), (Row("All", "", ("", *_cost_cells(total))),))
-
-
-def _cost_cells(cost: pd.Series) -> tuple[str, ...]:
-    return (
-        f"{cost['steps']:,.0f}",
-        f"{cost['train_s']:,.1f}",
-        f"{cost['evaluate_s']:,.1f}",
-        f"{cost['bytes_down'] / 1e6:,.1f}",
-        f"{cost['bytes_up'] / 1e6:,.1f}",
-        f"{cost['peak_mib']:,.0f}",
+        for center, row in in_order(plan).join(sums, how="inner").iterrows()
     )
+    total = pd.concat([sums.drop(columns="peak_mib").sum(), sums[["peak_mib"]].max()])
+    columns = [Column("Role"), Column("Steps")]
+    columns += [Column(title, ONE) for title in ("Training, s", "Evaluation, s", "Down, MB", "Up, MB")]
+    columns += [Column("Peak memory, MiB", WHOLE)]
+    return Table("Cost by center, all rounds", tuple(columns), rows, (Row("All", "", ("", *_cost_cells(total))),))
+
+
+def _cost_cells(cost: pd.Series) -> tuple[int | float, ...]:
+    seconds = (float(cost["train_s"]), float(cost["evaluate_s"]))
+    return int(cost["steps"]), *seconds, cost["bytes_down"] / 1e6, cost["bytes_up"] / 1e6, float(cost["peak_mib"])
 
 
 def _holdings(plan: Plan) -> Table:
     """Who holds what."""
     own = plan.samples.groupby("center")
-    centers = _centers(plan).assign(dataset=own["dataset"].first(), groups=own["group"].nunique())
-    counts = ("train", "val", "test", "groups")
-    rows = [
-        Row(str(center), row["role"], (row["part"], row["dataset"], *(f"{row[name]:,}" for name in counts)))
-        for center, row in centers.iterrows()
-    ]
-    columns = ("Role", "Dataset", "Train", "Validation", "Test", "Groups")
-    total = Row("All", "", ("", "", *(f"{centers[name].sum():,}" for name in counts)))
-    return Table("Images by center and split", columns, tuple(rows), (total,))
+    held = in_order(plan).assign(dataset=own["dataset"].first(), groups=own["group"].nunique())
+    counts = ["train", "val", "test", "groups"]
+    rows = tuple(
+        Row(str(center), row["role"], (row["part"], row["dataset"], *map(int, row[counts])))
+        for center, row in held.iterrows()
+    )
+    columns = tuple(map(Column, ("Role", "Dataset", "Train", "Validation", "Test", "Groups")))
+    total = Row("All", "", ("", "", *map(int, held[counts].sum())))
+    return Table("Images by center and split", columns, rows, (total,))
 
 
 def _environment(facts: dict[str, Any], plan: Plan) -> Sequence[tuple[str, str]]:

@@ -156,7 +156,13 @@ class StopAt(Screen):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stop", [(2, 1), (0, 1)], ids=["in the second member", "while the fusion is learned"])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param((2, 1), id="in the second member", marks=pytest.mark.slow),
+        pytest.param((0, 1), id="while the fusion is learned"),
+    ],
+)
 def test_stopped_and_gone_on_with_the_bits_are_those_of_one_go(
     stop: tuple[int, int], ensemble: Run, learned: Run, scenario: Path, tmp_path: Path
 ) -> None:

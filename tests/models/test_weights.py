@@ -69,7 +69,7 @@ def test_package_weights_recognise_photographs() -> None:
 
 @pytest.mark.skipif(not has_package, reason="the extra [weights] is not installed")
 def test_package_weights_fill_all_three_encoders_of_triunet() -> None:
-    """The third sees four maps in place of three colours: its first convolution is adapted, as smp does for the authors."""
+    """The third sees four maps in place of three colours: its first convolution is adapted as smp does it."""
     unet = build_model(LITE, "segmentation", 1, seed=0)
     tri = build_model(LITE.model_copy(update={"name": "triunet"}), "segmentation", 1, seed=0)
     expected = unet.body.encoder.state_dict()
@@ -167,9 +167,7 @@ def test_imagenet_that_is_nowhere_names_the_choices(hub: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "encoder"), [("unet", "tu-lcnet_050"), ("triunet", "tu-lcnet_050"), ("dpt", "tu-test_vit")]
 )
-def test_imagenet_fills_every_encoder(
-    name: str, encoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_imagenet_fills_every_encoder(name: str, encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     create, filled = timm.create_model, []
 
     def downloaded(*args: Any, pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:

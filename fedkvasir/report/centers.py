@@ -1,0 +1,259 @@
+"""What was found at every center: the answer, the table and its intervals, pictures, what was taken for what."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from fedkvasir.data.partition import SIZES
+from fedkvasir.errors import UserError
+from fedkvasir.evaluation.intervals import intervals
+from fedkvasir.evaluation.protocol import headline, summarise
+from fedkvasir.evaluation.suite import alarms, by_size
+from fedkvasir.metrics import classification, segmentation
+from fedkvasir.plan import Plan
+from fedkvasir.report import charts
+from fedkvasir.report.charts import Mark, Marks, Spread
+from fedkvasir.report.tables import Column, Estimate, Interval, Row, Table, Value, bracket, decimals, three_decimals
+
+TITLES = {
+    "dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Recall", "dice_images": "Dice over images",
+    "missed": "Missed", "negatives": "Negatives", "macro_f1": "Macro F1", "accuracy": "Accuracy",
+}  # fmt: skip
+COUNTS = ("images", "groups", "missed", "negatives")
+INTERVAL = "95 % interval"
+BINS = 25
+NONE = Interval(math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """The 95 % intervals of a run's headline scores."""
+
+    bounds: Mapping[tuple[str, str], Interval] = field(default_factory=dict)
+    """(scope, center) of :func:`~fedkvasir.evaluation.intervals.intervals` -> interval; center is empty but for
+    scope ``center``."""
+    warning: str = ""
+    """What has to be said beside them, once."""
+
+    def of(self, scope: str, center: str = "") -> Interval:
+        return self.bounds.get((scope, center), NONE)
+
+
+def uncertainty(samples: pd.DataFrame) -> Uncertainty:
+    """Of the test records under the best round's weights; where there can be none, the reason is the warning."""
+    try:
+        found = intervals([samples])
+    except UserError as error:
+        return Uncertainty(warning=f"none, {error}")
+    bounds = {(row.scope, row.center): Interval(row.low, row.high) for row in found.itertuples()}
+    # The gap is of all centers: what is to be said of it is to be said of each of them.
+    return Uncertainty(bounds, str(found["warning"].iloc[-1]))
+
+
+def in_order(plan: Plan) -> pd.DataFrame:
+    """``plan.centers`` in the report's order, who trains first, then holdouts, by name; ``part`` is the role in words.
+
+    A center that was cut into hospitals keeps their common test set under its own name.
+    """
+    centers = plan.centers.rename_axis("center").sort_values(["role", "center"], ascending=[False, True])
+    trains = centers["train"].gt(0).map({True: "trains", False: "common test set"})
+    return centers.assign(part=trains.where(centers["role"] == "train", "holdout"))
+
+
+# ---- the answer
+
+
+def answer(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
+    """The run's result as a sentence; says what cannot be said."""
+    summary, name = summarise(table, task), TITLES[headline(task)]
+    scored = table[table[summary.metric].notna()]
+    holdouts = list(scored.loc[scored["role"] == "holdout", "center"])
+    seen, unseen = (
+        _with(score, sure.of(scope)) for scope, score in (("seen", summary.seen), ("unseen", summary.unseen))
+    )
+    if not len(scored):
+        return f"No test image can be scored: none shows a polyp, none raised an alarm, and {name} says nothing there."
+    if not holdouts:
+        why = (
+            "no held-out image can be scored"
+            if (table["role"] == "holdout").any()
+            else "no hospital was held out, so this says nothing about others"
+        )
+        text = f"{name} {seen} at hospitals that trained; {why}"
+    elif math.isnan(summary.seen):
+        text = f"{name} {unseen} {_place(holdouts)}, which took no part; no training center has a score"
+    else:
+        text = f"{name} {seen} at hospitals that trained, {unseen} {_place(holdouts)}, which took no part: "
+        text += _gap(summary.gap, sure.of("gap"))
+    last = _with(summary.worst, sure.of("center", summary.worst_center))
+    return text + (f"; worst center {summary.worst_center} {last}." if len(scored) > 1 else ".")
+
+
+def _with(score: float, interval: Interval) -> str:
+    return f"{score:z.2f} {bracket(*interval, _two_decimals)}".rstrip()
+
+
+def _two_decimals(value: float) -> str:
+    return decimals(2, value)
+
+
+def _place(centers: list[str]) -> str:
+    if len(centers) == 1:
+        return f"at {centers[0]}"
+    named = f"{', '.join(centers[:-1])} and {centers[-1]}" if len(centers) <= 4 else f"{len(centers)} hospitals"
+    return f"on average at {named}"
+
+
+def _gap(gap: float, interval: Interval) -> str:
+    if abs(gap) < 0.005:
+        return f"no gap {bracket(*interval, _two_decimals)}".rstrip()
+    chance = ", which may be chance" if interval.low < 0 < interval.high else ""
+    if gap > 0:
+        return f"a gap of {_with(gap, interval)}{chance}"
+    return f"no gap, {_with(-gap, Interval(-interval.high, -interval.low))} better than at home{chance}"
+
+
+# ---- tables
+
+
+def scores_table(table: pd.DataFrame, plan: Plan, sure: Uncertainty) -> Table:
+    """The table of centers with its seen, unseen, gap and worst lines; intervals stand beside the headline metric."""
+    parts, summary = in_order(plan)["part"], summarise(table, plan.scenario.task)
+    names = [column for column in table.columns if column not in ("center", "role")]
+
+    def line(head: str, role: str, part: str, values: Mapping[Any, Any], interval: Interval) -> Row:
+        cells: list[Value] = [part]
+        for name in names:
+            cells.append(_value(values.get(name), name in COUNTS))
+            if name == summary.metric:
+                cells.append(interval)
+        return Row(head, role, tuple(cells))
+
+    rows = [
+        line(row["center"], row["role"], parts[row["center"]], row, sure.of("center", row["center"]))
+        for row in table.to_dict("records")
+    ]
+    footer, means = [], {}
+    for role, scope in (("train", "seen"), ("holdout", "unseen")):
+        own = table.loc[table["role"] == role, names]
+        if len(own):
+            sums = {name: own[name].sum() for name in names if name in COUNTS}
+            means[scope] = own.mean()
+            footer.append(line(f"{scope.capitalize()}, mean", role, "", {**means[scope], **sums}, sure.of(scope)))
+    if math.isfinite(summary.gap):
+        gaps = (means["seen"] - means["unseen"]).drop(list(COUNTS), errors="ignore")
+        footer.append(line("Gap", "", "", gaps.to_dict(), sure.of("gap")))
+    if summary.worst_center:
+        worst = {summary.metric: summary.worst}
+        footer.append(line(f"Worst: {summary.worst_center}", "", "", worst, sure.of("center", summary.worst_center)))
+    columns = [Column("Role")]
+    for name in names:
+        columns.append(Column(TITLES.get(name, name.capitalize())))
+        if name == summary.metric:
+            columns.append(Column(INTERVAL))
+    caption = "Test images of every center under the best round's weights"
+    return Table(caption, tuple(columns), tuple(rows), tuple(footer))
+
+
+def _value(value: Any, is_count: bool) -> Value:
+    return "" if value is None else int(value) if is_count else float(value)
+
+
+def sizes_table(samples: pd.DataFrame, plan: Plan) -> Table | None:
+    """Segmentation: the headline metric by the size of what an image shows; None where no image shows anything."""
+    found = by_size(samples)
+    found = found[(found["metric"] == segmentation.HEADLINE) & (found["reduction"] == "group")]
+    sizes = [size for size in SIZES if (found["size"] == size).any()]
+    if not sizes:
+        return None
+    wide = found.pivot(index=["role", "center", "class"], columns="size", values=["images", "value"])
+    wide = pd.concat({size: wide.xs(size, axis=1, level="size") for size in sizes}, axis=1)
+    titles = [
+        f"{size[0].upper()}{size[1:]}: {of}" for size in sizes for of in ("images", TITLES[segmentation.HEADLINE])
+    ]
+    wide = wide.rename(columns={"images": "sum", "value": "mean"}, level=1)
+    wide = wide.fillna({(size, "sum"): 0 for size in sizes})
+    caption = f"{TITLES[segmentation.HEADLINE]} by size at native resolution, of the images that show something"
+    return _by_center(caption, [*map(Column, titles)], wide, plan)
+
+
+def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
+    """Segmentation: what was missed where there is something, what was seen where there is nothing."""
+    found = alarms(samples).set_index(["role", "center", "class"])
+    shows = plan.classes[0] if len(plan.classes) == 1 else "it"
+    titles = {
+        "polyps": f"Images with {shows}", "missed": "Missed", "missed_rate": "Share missed",
+        "negatives": f"Without {shows}", "false_alarms": "False alarms", "false_alarm_rate": "Share with alarm",
+    }  # fmt: skip
+    wide = found[list(titles)]
+    wide.columns = pd.MultiIndex.from_tuples([(name, "mean" if "rate" in name else "sum") for name in titles])
+    return _by_center("Missed, and false alarms", [*map(Column, titles.values())], wide, plan)
+
+
+def _by_center(caption: str, columns: Sequence[Column], values: pd.DataFrame, plan: Plan) -> Table:
+    """values: index role, center, class; second level of the columns: how a role's centers are put together."""
+    parts, several = in_order(plan)["part"], len(plan.classes) > 1
+
+    def cells(line: pd.Series) -> tuple[Value, ...]:
+        return tuple(int(value) if how == "sum" else float(value) for (_, how), value in line.items())
+
+    rows, footer = [], []
+    for role, scope in (("train", "Seen"), ("holdout", "Unseen")):
+        own = values[values.index.get_level_values("role") == role]
+        for (_, center, kind), line in own.iterrows():
+            rows.append(Row(center, role, (parts[center], *([kind] if several else []), *cells(line))))
+        for kind, of_class in own.groupby(level="class", sort=False):
+            whole = pd.Series({key: getattr(of_class[key], key[1])() for key in own.columns})
+            footer.append(Row(f"{scope}, mean", role, ("", *([kind] if several else []), *cells(whole))))
+    first = [Column("Role"), *([Column("Class")] if several else [])]
+    return Table(caption, (*first, *columns), tuple(rows), tuple(footer))
+
+
+def confusion_tables(tested: pd.DataFrame) -> dict[str, Table]:
+    """Classification: seen and unseen centers' images by their label (rows) and what they were taken for."""
+    tables = {}
+    for scope, role in (("seen", "train"), ("unseen", "holdout")):
+        own = tested[tested["role"] == role]
+        if not len(own):
+            continue
+        counts = classification.confusion(own)
+        rows = tuple(Row(str(name), "", tuple(map(int, line))) for name, line in counts.iterrows())
+        caption = f"{scope.capitalize()} centers: images by label (rows) and by what they were taken for (columns)"
+        tables[scope] = Table(caption, tuple(map(Column, counts.columns)), rows, head="Label")
+    return tables
+
+
+# ---- pictures
+
+
+def scores_chart(table: pd.DataFrame, task: str, sure: Uncertainty) -> Markup:
+    """Every center's score with its interval, and the means of those that trained and of those that did not."""
+    summary = summarise(table, task)
+    rows = [
+        Marks(center, role, (Mark(role, Estimate(score, *sure.of("center", center))),))
+        for center, role, score in zip(table["center"], table["role"], table[summary.metric], strict=True)
+    ]
+    means = [
+        (f"{scope} {three_decimals(mean)}", Mark(role, Estimate(mean, *NONE)))
+        for scope, role, mean in (("seen", "train", summary.seen), ("unseen", "holdout", summary.unseen))
+        if math.isfinite(mean)
+    ]
+    return charts.estimates_chart(rows, TITLES[summary.metric], (0, 0.25, 0.5, 0.75, 1), means)
+
+
+def spreads_chart(tested: pd.DataFrame, centers: Sequence[str]) -> Markup:
+    """Segmentation: how the headline scores of a center's images are spread; empty where no image has one."""
+    spreads, scored = [], False
+    for center in centers:
+        own = tested[tested["center"] == center]
+        scores = segmentation.by_image(own)[segmentation.HEADLINE].dropna()
+        scored |= len(scores) > 0
+        counts, _ = np.histogram(scores, BINS, (0, 1))
+        low, middle, high = map(float, scores.quantile([0.25, 0.5, 0.75]))
+        spreads.append(Spread(center, str(own["role"].iloc[0]), tuple(map(int, counts)), (low, middle, high)))
+    return charts.spreads_chart(spreads, f"{TITLES[segmentation.HEADLINE]} of an image") if scored else Markup("")

@@ -1,0 +1,213 @@
+"""Several methods side by side: tables, charts and a page out of what a comparison finds."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from fedkvasir.evaluation.groups import ROLES
+from fedkvasir.files import write_atomic
+from fedkvasir.report import TEMPLATES, charts
+from fedkvasir.report.centers import NONE
+from fedkvasir.report.charts import Mark, Marks
+from fedkvasir.report.findings import NUMBERS, Findings, is_shown, long_csv, ranking_sentence
+from fedkvasir.report.tables import Column, Estimate, Row, Table, decimals, number, p_value
+
+TWO = partial(decimals, 2)
+
+
+def tables(findings: Findings) -> dict[str, Table]:
+    """Every table of the page by name."""
+    found = {"scores": _scores(findings), "centers": _centers(findings)}
+    if findings.pairs:
+        found["pairs"] = _pairs(findings)
+    if findings.rankings:
+        found["ranks"] = _ranks(findings)
+    return found | {"fairness": _fairness(findings), "runs": _runs(findings)}
+
+
+def _scores(findings: Findings) -> Table:
+    """A method a row: seen, unseen, gap, as far as there are such centers, and the worst center."""
+    every = pd.concat(findings.scores.values())
+    scopes = [scope for scope in (*ROLES, "gap") if every.loc[every["scope"] == scope, "score"].notna().any()]
+    rows = []
+    for method in findings.methods:
+        found = findings.scores[method.name]
+        summaries = [_estimate(found[found["scope"] == scope].iloc[0]) for scope in scopes]
+        centers = found[(found["scope"] == "center") & found["score"].notna()]
+        last = centers.loc[centers["score"].idxmin()] if len(centers) else None
+        worst = ("", Estimate(math.nan, *NONE)) if last is None else (str(last["center"]), _estimate(last))
+        rows.append(Row(method.name, "", (*summaries, *worst)))
+    titles = (*map(str.capitalize, scopes), "Worst center", f"{findings.metric} there")
+    caption = f"{findings.metric} of every method with its 95 % interval"
+    return Table(caption, tuple(map(Column, titles)), tuple(rows), head="Method")
+
+
+def _centers(findings: Findings) -> Table:
+    """A center a row, a method a column."""
+    held: dict[tuple[str, str], dict[str, Estimate]] = {}
+    for method in findings.methods:
+        found = findings.scores[method.name]
+        for row in found[found["scope"] == "center"].to_dict("records"):
+            center = str(row["center"])
+            held.setdefault((method.scopes[center], center), {})[method.name] = _estimate(row)
+    names = [method.name for method in findings.methods]
+    rows = tuple(
+        Row(center, ROLES[scope], (scope, *(own.get(name, "") for name in names)))
+        for (scope, center), own in sorted(held.items())
+    )
+    caption = f"{findings.metric} of every method at every center with its 95 % interval"
+    return Table(caption, (Column("Scope"), *map(Column, names)), rows)
+
+
+def _pairs(findings: Findings) -> Table:
+    rows = [
+        Row(
+            f"{pair.first} − {pair.second}",
+            "",
+            (
+                pair.scope,
+                Estimate(pair.difference, pair.low, pair.high),
+                pair.median,
+                f"{pair.wins}, {pair.ties}, {pair.losses}",
+                pair.rank_biserial,
+                pair.p,
+                pair.p_holm,
+            ),
+        )
+        for pair in findings.pairs
+    ]
+    columns = (
+        Column("Scope"),
+        Column(f"Difference in {findings.metric}"),
+        Column(f"Median of groups{_group_metric(findings)}"),
+        Column("Won, tied, lost"),
+        Column("Rank-biserial", TWO),
+        Column("p", p_value),
+        Column("p after Holm", p_value),
+    )
+    return Table("Every comparison, on the images that both have", columns, tuple(rows), head="Difference")
+
+
+def _group_metric(findings: Findings) -> str:
+    """Said only where groups are judged by something else than the table's metric."""
+    pair = findings.pairs[0]
+    return "" if pair.group_metric == pair.metric else f", {pair.group_metric}"
+
+
+def _ranks(findings: Findings) -> Table:
+    rows = tuple(
+        Row(method.name, "", tuple(ranking.ranks[method.name] for ranking in findings.rankings.values()))
+        for method in findings.methods
+    )
+    columns = tuple(Column(f"On {scope} centers", TWO) for scope in findings.rankings)
+    return Table("Average rank over groups, 1 is best", columns, rows, head="Method")
+
+
+def _fairness(findings: Findings) -> Table:
+    names = [
+        name for name in NUMBERS if any(name in own and own[name].notna().any() for own in findings.fairness.values())
+    ]
+    rows = []
+    for method, found in findings.fairness.items():
+        there = found[found["centers"] > 0]
+        # Where all centers have one role the last line, of all, would say the same again.
+        for row in (there if len(there) == len(found) else there.iloc[:-1]).to_dict("records"):
+            numbers = [float(row[name]) if name in row else math.nan for name in names]
+            rows.append(Row(method, "", (row["scope"], int(row["centers"]), *numbers)))
+    columns = (Column("Scope"), Column("Centers"), *(Column(NUMBERS[name]) for name in names))
+    caption = f"{findings.metric}: how evenly a method serves the centers"
+    return Table(caption, columns, tuple(rows), head="Method")
+
+
+def _runs(findings: Findings) -> Table:
+    """Which runs a method is made of."""
+    rows = tuple(
+        Row(
+            method.name,
+            "",
+            (
+                ", ".join(map(str, method.seeds)),
+                ", ".join(map(str, method.best_rounds)),
+                ", ".join(run.folder.resolve().name for run in method.runs),
+                ", ".join(method.differs),
+            ),
+        )
+        for method in findings.methods
+    )
+    columns = tuple(map(Column, ("Seeds", "Best rounds", "Run folders", "Differs from others in")))
+    return Table("The runs of every method", columns, rows, head="Method")
+
+
+def _estimate(row: Mapping[Any, Any] | pd.Series) -> Estimate:
+    return Estimate(float(row["score"]), float(row["low"]), float(row["high"]))
+
+
+# ---- the page
+
+
+def build_comparison(findings: Findings, out: Path) -> Path:
+    """Write ``comparison.html``, ``comparison.csv`` and a ``critical-difference-<scope>.svg``; returns the page.
+
+    The same runs give the same bytes.
+    """
+    write_atomic(out / "comparison.csv", long_csv(findings))
+    ranks = _rank_charts(findings)
+    for scope, chart in ranks.items():
+        write_atomic(out / f"critical-difference-{scope}.svg", charts.standalone(chart))
+    page = out / "comparison.html"
+    write_atomic(page, TEMPLATES.get_template("comparison.html").render(_describe(findings, ranks)))
+    return page
+
+
+def _describe(findings: Findings, ranks: dict[str, Markup]) -> dict[str, Any]:
+    plans = [run.plan for method in findings.methods for run in method.runs]
+    return {
+        "findings": findings,
+        "names": [method.name for method in findings.methods],
+        "questions": list(dict.fromkeys(plan.scenario.question for plan in plans if plan.scenario.question)),
+        "runs": len(plans),
+        "rendered": all(plan.rendered for plan in plans),
+        "alone": [method.name for method in findings.methods if len(method.runs) == 1],
+        "shown": sum(is_shown(pair) for pair in findings.pairs),
+        "tables": tables(findings),
+        "scores": _scores_chart(findings),
+        "differences": {scope: _differences_chart(findings, scope) for scope in findings.scopes},
+        "ranks": ranks,
+        "rankings": [ranking_sentence(scope, ranking) for scope, ranking in findings.rankings.items()],
+        "key": charts.key,
+        "number": number,
+        "zip": zip,
+    }
+
+
+def _scores_chart(findings: Findings) -> Markup:
+    rows = []
+    for name, found in findings.scores.items():
+        marks = [(role, _estimate(found[found["scope"] == scope].iloc[0])) for scope, role in ROLES.items()]
+        rows.append(Marks(name, "", tuple(Mark(role, own) for role, own in marks if math.isfinite(own.value))))
+    return charts.estimates_chart(rows, findings.metric)
+
+
+def _differences_chart(findings: Findings, scope: str) -> Markup:
+    rows = [
+        Marks(f"{pair.first} − {pair.second}", "", (Mark("", Estimate(pair.difference, pair.low, pair.high)),))
+        for pair in findings.pairs
+        if pair.scope == scope
+    ]
+    title = f"difference in {findings.metric} on {scope} centers"
+    return charts.estimates_chart(
+        rows, title, means=[("no difference", Mark("", Estimate(0.0, *NONE)))] if rows else []
+    )
+
+
+def _rank_charts(findings: Findings) -> dict[str, Markup]:
+    return {
+        scope: charts.critical_difference_chart(ranking.ranks, ranking.critical_difference, ranking.cliques)
+        for scope, ranking in findings.rankings.items()
+        if math.isfinite(ranking.critical_difference)
+    }

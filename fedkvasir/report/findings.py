@@ -1,0 +1,189 @@
+"""What a comparison of methods finds: scores, pairs, ranks, fairness; in plain words and as one long table."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from fedkvasir.errors import UserError
+from fedkvasir.evaluation.comparison import ALPHA, Comparison, compare, holm, sentence
+from fedkvasir.evaluation.fairness import SCOPES, fairness
+from fedkvasir.evaluation.groups import ROLES, tested
+from fedkvasir.evaluation.intervals import intervals
+from fedkvasir.evaluation.protocol import headline, task_of
+from fedkvasir.evaluation.ranking import Ranking, rank
+from fedkvasir.report.centers import TITLES
+from fedkvasir.report.methods import Method
+from fedkvasir.report.sections import LEAK
+from fedkvasir.report.tables import MINUS, p_value
+
+NUMBERS = {
+    "mean": "Mean", "weighted": "Weighted", "worst": "Worst", "second_worst": "Second worst",
+    "percentile_10": "10th percentile", "sd": "SD", "range": "Range",
+}  # fmt: skip
+"""Of :func:`~fedkvasir.evaluation.fairness.fairness`, and their titles."""
+LONG = (
+    "quantity", "scope", "center", "method", "against", "runs", "value", "low", "high", "groups", "median", "wins",
+    "ties", "losses", "rank_biserial", "p", "p_holm", "note",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a comparison of methods found; every number and note as the statistics give them."""
+
+    methods: Sequence[Method]
+    metric: str
+    """The headline metric's title."""
+    scopes: tuple[str, ...]
+    """Whose test images the tests are about: seen, unseen or both."""
+    scores: dict[str, pd.DataFrame]
+    """Method -> :func:`~fedkvasir.evaluation.intervals.intervals`."""
+    fairness: dict[str, pd.DataFrame]
+    """Method -> :func:`~fedkvasir.evaluation.fairness.fairness`."""
+    pairs: tuple[Comparison, ...]
+    rankings: dict[str, Ranking]
+    """Scope -> ranks, where there are three methods or more."""
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """What makes a method no result at all."""
+        texts = []
+        for method in self.methods:
+            plans = [run.plan for run in method.runs]
+            if any(plan.scenario.evaluation.select == "oracle" for plan in plans):
+                texts.append(f"{method.name} is an upper bound, not a result: its rounds were chosen by the holdout")
+            if leak := next((text for plan in plans for text in plan.warnings if text.startswith(LEAK)), None):
+                texts.append(f"{method.name}: test and training data overlap: {leak.removeprefix(LEAK)}")
+        return tuple(texts)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What has to be said beside the intervals of the scores."""
+        return tuple(dict.fromkeys(text for table in self.scores.values() if (text := table["warning"].iloc[-1])))
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Every pair in plain words, without its notes."""
+        said = (sentence(replace(pair, notes=())) for pair in self.pairs)
+        return tuple(re.sub(r"(?<=[ \[])-(?=\d)", MINUS, text) for text in said)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the tests leave out, and what has to be said beside them; each once."""
+        told: dict[str, list[str]] = {}
+        for pair in self.pairs:
+            for note in pair.notes:
+                told.setdefault(note, []).append(f"{pair.first} and {pair.second}")
+        for ranking in self.rankings.values():
+            # The first note of ranks that are not tested says why; that stands in their sentence.
+            for note in ranking.notes[math.isnan(ranking.friedman_p) :]:
+                told.setdefault(note, []).append("ranks")
+        everywhere = len(self.pairs) == 1
+        return tuple(note if everywhere or len(by) > 1 else f"{by[0]}: {note}" for note, by in told.items())
+
+
+def find(methods: Sequence[Method], scope: str = "unseen", reference: str | None = None) -> Findings:
+    """Compare methods on the test images of ``seen`` or ``unseen`` centers, or of both (``all``).
+
+    Every method against ``reference``, or every pair; Holm is over all of them, both scopes together. Raises UserError
+    as :func:`~fedkvasir.evaluation.comparison.compare`, and where a method was tested at no center of ``scope``.
+    """
+    if scope not in SCOPES:
+        raise UserError(f"--scope {scope}: use {', '.join(SCOPES)}")
+    runs = {method.name: method.samples for method in methods}
+    records = tested(runs, "best", "test")
+    scopes = _scopes({name: set(tables[0]["role"]) for name, tables in records.items()}, scope)
+    pairs = [pair for own in scopes for pair in compare(runs, own, reference)]
+    adjusted = holm([pair.p for pair in pairs])
+    return Findings(
+        methods,
+        TITLES[headline(task_of(methods[0].samples[0]))],
+        scopes,
+        {name: intervals(tables) for name, tables in runs.items()},
+        {name: fairness(tables) for name, tables in runs.items()},
+        tuple(replace(pair, p_holm=float(p)) for pair, p in zip(pairs, adjusted, strict=True)),
+        {own: rank(runs, own) for own in scopes} if len(methods) > 2 else {},
+    )
+
+
+def _scopes(roles: Mapping[str, set[str]], scope: str) -> tuple[str, ...]:
+    wanted = tuple(own for own in ROLES if SCOPES[own][0] in SCOPES[scope])
+    there = tuple(own for own in wanted if all(ROLES[own] in held for held in roles.values()))
+    if not there:
+        without = ", ".join(name for name, held in roles.items() if not held & set(SCOPES[scope]))
+        other = next((own for own, role in ROLES.items() if all(role in held for held in roles.values())), "")
+        instead = f"use --scope {other}" if other else "compare runs that were tested at the same centers"
+        raise UserError(f"no test image of {scope} centers in {without or 'all of them'}: {instead}")
+    return there
+
+
+# ---- in words
+
+
+def ranking_sentence(scope: str, ranking: Ranking) -> str:
+    """What Friedman's test and the critical difference say, in plain words."""
+    where = f"on {scope} centers"
+    if math.isnan(ranking.friedman_p):
+        return f"Ranks {where}: {ranking.notes[0]}"
+    p = "p < 0.001" if ranking.friedman_p < 0.001 else f"p = {p_value(ranking.friedman_p)}"
+    test = f"Friedman's test over {ranking.groups} groups, {p}"
+    if ranking.friedman_p >= ALPHA:
+        return f"Ranks {where}: no difference shown between the methods ({test})"
+    told = f"not all methods are equal ({test}); average ranks {ranking.critical_difference:.2f} apart differ"
+    joined = "; ".join(", ".join(clique) for clique in ranking.cliques)
+    return f"Ranks {where}: {told}" + (f"; not shown to differ: {joined}" if joined else "")
+
+
+def is_shown(pair: Comparison) -> bool:
+    """A difference, by the test after Holm and by the interval of the mean, both in one direction."""
+    return pair.p_holm < ALPHA and (pair.low > 0 < pair.rank_biserial or pair.high < 0 > pair.rank_biserial)
+
+
+# ---- as one table
+
+
+def long_csv(findings: Findings) -> str:
+    """Every number of the comparison, one a row: what it is (``quantity``), of whom, against whom, with its interval.
+
+    quantity: score, gap, difference, rank, friedman_p, critical_difference, and the columns of
+    :func:`~fedkvasir.evaluation.fairness.fairness`.
+    """
+    table = pd.DataFrame(_long(findings), columns=list(LONG)).assign(metric=findings.metric)
+    return table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+
+
+def _long(findings: Findings) -> Iterator[dict[str, Any]]:
+    for method in findings.methods:
+        for row in findings.scores[method.name].to_dict("records"):
+            scope = method.scopes.get(row["center"], row["scope"])
+            yield {
+                "quantity": "gap" if scope == "gap" else "score", "scope": "" if scope == "gap" else scope,
+                "center": row["center"], "method": method.name, "runs": row["runs"], "value": row["score"],
+                "low": row["low"], "high": row["high"], "groups": row["groups"], "note": row["warning"],
+            }  # fmt: skip
+    for pair in findings.pairs:
+        yield {
+            "quantity": "difference", "scope": pair.scope, "method": pair.first, "against": pair.second,
+            "value": pair.difference, "low": pair.low, "high": pair.high, "groups": pair.groups, "median": pair.median,
+            "wins": pair.wins, "ties": pair.ties, "losses": pair.losses, "rank_biserial": pair.rank_biserial,
+            "p": pair.p, "p_holm": pair.p_holm, "note": "; ".join(pair.notes),
+        }  # fmt: skip
+    for scope, ranking in findings.rankings.items():
+        own = {"scope": scope, "groups": ranking.groups, "note": "; ".join(ranking.notes)}
+        for name, average in ranking.ranks.items():
+            yield own | {"quantity": "rank", "method": name, "value": average}
+        for name in ("friedman_p", "critical_difference"):
+            yield own | {"quantity": name, "value": getattr(ranking, name)}
+    for name, found in findings.fairness.items():
+        for row in found[found["centers"] > 0].to_dict("records"):
+            for quantity in NUMBERS:
+                center = row.get(f"{quantity}_center", "")
+                if pd.notna(row.get(quantity)):
+                    yield {
+                        "quantity": quantity, "scope": row["scope"], "center": center, "method": name,
+                        "value": row[quantity],
+                    }  # fmt: skip
