@@ -35,7 +35,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
-            _end("stopped; a run goes on from its last finished round by the same command", 1)
+            _end("stopped; the same command goes on from the last finished round of a run", 1)
         sys.exit(code)
     except UserError as error:
         _end(str(error), 2)
