@@ -22,9 +22,11 @@ from fedkvasir.report.tables import Column, Estimate, Interval, Row, Table, Valu
 
 TITLES = {
     "dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Recall", "dice_images": "Dice over images",
-    "missed": "Missed", "negatives": "Negatives", "macro_f1": "Macro F1", "accuracy": "Accuracy",
+    "macro_f1": "Macro F1", "accuracy": "Accuracy",
 }  # fmt: skip
-COUNTS = ("images", "groups", "missed", "negatives")
+COUNTS = ("images", "groups")
+ELSEWHERE = ("missed", "negatives")
+"""Columns of a table of centers that the table of misses and false alarms shows beside what they are shares of."""
 INTERVAL = "95 % interval"
 BINS = 25
 NONE = Interval(math.nan, math.nan)
@@ -124,7 +126,7 @@ def _gap(gap: float, interval: Interval) -> str:
 def scores_table(table: pd.DataFrame, plan: Plan, sure: Uncertainty) -> Table:
     """The table of centers with its seen, unseen, gap and worst lines; intervals stand beside the headline metric."""
     parts, summary = in_order(plan)["part"], summarise(table, plan.scenario.task)
-    names = [column for column in table.columns if column not in ("center", "role")]
+    names = [column for column in table.columns if column not in ("center", "role", *ELSEWHERE)]
 
     def line(head: str, role: str, part: str, values: Mapping[Any, Any], interval: Interval) -> Row:
         cells: list[Value] = [part]

@@ -27,8 +27,8 @@ REDUCTIONS = {
     "segmentation": "Dice, IoU, precision and recall: mean over the images of a group (a patient, a video sequence, a "
     "cluster of near-duplicates), then over the groups of a center. Seen and unseen: uniform mean over centers, "
     "however many images they hold; the gap is seen minus unseen, taken before rounding. Dice over images is the plain "
-    "mean over a center's images. Missed counts images whose polyp was not touched by one pixel: Dice 0, in every "
-    "mean. Negatives counts images without polyp and without alarm; they are in no mean.",
+    "mean over a center's images. An image whose polyp was not touched by one pixel has Dice 0 and is in every mean, "
+    "an image without polyp and without alarm is in none.",
     "classification": "Macro F1, precision and recall: over all images of a center, then uniform mean over the classes "
     "that occur there. Accuracy: share of a center's images. Seen and unseen: uniform mean over centers, however many "
     "images they hold; the gap is seen minus unseen, taken before rounding.",
