@@ -90,7 +90,10 @@ def interval(draws: np.ndarray, *sides: Sequence[Center]) -> tuple[float, float]
 def caution(centers: Sequence[Center]) -> list[str]:
     """What has to be printed beside an interval; nothing where all is well."""
     few = [f"{center.name} {center.groups}" for center in centers if 0 < center.groups < ENOUGH_GROUPS]
-    texts = [f"{center.name}: {center.remark}" for center in centers if center.remark]
+    alike: dict[str, list[str]] = {}
+    for center in centers:
+        alike.setdefault(center.remark, []).append(center.name)
+    texts = [f"{', '.join(names)}: {remark}" for remark, names in alike.items() if remark]
     if few:
         texts.append(
             f"fewer than {ENOUGH_GROUPS} groups ({', '.join(few)}), the interval is too short: of 95 % it covers about "

@@ -179,6 +179,8 @@ def test_classes_of_few_groups_are_told() -> None:
     assert row(intervals([few]), "unseen")["warning"] == (
         "oslo: 1 of 2 classes in fewer than 5 groups, the interval of macro F1 is too short"
     )
+    both = intervals([pd.concat([few, few.assign(center="bergen", group="b" + few["group"])])])
+    assert row(both, "unseen")["warning"].startswith("bergen, oslo: 1 of 2 classes")
 
 
 # ---- what a user can get wrong
