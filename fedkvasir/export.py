@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedkvasir import exchange
+from fedkvasir.data.store import square
 from fedkvasir.data.synthetic import render
 from fedkvasir.data.synthetic.looks import LOOKS
 from fedkvasir.errors import RunFailed, UserError
@@ -104,7 +104,7 @@ def _images(size: int) -> list[Tensor]:
     """Noise, and what a network was made for."""
     noise = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(1))
     pictures = [render(LOOKS["alta"], "polyps", 0, patient, scale=0.25)[0] for patient in range(3)]
-    small = np.stack([cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA) for pixels in pictures])
+    small = np.stack([square(pixels, size) for pixels in pictures])
     rendered = torch.from_numpy(small).permute(0, 3, 1, 2).float().div_(255)
     return [noise[:1], noise, rendered[:1], rendered]
 

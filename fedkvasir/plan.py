@@ -203,7 +203,7 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
     check_names(scenario)
     if scenario.training.compile:
         check_compiler()
-    device = _device(scenario)
+    device = choose_device(scenario.resources.device, "resources.device =")
     held = gather(scenario, data_dir, progress)
     leaks = _refuse_leaks(scenario, held)
     samples = held.samples
@@ -268,10 +268,13 @@ def _check_ensemble(scenario: Scenario, algorithm: Algorithm) -> None:
         )
 
 
-def _device(scenario: Scenario) -> str:
-    wanted, there = scenario.resources.device, torch.cuda.is_available()
+def choose_device(wanted: str, key: str) -> str:
+    """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; ``key`` is what the user set, for the sentence."""
+    there = torch.cuda.is_available()
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"{key} {wanted}: use auto, cpu or cuda")
     if wanted == "cuda" and not there:
-        raise UserError("resources.device = cuda, but torch sees no GPU here; see `fedkvasir doctor`")
+        raise UserError(f"{key} {wanted}, but torch sees no GPU here; see `fedkvasir doctor`")
     return "cuda" if there and wanted != "cpu" else "cpu"
 
 

@@ -20,10 +20,12 @@ from torch.nn import functional as F
 
 from fedkvasir.data import formats
 from fedkvasir.data.formats import picture, video
+from fedkvasir.data.store import square
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.models.ensemble import OneAtATime
+from fedkvasir.plan import choose_device
 from fedkvasir.runs import Run
 
 VIEWS: dict[str | None, tuple[tuple[int, ...], ...]] = {None: ((),), "flips": ((), (3,), (2,), (2, 3))}
@@ -109,7 +111,7 @@ def predict_images(
         raise UserError(f"--tta {tta}: use flips")
     if overlays and task != "segmentation":
         raise UserError("--overlays draws the outlines of masks; a classifier makes none")
-    where, places = _device(device), find_sources(sources, out)
+    where, places = torch.device(choose_device(device, "--device")), find_sources(sources, out)
     total, done, broken = _total(places, every), 0, dict[Path, str]()
     rows: list[dict[str, Any]] = []
     networks: list[nn.Module] = [
@@ -202,15 +204,6 @@ def _agree(runs: Sequence[Run]) -> tuple[str, tuple[str, ...], float]:
     return facts[0]
 
 
-def _device(wanted: str) -> torch.device:
-    there = torch.cuda.is_available()
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {wanted}: use auto, cpu or cuda")
-    if wanted == "cuda" and not there:
-        raise UserError("--device cuda, but torch sees no GPU here; see `fedkvasir doctor`")
-    return torch.device("cuda" if there and wanted != "cpu" else "cpu")
-
-
 @dataclass(frozen=True)
 class _Frame:
     """A picture, or a frame of a video, that is to be predicted."""
@@ -271,7 +264,7 @@ def _views(
 ) -> Iterator[Tensor]:
     """For each view, logits of the batch, turned back: (B, K, S, S) or (B, K) float32 on the host."""
     size = run.plan.scenario.data.image_size
-    small = np.stack([cv2.resize(frame.pixels, (size, size), interpolation=cv2.INTER_AREA) for frame in batch])
+    small = np.stack([square(frame.pixels, size) for frame in batch])
     images = torch.from_numpy(small).to(device).permute(0, 3, 1, 2).float().div_(255)
     precise = device.type == "cpu" or run.plan.precision == "float32"
     for dims in views:

@@ -1,5 +1,6 @@
 """What every method shares: one hospital's training images in, something that gives probabilities out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -44,7 +45,7 @@ class Classifier(Protocol):
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(ABC):
     """A baseline; its fields are its parameters."""
 
     name: ClassVar[str]
@@ -52,5 +53,6 @@ class Method:
     looks: ClassVar[bool] = True
     """Does it look at the pictures' features? It needs scikit-learn then."""
 
+    @abstractmethod
     def fit(self, training: Training) -> Classifier:
-        raise NotImplementedError
+        """What the hospital has after looking at its own training images."""

@@ -1,5 +1,6 @@
 """scikit-learn's classifiers on standardised global features. Every mean and scale is the hospital's own."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,9 +28,9 @@ class Fitted:
 class ScikitLearn(Method):
     """A classifier of scikit-learn after standardisation."""
 
+    @abstractmethod
     def estimator(self, training: Training) -> Any:
         """The classifier, not yet fitted."""
-        raise NotImplementedError
 
     def fit(self, training: Training) -> Classifier:
         from sklearn.pipeline import make_pipeline

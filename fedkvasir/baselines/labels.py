@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -17,6 +16,7 @@ from fedkvasir.baselines.hospitals import fit_hospitals, mean_probabilities
 from fedkvasir.data import formats
 from fedkvasir.data.catalog import Dataset, list_images
 from fedkvasir.data.datasets import DATASETS, find_root
+from fedkvasir.data.store import square
 from fedkvasir.errors import UserError
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.plan import Plan
@@ -100,7 +100,7 @@ def _describe(pictures: Pictures, size: int, progress: Progress | None) -> np.nd
             pixels = next(formats.pictures(path, [item]))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"{path} cannot be read as a picture: {error}") from error
-        return describe(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA))
+        return describe(square(pixels, size))
 
     found = []
     with ThreadPoolExecutor() as pool:

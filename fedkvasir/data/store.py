@@ -239,6 +239,11 @@ def _decode(job: _Job, size: int) -> list[_Sample | str]:
     return samples
 
 
+def square(picture: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, 3) uint8 -> (size, size, 3): a picture as networks see it, in training and ever after."""
+    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+
+
 def _shrink(picture: np.ndarray, native: np.ndarray, size: int, known: bool) -> _Sample:
     """Resized image and mask, packed native mask, thumbnails and facts; ``known``: the mask says something."""
     labels = int(native.max())
@@ -256,5 +261,4 @@ def _shrink(picture: np.ndarray, native: np.ndarray, size: int, known: bool) -> 
         "pixels_sha256": hashlib.sha256(picture.tobytes()).hexdigest(),
         "phash": perceptual_hash(thumbs[0]),
     }
-    image = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-    return _Sample(facts, image, mask, thumbs, zlib.compress(raw.tobytes(), 6))
+    return _Sample(facts, square(picture, size), mask, thumbs, zlib.compress(raw.tobytes(), 6))
