@@ -1,8 +1,8 @@
 """DivergentNets against its members on real data: does the ensemble lose nothing to its best member?
 
-``python benchmarks/divergentnets.py [--data DIR] [--out DIR] [--seeds 0]`` trains the five members of DivergentNets on
-``scenarios/kvasir-cvc.yaml``, each with the scenario's own budget (128 x 128, the same rounds and epochs), forms the
-ensemble by every fusion from the same members, and writes ``benchmarks/results/divergentnets.csv``: mean Dice on
+``python benchmarks/divergentnets.py [--data DIR] [--out DIR] [--seeds 0] [--rounds 12]`` trains the five members of
+DivergentNets on ``scenarios/kvasir-cvc.yaml`` (128 x 128), all with the same rounds and epochs, forms the ensemble by
+every fusion from the same members, and writes ``benchmarks/results/divergentnets.csv``: mean Dice on
 Kvasir-SEG's val.txt (baerum) and in Barcelona, wall times, parameters, and for the ensembles what `fedkvasir predict`
 costs with all members in memory and with one at a time. A stopped benchmark goes on. Exits with 1 if the mean of the
 members falls more than 0.005 below the best member.
@@ -38,8 +38,10 @@ def main() -> None:
     options.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
     options.add_argument("--out", type=Path, default=Path("runs/divergentnets"))
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("--rounds", type=int, default=12, help="rounds a member; six leave all five still rising")
     arguments = options.parse_args()
-    table = pd.DataFrame([row for seed in arguments.seeds for row in compare(seed, arguments.data, arguments.out)])
+    rows = [row for seed in arguments.seeds for row in compare(seed, arguments.rounds, arguments.data, arguments.out)]
+    table = pd.DataFrame(rows)
     machine = environment("ray", 2)["machine"]
     table["machine"] = f"{machine['processor']}, 2 workers, no GPU"
     table.to_csv(HERE / "results" / "divergentnets.csv", index=False)
@@ -53,12 +55,13 @@ def main() -> None:
     sys.exit(int(worse))
 
 
-def compare(seed: int, data: Path, out: Path) -> list[dict[str, object]]:
+def compare(seed: int, rounds: int, data: Path, out: Path) -> list[dict[str, object]]:
     """One row a member and a fusion of one seed."""
     rows, first = [], None
     for fusion in FUSIONS:
         model = {**yaml.safe_load(SCENARIO.read_text())["model"], "name": "divergentnets", "fusion": fusion}
-        overrides = (f"model={yaml.safe_dump(model, default_flow_style=True, width=1000)}", f"seed={seed}")
+        flow = yaml.safe_dump(model, default_flow_style=True, width=1000)
+        overrides = (f"model={flow}", f"seed={seed}", f"federation.rounds={rounds}")
         folder = out / make_plan(load(SCENARIO, overrides), data).name
         if first and not (folder / "members").is_dir():  # members do not depend on the fusion: they are trained once
             shutil.copytree(first.folder / "members", folder / "members")
@@ -74,6 +77,7 @@ def scores(seed: int, name: str, run: Run) -> dict[str, object]:
     return {
         "seed": seed,
         "model": name,
+        "rounds": run.plan.scenario.federation.rounds,
         **{center: round(float(table.loc[center, "dice"]), 4) for center in CENTERS},
         "barcelona_by_image": round(float(table.loc["barcelona", "dice_images"]), 4),
         "best_round": run.result["best_round"],
