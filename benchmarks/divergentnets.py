@@ -19,11 +19,11 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from fedkvasir.cli import run_scenario
 from fedkvasir.console import Screen
 from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run, environment
 from fedkvasir.scenario import load
+from fedkvasir.simulation import run_scenario
 
 HERE = Path(__file__).resolve().parent
 SCENARIO = HERE.parent / "scenarios" / "kvasir-cvc.yaml"

@@ -31,7 +31,6 @@ import psutil
 import torch
 
 from clients.evaluate import evaluate
-from fedkvasir.cli import run_scenario
 from fedkvasir.console import Happening, Screen
 from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.data.loader import train_batches
@@ -43,6 +42,7 @@ from fedkvasir.plan import Plan, make_plan
 from fedkvasir.randomness import derive_seed
 from fedkvasir.runs import environment
 from fedkvasir.scenario import load
+from fedkvasir.simulation import run_scenario
 from fedkvasir.training import make_optimizer
 
 HERE = Path(__file__).resolve().parent
@@ -123,7 +123,8 @@ def plain(scenario: Path, data: Path | None, overrides: tuple[str, ...]) -> Meas
                     optimizer.step()
                     steps += 1
         for samples in val:
-            images += len(evaluate(network, samples, settings, plan.classes, torch.device("cpu"), plan.precision))
+            rows, _ = evaluate(network, samples, settings, plan.classes, torch.device("cpu"), plan.precision)
+            images += len(rows)
         ends.append(time.time())
     return measured(ends, steps, images)
 

@@ -1,5 +1,6 @@
 """The evaluation pass: one row an image, counts at native size or class probabilities."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def evaluate(
     classes: tuple[str, ...],
     device: torch.device,
     precision: str,
-) -> pd.DataFrame:
-    """Per-image records in the order of ``samples``.
+) -> tuple[pd.DataFrame, float]:
+    """Per-image records in the order of ``samples``, and the seconds that the network took for them.
 
     Segmentation: one row an image and class; logits go back to the native size bilinearly, then the threshold; columns
     class, scoring, threshold, height, width, tp, fp, fn, tn (pixels), hd, hd95, assd, nsd, tolerance_px. Where the
@@ -36,15 +37,16 @@ def evaluate(
     table = samples.table
     rows = table[["sample", "group"]].reset_index(drop=True)
     if scenario.task == "classification":
-        found = [logits.softmax(dim=1) for _, logits in _logits(network, samples, scenario, device, precision)]
-        probabilities = torch.cat(found).double().numpy()
+        _, batches, seconds = zip(*_logits(network, samples, scenario, device, precision), strict=True)
+        probabilities = torch.cat([logits.softmax(dim=1) for logits in batches]).double().numpy()
         rows["label"] = table["label"].to_numpy()
-        return rows.join(pd.DataFrame(probabilities, columns=[PREFIX + name for name in classes]))
-    settings = scenario.evaluation
+        return rows.join(pd.DataFrame(probabilities, columns=[PREFIX + name for name in classes])), sum(seconds)
+    settings, network_s = scenario.evaluation, 0.0
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in settings.scoring}
-    for positions, logits in _logits(network, samples, scenario, device, precision):
+    for positions, logits, seconds in _logits(network, samples, scenario, device, precision):
+        network_s += seconds
         for index, position in enumerate(positions):
-            truth = samples.store.native_mask(int(table["row"].iloc[position]))
+            truth = samples.native_mask(int(position))
             prediction = native_mask(logits[index], truth.shape, settings.threshold)
             for number in range(1, len(classes) + 1):
                 found, there = prediction == number, truth == number
@@ -60,27 +62,40 @@ def evaluate(
     rows["scoring"], rows["threshold"] = "", settings.threshold
     rows[["height", "width"]] = table[["height", "width"]].to_numpy().repeat(len(classes), axis=0)
     parts = [rows.assign(scoring=name).join(pd.DataFrame(own)) for name, own in scores.items()]
-    return pd.concat(parts, ignore_index=True).assign(tolerance_px=settings.tolerance_px)
+    return pd.concat(parts, ignore_index=True).assign(tolerance_px=settings.tolerance_px), network_s
 
 
 @torch.inference_mode()
 def _logits(
     network: nn.Module, samples: Samples, scenario: Scenario, device: torch.device, precision: str
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """(positions, logits on the host) batch by batch, padding removed."""
+) -> Iterator[tuple[np.ndarray, Tensor, float]]:
+    """(positions, logits on the host, seconds of the network) batch by batch, padding removed."""
     network.eval()
     for positions, batch in eval_batches(samples, scenario.training.batch_size):
-        logits = predict(network, batch, device, precision)[: len(positions)]
+        padded, seconds = predict(network, batch, device, precision)
+        logits = padded[: len(positions)]
         if broken := int((~logits.isfinite().flatten(1).all(dim=1)).sum()):
             # NaN is above no threshold: it would pass for an empty mask.
             raise ValueError(
                 f"{samples.table['center'].iloc[0]}: the network's output is not a number on {broken} of "
                 f"{len(positions)} images; the training diverged, lower training.lr and run again"
             )
-        yield positions, logits
+        yield positions, logits, seconds
 
 
-def predict(network: nn.Module, batch: Batch, device: torch.device, precision: str) -> Tensor:
-    """Logits of one batch, float32 on the host."""
+def predict(network: nn.Module, batch: Batch, device: torch.device, precision: str) -> tuple[Tensor, float]:
+    """Logits of one batch, float32 on the host, and the seconds of the network's forward pass alone."""
+    images = batch.images.to(device)
+    _wait(device)
+    began = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return network(batch.images.to(device)).float().cpu()
+        logits = network(images)
+    _wait(device)
+    seconds = time.perf_counter() - began
+    return logits.float().cpu(), seconds
+
+
+def _wait(device: torch.device) -> None:
+    """A GPU works on while Python goes on; the clock must not."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

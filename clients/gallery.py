@@ -1,4 +1,4 @@
-"""A few small pictures of best, median and worst cases, drawn where the images are."""
+"""A few small pictures of best, median and worst cases and of missed polyps, drawn where the images are."""
 
 import json
 from pathlib import Path
@@ -18,6 +18,8 @@ from fedkvasir.scenario import Scenario
 
 WIDTH = 240
 """Of one picture, pixels."""
+MISSED = 2
+"""Missed polyps, the largest, that are shown beside the other cases."""
 TRUTH, PREDICTION = (0, 230, 118), (255, 64, 200)
 """Outline colours (RGB)."""
 
@@ -31,25 +33,33 @@ def draw_gallery(
     precision: str,
     folder: Path,
 ) -> None:
-    """Write ``<center>-<rank>.jpg`` (the image; for segmentation beside it the image with both outlines) and
-    ``<center>.json`` (rank, sample, score, truth, prediction, file) into ``folder``."""
+    """Write ``<center>-<case>.jpg`` (the image; for segmentation beside it the image with both outlines) and
+    ``<center>.json`` (rank, sample, score, truth, prediction, file) into ``folder``.
+
+    Ranks are best, median, worst and, for segmentation, missed: nothing was found of what the image shows. An image
+    that is among the first three and was missed is drawn once, as ``worst, missed``.
+    """
     scores = case_scores(rows, scenario.task).reset_index(drop=True).dropna().sort_values(kind="stable")
     if scores.empty:
         return
     center, cases = rows["center"].iloc[0], []
     places = {"best": scores.index[-1], "median": scores.index[len(scores) // 2], "worst": scores.index[0]}
-    for rank, position in places.items():
-        file = f"{center}-{rank}.jpg"
+    missed = _missed(rows) if scenario.task == "segmentation" else []
+    others = [position for position in missed if position not in places.values()][:MISSED]
+    places |= {f"missed-{number}": position for number, position in enumerate(others, start=1)}
+    for name, position in places.items():
+        file = f"{center}-{name}.jpg"
+        rank = "missed" if position in others else f"{name}, missed" if position in missed else name
         sample = samples.table["sample"].iloc[position]
         case = {"rank": rank, "sample": sample, "score": float(scores[position]), "file": file}
-        alone = Samples(samples.table.iloc[[position]].reset_index(drop=True), samples.store, samples.task)
-        pixels = np.array(samples.store.images[int(alone.table["row"].iloc[0])])
+        alone = Samples(samples.table.iloc[[position]].reset_index(drop=True), samples.task)
+        pixels = np.array(alone.images([0])[0])
         if scenario.task == "segmentation":
             _, batch = next(eval_batches(alone, scenario.training.batch_size))
             with torch.inference_mode():
-                logits = predict(network.eval(), batch, device, precision)[0]
-            truth = samples.store.native_mask(int(alone.table["row"].iloc[0]))
-            prediction = native_mask(logits, truth.shape, scenario.evaluation.threshold)
+                logits, _ = predict(network.eval(), batch, device, precision)
+            truth = alone.native_mask(0)
+            prediction = native_mask(logits[0], truth.shape, scenario.evaluation.threshold)
             panels = _panels(pixels, truth, prediction)
         else:
             row = rows.iloc[[position]]
@@ -67,6 +77,13 @@ def case_scores(rows: pd.DataFrame, task: str) -> pd.Series:
         return segmentation.by_image(rows)["dice"]
     columns = [classification.PREFIX + label for label in rows["label"]]
     return pd.Series([row[column] for (_, row), column in zip(rows.iterrows(), columns, strict=True)], rows.index)
+
+
+def _missed(rows: pd.DataFrame) -> list[int]:
+    """Positions of images that show something of which nothing was found, the largest first."""
+    pixels = segmentation.scored(rows).groupby("sample", sort=False)[["tp", "fn"]].sum().reset_index(drop=True)
+    missed = pixels[(pixels["tp"] == 0) & (pixels["fn"] > 0)]
+    return list(missed.sort_values("fn", ascending=False, kind="stable").index)
 
 
 def _fit(pixels: np.ndarray, size: pd.Series) -> np.ndarray:

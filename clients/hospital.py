@@ -23,6 +23,7 @@ from fedkvasir.exchange import State
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
 from fedkvasir.randomness import derive_seed
+from fedkvasir.scenario import POOLED
 from fedkvasir.training import learning_rate, make_optimizer, train_epochs
 
 
@@ -139,11 +140,14 @@ class Hospital:
     def evaluate(
         self, split: str, start_from: int, weights: Weights, gallery: bool
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        """Per-image records of one split, and what it cost. ``gallery``: also draw best, median and worst cases."""
+        """Per-image records of one split, and what it cost. ``gallery``: also draw best, median, worst and missed
+        cases."""
         began = time.perf_counter()
         self._receive(weights, {name: s for name, s in self.state.load(start_from).items() if name == "local"})
         samples = self.plan.part(self.center, split)
-        rows = evaluate(self.network, samples, self.scenario, self.plan.classes, self.device, self.plan.precision)
+        rows, network_s = evaluate(
+            self.network, samples, self.scenario, self.plan.classes, self.device, self.plan.precision
+        )
         rows.insert(0, "center", self.center)
         rows.insert(1, "role", self.role)
         rows.insert(2, "split", split)
@@ -154,6 +158,7 @@ class Hospital:
         cost = {
             "samples": len(samples),
             "seconds": time.perf_counter() - began,
+            "network_s": network_s,
             "peak_mib": self._peak_mib(),
         }
         return rows, cost
@@ -168,7 +173,8 @@ class Hospital:
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         seed = derive_seed(self.scenario.seed, "epoch", self.center, epoch)
-        return train_batches(self._training, self.scenario.training.batch_size, self._augment, seed)
+        pieces = self.plan.batches_per_epoch(POOLED) if self.center == POOLED else None
+        return train_batches(self._training, self.scenario.training.batch_size, self._augment, seed, pieces)
 
     def _receive(self, weights: Weights, kept: dict[str, State]) -> None:
         """Fill the network: what was sent, and this center's own layers where it has them."""

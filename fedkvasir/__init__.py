@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 
 def run(scenario: Any, *, data: Any = None, out: Any = "runs", engine: str = "ray", **overrides: Any) -> "Run":
-    """Run a scenario from Python, or open it if it is finished; see :func:`fedkvasir.cli.run_scenario`."""
-    from fedkvasir.cli import run_scenario  # the composition root; heavy imports wait until they are needed
+    """Run a scenario from Python, or open it if it is finished; see :func:`fedkvasir.simulation.run_scenario`."""
+    from fedkvasir.simulation import run_scenario  # the composition root; heavy imports wait until they are needed
 
     texts = tuple(f"{key}={value}" for key, value in overrides.items())
     return run_scenario(scenario, texts, data=data, out=out, engine=engine)

@@ -1,11 +1,8 @@
-"""The command line, and the composition root: the only module here that imports clients and server, lazily."""
+"""The command line."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +10,7 @@ from fedkvasir.cli_data import DataOption, DebugOption, data_app
 from fedkvasir.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
-    from fedkvasir.console import Screen
-    from fedkvasir.plan import Plan
-    from fedkvasir.runs import Run
+    pass
 
 app = typer.Typer(
     help="Train hospitals together, test a hospital that took no part.",
@@ -25,7 +20,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
-CLIENT_APP = "clients.app:app"
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
 
@@ -76,121 +70,34 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel workers (ray).", show_default="cores")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what this run has done so far.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Tell mlflow, tensorboard or wandb, on this disk; may be repeated.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Run a scenario, or go on with it; ends with the table of centers."""
+    """Run a scenario, or go on with it; ends with the table of centers. With a `protocol:` block: all of its runs."""
     from fedkvasir.console import Screen
     from fedkvasir.estimate import choose_workers, estimate
+    from fedkvasir.points import cells
+    from fedkvasir.scenario import load
+    from fedkvasir.simulation import Simulation
 
     screen = Screen(quiet)
-    if dry_run:
-        plan = _plan(scenario, tuple(overrides or ()), data, screen)
-        screen.plan(plan, estimate(plan, 1 if engine == "local" else choose_workers(plan, workers)))
-        return
-    finished = run_scenario(scenario, tuple(overrides or ()), data, out, engine, workers, fresh, screen)
-    screen.result(finished)
-
-
-def run_scenario(
-    scenario: str | Path,
-    overrides: tuple[str, ...] = (),
-    data: str | Path | None = None,
-    out: str | Path = "runs",
-    engine: str = "ray",
-    workers: int | None = None,
-    fresh: bool = False,
-    screen: "Screen | None" = None,
-) -> "Run":
-    """Run a scenario to its end and return its run folder; a finished run is opened, a stopped one goes on.
-
-    Raises UserError for what the user can mend, RunFailed where the run could not go on.
-    """
-    from fedkvasir.console import Screen
-    from fedkvasir.estimate import choose_workers
-    from fedkvasir.report import build_report
-    from fedkvasir.runs import Run
-
-    if engine not in ("ray", "local"):
-        raise UserError(f"--engine {engine}: use ray or local")
-    screen = screen or Screen(quiet=True)
-    plan = _plan(Path(scenario), overrides, Path(data) if data else None, screen)
-    folder = Run(Path(out).resolve() / plan.name)
-    with folder.writing():
-        if fresh:
-            folder.clear()
-        number = 1 if engine == "local" else choose_workers(plan, workers)
-        folder.start(plan, engine, number)
-        if folder.finished:
-            screen.say(f"{plan.name} is finished; --fresh runs it again")
+    asked = load(scenario, tuple(overrides or ()))
+    with Simulation(data, out, engine, workers, screen, tuple(track or ())) as simulation:
+        if dry_run and asked.protocol:
+            screen.cells(cells(asked), asked.protocol)
+        elif dry_run:
+            plan = simulation.plan(asked)
+            screen.plan(plan, estimate(plan, 1 if engine == "local" else choose_workers(plan, workers)))
+        elif asked.protocol:
+            study = simulation.study(asked, fresh)
+            screen.study(study)
+            if failed := int((study.index["state"] == "failed").sum()):
+                raise RunFailed(f"{failed} of {len(study.index)} runs failed, see above; the same command tries again")
         else:
-            screen.say(
-                f"{plan.name}: {len(plan.training_centers)} hospitals train, engine {engine}, {number} worker(s)"
-            )
-            _federate(plan, folder, engine, number, screen)
-        for finished in (*folder.members.values(), folder):
-            if not (finished.folder / "report.html").is_file():
-                build_report(finished)
-    return folder
-
-
-def _plan(scenario: Path, overrides: tuple[str, ...], data: Path | None, screen: "Screen") -> "Plan":
-    from fedkvasir.plan import make_plan
-    from fedkvasir.scenario import load
-
-    with screen.bars():
-        return make_plan(load(scenario, overrides), data, screen.preparing)
-
-
-def _federate(plan: "Plan", folder: "Run", engine: str, workers: int, screen: "Screen") -> None:
-    _own_packages_first()
-    import logging
-
-    from server.rounds import federate
-
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    with screen.bars():
-        screen.start("starting workers", None)
-        with _grid(plan, folder, engine, workers) as grid:
-            grid.on_reply = screen.advance
-            federate(grid, plan, folder, partial(screen.event, plan))
-
-
-@contextmanager
-def _grid(plan: "Plan", folder: "Run", engine: str, workers: int) -> Iterator[Any]:
-    from clients.app import forget
-    from server.grid import LocalGrid, Node, RayGrid
-
-    nodes = [
-        Node(str(center), str(folder.folder), float(row["train"]), float(row["val"] + row["test"]))
-        for center, row in plan.centers.iterrows()
-    ]
-    threads = plan.scenario.resources.threads_per_center
-    if engine == "local":
-        grid: Any = LocalGrid(nodes, CLIENT_APP, threads)
-    else:
-        grid = RayGrid(nodes, CLIENT_APP, threads, workers, _gpu_share(plan, workers))
-    try:
-        yield grid
-    finally:
-        grid.close()
-        forget()
-
-
-def _gpu_share(plan: "Plan", workers: int) -> float:
-    if plan.device != "cuda":
-        return 0.0
-    import torch
-
-    share = plan.scenario.resources.gpu_per_center
-    return torch.cuda.device_count() / workers if share == "auto" else float(share)
-
-
-def _own_packages_first() -> None:
-    """`clients` and `server` are top-level names; a stray file in the working folder must not be taken for them."""
-    root = str(Path(__file__).resolve().parents[1])
-    if sys.path[:1] != [root]:
-        sys.path.insert(0, root)
+            screen.result(simulation.run(asked, fresh))
 
 
 @app.command()
@@ -213,6 +120,7 @@ def baseline(
     from fedkvasir.baselines.labels import find_pictures, label_images
     from fedkvasir.console import Screen
     from fedkvasir.files import write_atomic
+    from fedkvasir.plan import make_plan
     from fedkvasir.report import build_report
     from fedkvasir.scenario import load
 
@@ -223,9 +131,11 @@ def baseline(
             screen.start(what, total)
         screen.advance(what)
 
-    chosen = find_method(method, load(scenario, tuple(overrides or ())).task, clusters)
+    asked = load(scenario, tuple(overrides or ()))
+    chosen = find_method(method, asked.task, clusters)
     pictures = find_pictures(unlabeled, data) if unlabeled else None
-    plan = _plan(scenario, tuple(overrides or ()), data, screen)
+    with screen.bars():
+        plan = make_plan(asked, data, screen.preparing)
     with screen.bars():
         folder = run_baseline(plan, chosen, data, out, fresh, watch)
         if not (folder.folder / "report.html").is_file():
@@ -369,6 +279,18 @@ def report(
         typer.echo(render(list(run_tables(run).values())), nl=False)
     else:
         raise UserError(f"--format {format}: use html, markdown, latex or csv")
+
+
+@app.command()
+def view(
+    runs: Annotated[Path, typer.Argument(metavar="[RUNS]", help="The folder that run folders are in.")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    debug: DebugOption = False,
+) -> None:
+    """Show runs and their reports in a browser on this machine, those in progress as far as they have come."""
+    from fedkvasir.view import serve
+
+    serve(runs, port, typer.echo)
 
 
 @app.command()

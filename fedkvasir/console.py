@@ -1,10 +1,13 @@
 """What a person sees in a terminal: the plan, the progress of a run, its table."""
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
+from typing import Protocol as Shape
 
 import pandas as pd
 from rich.console import Console
@@ -15,11 +18,15 @@ from rich.table import Table
 from fedkvasir.estimate import Estimate
 from fedkvasir.evaluation.protocol import headline, metric_names, summarise
 from fedkvasir.plan import Plan
+from fedkvasir.points import Point
 from fedkvasir.report.centers import Uncertainty, uncertainty
 from fedkvasir.report.findings import Findings, ranking_sentence
+from fedkvasir.report.published import published_of, published_table
 from fedkvasir.report.tables import Interval, bracket
 from fedkvasir.report.tables import Table as ReportTable
 from fedkvasir.runs import Run
+from fedkvasir.scenario import Protocol
+from fedkvasir.study import Line, Study
 
 NAMES = {"dice": "Dice", "iou": "IoU", "macro_f1": "macro F1", "dice_images": "Dice, by image"}
 PHASES = {"train": "training", "val": "validating", "test": ""}
@@ -30,7 +37,7 @@ SELECTED = {
 }
 
 
-class Happening(Protocol):
+class Happening(Shape):
     """An event of the round loop."""
 
     @property
@@ -55,6 +62,10 @@ class Screen:
         """A line that `--quiet` leaves out."""
         if not self.quiet:
             self.console.print(text)
+
+    def warn(self, text: str) -> None:
+        """A line that `--quiet` leaves in."""
+        self.console.print(f"[yellow]warning[/yellow] {escape(text)}")
 
     @contextmanager
     def bars(self) -> Iterator[None]:
@@ -92,20 +103,25 @@ class Screen:
             rate = f" in {took_s:.1f} s, {total / took_s:.0f} a second" if took_s > 0 else ""
             self.say(f"{what}: {total} images{rate} (once; kept for the next run)")
 
-    def event(self, plan: Plan, event: Happening) -> None:
-        """A line for each member, round, failure and resumption."""
+    def progress(self, plan: Plan, event: Happening) -> None:
+        """A bar for each phase, a line for each failure."""
         facts = event.facts
+        if event.kind == "phase":
+            what = f"round {event.round}/{facts['rounds']}" if facts["phase"] != "test" else "testing"
+            self.start(f"{what} {PHASES[facts['phase']]}", facts["centers"])
+        elif event.kind == "failure":
+            self.console.print(f"round {event.round}: goes on without {facts['center']} ({escape(facts['reason'])})")
+
+    def event(self, plan: Plan, event: Happening) -> None:
+        """:meth:`progress`, and a line for each member, round and resumption."""
+        facts = event.facts
+        self.progress(plan, event)
         if event.kind == "member":
             done = "   finished before" if facts["done"] else ""
             which = f"member {facts['number']}/{facts['of']}: {facts['member']}" if facts["member"] else "the ensemble"
             self.say(f"[bold]{which}[/bold]{done}")
         elif event.kind == "resume":
             self.say(f"going on after round {event.round} of {facts['rounds']}")
-        elif event.kind == "phase":
-            what = f"round {event.round}/{facts['rounds']}" if facts["phase"] != "test" else "testing"
-            self.start(f"{what} {PHASES[facts['phase']]}", facts["centers"])
-        elif event.kind == "failure":
-            self.console.print(f"round {event.round}: goes on without {facts['center']} ({escape(facts['reason'])})")
         elif event.kind == "round":
             metric = headline(plan.scenario.task)
             score = "" if facts["score"] is None else f"   validation {NAMES[metric]} {facts['score']:.3f}"
@@ -141,9 +157,41 @@ class Screen:
         )
         self.warnings(plan)
 
+    def cells(self, points: Sequence[Point], protocol: Protocol) -> None:
+        """`--dry-run` of a protocol: what is compared, and how many runs that makes."""
+        settings = math.prod(len(values) for values in protocol.tune.values())
+        first, more = len(points) * settings, len(points) * (len(protocol.seeds) - 1)
+        view = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("method", "held out", "trains", "rounds"):
+            view.add_column(column)
+        for point in points:
+            rounds = str(point.scenario.federation.rounds)
+            view.add_row(escape(point.method), point.holdout, point.hospital or "all", rounds)
+        self.console.print(view)
+        tuned = f" at {settings} settings" if settings > 1 else ""
+        seeds = f"seed {protocol.seeds[0]}{tuned}" + (f", then {len(protocol.seeds) - 1} more" if more else "")
+        self.console.print(f"{protocol.kind}: {first + more} runs, {len(points)} each with {seeds}")
+
+    def line(self, line: Line, number: int, of: int) -> None:
+        """A run of a study that is finished or has failed."""
+        point = line.point
+        where = [f"without {point.holdout}"] if point.holdout else []
+        where += [f"at {point.hospital}"] if point.hospital else []
+        what = ", ".join([point.method, *where, *filter(None, [point.setting]), f"seed {point.seed}"])
+        if line.state == "failed":
+            self.console.print(f"{number}/{of} {escape(what)}: [red]failed[/red], {escape(line.reason)}")
+        elif line.state == "finished":
+            scores = {"validation": line.validation, "seen": line.seen, "unseen": line.unseen}
+            said = ", ".join(f"{name} {score:.3f}" for name, score in scores.items() if score == score)
+            self.say(f"{number}/{of} {escape(what)}: {said}, {_duration(line.wall_s)}")
+
+    def study(self, study: Study) -> None:
+        """Methods against each other, and where the study's runs are."""
+        print("study", study.folder)
+
     def warnings(self, plan: Plan) -> None:
         for text in plan.warnings:
-            self.console.print(f"[yellow]warning[/yellow] {escape(text)}")
+            self.warn(text)
 
     def comparison(self, findings: Findings, tables: Mapping[str, ReportTable]) -> None:
         """Methods against each other: tables, what they say in words, what was left out."""
@@ -165,13 +213,20 @@ class Screen:
                 self.console.print()
                 self._table(partial(table_text, tables[name]))
 
+    def _fits(self, table: ReportTable) -> bool:
+        return not self.console.is_terminal or self._needed(table_text(table)) <= self.console.width
+
+    def _needed(self, view: Table) -> int:
+        """Columns of characters that a table takes where nothing is folded."""
+        return self.console.measure(view, options=self.console.options.update(width=10_000)).maximum
+
     def _table(self, build: Callable[[str], Table]) -> None:
         """As wide as it is into a file or a pipe; on a terminal too narrow for it with intervals below their scores.
 
         build: a table, given what stands between a score and its interval.
         """
         view = build(" ")
-        needed = self.console.measure(view, options=self.console.options.update(width=10_000)).maximum
+        needed = self._needed(view)
         if not self.console.is_terminal:
             Console(file=self.console.file, highlight=False, width=needed).print(view)
         else:
@@ -191,6 +246,7 @@ class Screen:
         self.console.print(f"{which}, chosen {chosen}; means over groups, 95 % intervals in brackets")
         if sure.warning:
             self.console.print(f"[yellow]intervals[/yellow] {escape(sure.warning)}")
+        self._beside_published(run)
         self.warnings(plan)
         for failure in result["failures"]:
             self.console.print(f"round {failure['round']}: without {failure['center']} ({escape(failure['reason'])})")
@@ -198,6 +254,23 @@ class Screen:
             self.console.print(f"weights sha256 {result['weights_sha256']}")
         report = run.folder / "report.html"
         self.console.print(f"run folder {run.folder}" + (f", report {report}" if report.is_file() else ""))
+
+    def _beside_published(self, run: Run) -> None:
+        """Ours and theirs, what theirs was, and where it was printed; nothing where the scenario names nothing."""
+        published, table = published_of(run.plan.scenario.published), published_table(run)
+        if published is None or table is None:
+            return
+        if self.console.is_terminal:
+            narrow = (replace(column, title=column.title.replace(" (", "\n(")) for column in table.columns)
+            table = replace(table, columns=tuple(narrow))
+        # The metric and our number stand in every block; models, in brackets whose they are, are what can be many.
+        for block in blocks(table, sum("(" not in title for title in table.titles), self._fits):
+            self.console.print()
+            self._table(partial(table_text, block))
+        if run.plan.rendered:
+            self.console.print("not comparable: ours are of rendered pictures, theirs of patients")
+        self.console.print(escape(published.setting))
+        self.console.print(f"published in: {escape('; '.join(published.sources))}\n")
 
 
 def center_table_text(table: pd.DataFrame, task: str, sure: Uncertainty, between: str = " ") -> Table:
@@ -257,6 +330,24 @@ def table_text(table: ReportTable, between: str = " ") -> Table:
     for row in (*table.rows, *table.footer):
         view.add_row(escape(row.head), *(escape(text.replace(" [", f"{between}[")) for text in table.texts(row)))
     return view
+
+
+def blocks(table: ReportTable, kept: int, fits: Callable[[ReportTable], bool]) -> Iterator[ReportTable]:
+    """A table that is too wide as several, each of its first ``kept`` columns and as many of the others as fit.
+
+    The first of them has the caption.
+    """
+
+    def of(columns: Sequence[int]) -> ReportTable:
+        chosen = (*range(kept), *columns)
+        rows = (replace(row, cells=tuple(row.cells[index] for index in chosen)) for row in table.rows)
+        return replace(table, columns=tuple(table.columns[index] for index in chosen), rows=tuple(rows))
+
+    others = range(kept, len(table.columns))
+    while others:
+        count = next((count for count in range(len(others), 1, -1) if fits(of(others[:count]))), 1)
+        yield of(others[:count])
+        table, others = replace(table, caption=""), others[count:]
 
 
 def _duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ Names, roots and roles fail here before a pixel is read; pictures on both sides 
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,7 @@ from fedkvasir.data.datasets import find_dataset
 from fedkvasir.data.formats import picture
 from fedkvasir.data.hospitals import Hospitals, Progress, gather
 from fedkvasir.data.labels import find_space
-from fedkvasir.data.loader import Samples, steps_per_epoch
-from fedkvasir.data.store import Store
+from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.losses import LossFunction, build_loss, find_loss
@@ -31,7 +31,7 @@ from fedkvasir.models import check_model
 from fedkvasir.models.ensemble import members_of
 from fedkvasir.models.ensemble import parse as parse_ensemble
 from fedkvasir.models.weights import source_sha256
-from fedkvasir.scenario import Scenario, Training, did_you_mean
+from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
 from fedkvasir.training import check_compiler
 
 COLUMNS = (
@@ -64,10 +64,7 @@ class Plan:
     @cached_property
     def hash(self) -> str:
         """sha256 of everything that can change the numbers."""
-        resolved = self.scenario.model_dump(mode="json", exclude={"name", "question", "recipe", "resources"})
-        del resolved["data"]["roots"]  # where files lie on this machine
-        for center in resolved["data"]["centers"].values():
-            del center["root"]
+        resolved = self.scenario.decisive()
         frozen = self.scenario.data.split_file
         if frozen:
             resolved["data"]["split_file"] = hashlib.sha256(Path(frozen).read_bytes()).hexdigest()
@@ -85,7 +82,19 @@ class Plan:
 
     @cached_property
     def centers(self) -> pd.DataFrame:
-        """One row a center, by name: role and the number of train, val and test images."""
+        """One row a center, by name: role and the number of images that it trains, validates and is tested on.
+
+        Under ``federation.train: pooled`` one more center, ``pooled``, trains on what the hospitals hold.
+        """
+        held = self.holdings
+        if self.scenario.federation.train != POOLED:
+            return held
+        pooled = pd.DataFrame({"role": "train", "train": held["train"].sum(), "val": 0, "test": 0}, index=[POOLED])
+        return pd.concat([held.assign(train=0), pooled]).rename_axis("center").sort_index()
+
+    @cached_property
+    def holdings(self) -> pd.DataFrame:
+        """One row a center, by name: role and the number of train, val and test images that it holds."""
         counts = self.samples.groupby(["center", "split"]).size().unstack(fill_value=0)
         counts = counts.reindex(columns=["train", "val", "test"], fill_value=0)
         counts.insert(0, "role", self.samples.groupby("center")["role"].first())
@@ -110,9 +119,12 @@ class Plan:
     def members(self) -> dict[str, "Plan"]:
         """The plans of an ensemble's members by name, in order; empty for one network.
 
-        A member is trained as it would be alone; only of two of the same architecture the second has another seed.
+        A member is trained as it would be without the others; only of two of the same architecture the second has
+        another seed. The members of an ensemble of locals are the hospitals' own models.
         """
         scenario, plans = self.scenario, dict[str, Plan]()
+        if scenario.federation.train == LOCALS:
+            return {center: self.alone(center) for center in self.training_centers}
         models = members_of(scenario.model, scenario.task)
         for index, (name, model) in enumerate(models.items()):
             twins = [other.name for other in models.values()][:index].count(model.name)
@@ -120,12 +132,40 @@ class Plan:
             plans[name] = replace(self, scenario=scenario.model_copy(update=own))
         return plans
 
+    def alone(self, center: str) -> "Plan":
+        """The plan in which this hospital alone trains and validates; all others are only tested, as holdouts.
+
+        Raises UserError where no hospital of that name trains.
+        """
+        if center not in self.training_centers:
+            known = self.training_centers
+            raise UserError(
+                f"federation.train = {center!r} is no hospital that trains{did_you_mean(center, known)}; "
+                f"known: each, {POOLED}, {LOCALS}, {', '.join(known)}"
+            )
+        # A center that was cut into hospitals keeps their common test set: it is at home in each of them.
+        home = {center, self.scenario.data.hospitals.get(center)}
+        others = ~self.samples["center"].isin(home) & (self.samples["role"] == "train")
+        samples = self.samples[~others | (self.samples["split"] == "test")]
+        federation = self.scenario.federation.model_copy(update={"train": center})
+        return replace(
+            self,
+            scenario=self.scenario.model_copy(update={"federation": federation}),
+            samples=samples.assign(role=samples["role"].mask(others, "holdout")).reset_index(drop=True),
+        )
+
     def stage(self, member: str) -> "Plan":
         """The plan of one member; for the empty name what is left to do once there are members, itself without any.
 
         An ensemble whose fusion is learned fits it on the training hospitals' validation images; others fit nothing.
         """
         scenario = self.scenario
+        if not member and scenario.federation.train == LOCALS:
+            members = {center: scenario.model for center in self.training_centers}
+            model = Model.model_validate({"name": "ensemble", "members": members})
+            federation = scenario.federation.model_copy(update={"train": "each"})
+            own = {"model": model, "federation": federation}
+            return replace(self, scenario=scenario.model_copy(update=own)).stage("")
         parsed = parse_ensemble(scenario.model, scenario.task)
         if member or parsed is None:
             return self.members[member] if member else self
@@ -152,14 +192,22 @@ class Plan:
 
     def part(self, center: str, split: str) -> Samples:
         """The samples of one split of one center."""
-        own = self.samples[(self.samples["center"] == center) & (self.samples["split"] == split)]
-        folder = self.samples.loc[self.samples["center"] == center, "store"].iloc[0]
-        return Samples(own.reset_index(drop=True), Store(Path(folder)), self.scenario.task, len(self.classes))
+        own = self.samples[self.samples["split"] == split]
+        if center != POOLED:
+            own = own[own["center"] == center]
+        return Samples(own.reset_index(drop=True), self.scenario.task, len(self.classes))
+
+    def batches_per_epoch(self, center: str) -> int:
+        """How many batches the center's training images make; pooled, as many as at the hospitals together, so that
+        equal steps are taken."""
+        training = self.samples[self.samples["split"] == "train"].groupby("center").size()
+        held = training if center == POOLED else training[[center]]
+        return sum(batches_of(int(count), self.scenario.training.batch_size) for count in held)
 
     def steps_per_round(self, center: str) -> int:
         """Optimiser steps of one center in one round."""
-        training, count = self.scenario.training, int(self.centers.loc[center, "train"])
-        return training.epochs * steps_per_epoch(count, training.batch_size * training.accumulate)
+        training = self.scenario.training
+        return training.epochs * math.ceil(self.batches_per_epoch(center) / training.accumulate)
 
     def save(self, folder: Path) -> None:
         """Write ``scenario.yaml``, ``plan.parquet`` and ``plan.json``."""
@@ -230,6 +278,8 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
         held.rendered,
     )
     _refuse_empty(plan)
+    train = scenario.federation.train
+    plan = plan if train in WHOLE else plan.alone(train)
     plan.loss()
     return fix_batch_size(plan)
 
@@ -244,7 +294,11 @@ def check_names(scenario: Scenario) -> None:
     check_model(scenario.model, scenario.task)
     algorithm = build_algorithm(scenario.algorithm)
     algorithm.check(scenario)
-    if members_of(scenario.model, scenario.task):
+    members = members_of(scenario.model, scenario.task)
+    if members and scenario.federation.train == LOCALS:
+        model = scenario.model.name
+        raise UserError(f"federation.train = {LOCALS} takes one network, and model.name = {model} is several")
+    if members or scenario.federation.train == LOCALS:
         _check_ensemble(scenario, algorithm)
     if scenario.data.labels:
         find_space(scenario.data.labels)
@@ -296,14 +350,10 @@ def _refuse_leaks(scenario: Scenario, held: Hospitals) -> list[str]:
 
 
 def _refuse_empty(plan: Plan) -> None:
-    for name, center in plan.scenario.data.centers.items():
-        if center.role == "holdout":
-            continue
-        own = [name] if center.partition is None else [f"{name}-{n + 1}" for n in range(len(center.partition.weights))]
-        for hospital in own:
-            train = int(plan.centers["train"].get(hospital, 0))
-            if train < 2:
-                raise UserError(f"data.centers.{name}: {hospital} is left with {train} training image(s); it needs two")
+    for hospital, name in plan.scenario.data.hospitals.items():
+        train = int(plan.holdings["train"].get(hospital, 0))
+        if train < 2:
+            raise UserError(f"data.centers.{name}: {hospital} is left with {train} training image(s); it needs two")
     if plan.scenario.evaluation.select == "train-val" and not plan.centers["val"].sum():
         raise UserError("evaluation.select = train-val needs validation images: set val: 0.15 at the training centers")
     if plan.scenario.evaluation.select == "oracle" and not (plan.centers["role"] == "holdout").any():

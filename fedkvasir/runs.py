@@ -4,7 +4,7 @@ scenario.yaml plan.parquet plan.json environment.json   what is run, on what
 checkpoints/0003.safetensors                            the renaming of this file is the commit of round 3
 records/rounds-0003.parquet, samples-0003.parquet       parts; they count only if their round is committed
 centers/<center>/                                       what each simulated hospital keeps for itself
-gallery/                                                small pictures of best, median and worst cases
+gallery/                                                small pictures of best, median, worst and missed cases
 members/<member>/                                       an ensemble's members: a run folder each
 rounds.parquet samples.parquet result.json report.html  made at the end; result.json says the run is finished
 """
@@ -31,7 +31,7 @@ from torch import nn
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import center_table, headline, summarise
 from fedkvasir.exchange import State, load_groups, save_groups, sha256, write
-from fedkvasir.files import lock, write_atomic
+from fedkvasir.files import atomic_folder, lock, write_atomic
 from fedkvasir.models import build_model, ensemble
 from fedkvasir.models.ensemble import Ensemble, OneAtATime
 from fedkvasir.plan import Plan, make_plan
@@ -40,8 +40,8 @@ from fedkvasir.scenario import load
 PACKAGES = ("fedkvasir", "torch", "flwr", "ray", "numpy", "segmentation-models-pytorch", "timm", "albumentations")
 TABLES = ("rounds", "samples")
 ROUNDS = (
-    "round", "phase", "center", "role", "metric", "value", "samples", "steps", "seconds", "bytes_down", "bytes_up",
-    "peak_mib",
+    "round", "phase", "center", "role", "metric", "value", "samples", "steps", "seconds", "network_s", "bytes_down",
+    "bytes_up", "peak_mib",
 )  # fmt: skip
 """Columns of rounds.parquet; a baseline has no row in it."""
 FACTS = ("round", "kept", "scores", "best", "best_kept", "failures", "wall_s", "initial_sha256")
@@ -148,7 +148,8 @@ class Run:
 
         one_at_a_time: an ensemble loads each of its members for every batch, so that one is in memory, never all.
         """
-        saved, scenario, classes = self.checkpoint(checkpoint), self.plan.scenario, len(self.plan.classes)
+        scenario = self.plan.stage("").scenario
+        saved, classes = self.checkpoint(checkpoint), len(self.plan.classes)
         parsed = ensemble.parse(scenario.model, scenario.task)
         network: nn.Module
         if parsed is None:
@@ -228,7 +229,19 @@ class Run:
         plan.save(self.folder)
         self.__dict__.pop("plan", None)
         for member, own in plan.members.items():
-            self.stage(member).start(own, engine, workers)
+            stage = self.stage(member)
+            if not stage.folder.exists() and (twin := self._beside(own)):
+                with atomic_folder(stage.folder) as copy:
+                    shutil.copytree(twin.folder, copy, dirs_exist_ok=True)
+            stage.start(own, engine, workers)
+
+    def _beside(self, plan: Plan) -> "Run | None":
+        """A finished run of the same plan in the folder where this one lies: no need to compute it again."""
+        for folder in sorted(self.folder.parent.glob(f"*-{plan.hash[:8]}")):
+            run = Run(folder)
+            if run.finished and run.plan.hash == plan.hash and run.plan.data_sha256 == plan.data_sha256:
+                return run
+        return None
 
     def commit(self, checkpoint: Checkpoint, rounds: pd.DataFrame, samples: pd.DataFrame) -> None:
         """Write a round's records, then its checkpoint; then forget checkpoints that nobody needs."""

@@ -5,12 +5,15 @@ Names of datasets, models, losses and algorithms are checked by :mod:`fedkvasir.
 """
 
 import difflib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -51,6 +54,7 @@ def name_alone(value: Any) -> Any:
 SHORT = ("algorithm", "training.loss")
 """Keys that may be a name alone."""
 RECIPES = Path(__file__).with_name("recipes")
+PUBLISHED = Path(__file__).with_name("published")
 
 
 class Partition(_Frozen):
@@ -130,6 +134,18 @@ class Data(_Frozen):
     skip_unreadable: bool = False
     """Leave out images that cannot be decoded, instead of refusing them."""
 
+    @property
+    def hospitals(self) -> dict[str, str]:
+        """Hospitals that train -> the center that each is, or is cut from."""
+        return {
+            hospital: name
+            for name, center in self.centers.items()
+            if center.role == "train"
+            for hospital in (
+                [f"{name}-{n + 1}" for n in range(len(center.partition.weights))] if center.partition else [name]
+            )
+        }
+
 
 class Model(_Named):
     """A name from `fedkvasir models`, an encoder, its weights, and the architecture's own parameters."""
@@ -202,7 +218,15 @@ class Algorithm(_Named):
     """A name from `fedkvasir algorithms` and its parameters."""
 
 
+POOLED, LOCALS = "pooled", "ensemble-of-locals"
+WHOLE = ("each", POOLED, LOCALS)
+"""Values of federation.train under which all hospitals' images are trained on; any other is one hospital's name."""
+
+
 class Federation(_Frozen):
+    train: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] = "each"
+    """each: every hospital on its own images, a federation; pooled: all images in one place; ensemble-of-locals: every
+    hospital alone, and the mean of their answers; NAME: that hospital alone, all others are only tested."""
     rounds: Annotated[int, Field(ge=1)] = 10
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training centers that train in a round."""
@@ -235,6 +259,37 @@ class Evaluation(_Frozen):
         return scoring
 
 
+Baseline = Literal["pooled", "local", "ensemble-of-locals", "cyclic"]
+
+
+class Protocol(_Frozen):
+    """Several runs that answer one question; `fedkvasir run` carries all of them out as a study."""
+
+    kind: Literal["holdout", "leave-one-center-out", "cross-site"]
+    """holdout: the scenario's own holdouts; leave-one-center-out: each center in turn is the holdout; cross-site: train
+    at each hospital alone, and together, test at every one."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    algorithms: tuple[Annotated[Algorithm, BeforeValidator(name_alone)], ...] = ()
+    """Federated methods to compare; none: the scenario's own."""
+    baselines: tuple[Baseline, ...] = ()
+    """What they are compared with, with as many steps: all images in one place, every hospital alone, the mean of the
+    hospitals' own models, one model that goes round."""
+    tune: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
+    """Key path -> values: every method is run at all of them with the first seed, and the best by `evaluation.select`
+    on validation images is its setting."""
+    select: Literal["train-val", "last", "oracle"] | None = None
+    """In place of evaluation.select."""
+    external: tuple[CenterName, ...] = ()
+    """Centers or datasets that are tested in every run, never trained or selected on."""
+
+    @field_validator("seeds", "baselines", "external")
+    @classmethod
+    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if twice := next((value for value in values if values.count(value) > 1), None):
+            raise ValueError(f"{twice} stands there twice")
+        return values
+
+
 class Resources(_Frozen):
     """The machine's side: nothing here but threads_per_center can change a number."""
 
@@ -251,6 +306,8 @@ class Scenario(_Frozen):
     question: str = ""
     recipe: str | None = None
     """How a published model was trained, see `fedkvasir models`: these keys, under the scenario's own."""
+    published: str | None = None
+    """Numbers from papers that are shown beside the run's own; a name of docs/scenario.md."""
     task: Literal["segmentation", "classification"] = "segmentation"
     seed: Annotated[int, Field(ge=0)] = 0
     data: Data
@@ -259,14 +316,25 @@ class Scenario(_Frozen):
     algorithm: Algorithm = Algorithm(name="fedavg")
     federation: Federation = Federation()
     evaluation: Evaluation = Evaluation()
+    protocol: Protocol | None = None
     resources: Resources = Resources()
 
     _short = field_validator("algorithm", mode="before")(name_alone)
+
+    @field_validator("published")
+    @classmethod
+    def _typed_in(cls, name: str | None) -> str | None:
+        known = sorted(path.stem for path in PUBLISHED.glob("*.yaml"))
+        if name is not None and name not in known:
+            raise ValueError(f"{name!r} is not known{did_you_mean(name, known)}; known: {', '.join(known)}")
+        return name
 
     @model_validator(mode="after")
     def _roles(self) -> Self:
         if all(center.role == "holdout" for center in self.data.centers.values()):
             raise ValueError("data.centers: no center has role train")
+        if taken := next((name for name in WHOLE if name in self.data.centers), None):
+            raise ValueError(f"data.centers: {taken} is what federation.train says of all hospitals; rename the center")
         return self
 
     @model_validator(mode="after")
@@ -274,6 +342,15 @@ class Scenario(_Frozen):
         if self.task == "classification" and "endocv2021-official" in self.evaluation.scoring:
             raise ValueError("evaluation.scoring: endocv2021-official scores masks, and task: classification has none")
         return self
+
+    def decisive(self) -> dict[str, Any]:
+        """The keys that can change a run's numbers: not what it is called, nor where files lie on this machine."""
+        beside = {"name", "question", "recipe", "published", "protocol", "resources"}
+        kept = self.model_dump(mode="json", exclude=beside)
+        del kept["data"]["roots"]
+        for center in kept["data"]["centers"].values():
+            del center["root"]
+        return kept
 
     def dump(self) -> str:
         """The resolved scenario as YAML, every default written out."""
@@ -334,22 +411,51 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise UserError(f"override {override!r} is not of the form key.path=value, e.g. training.lr=3e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+    # YAML 1.1 reads 3e-4 as text; a person means the number.
+    _put(raw, key, float(value) if isinstance(value, str) and _is_number(value) else value)
+
+
+def _put(raw: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     place = raw
     for depth, parent in enumerate(parents):
-        value = place.get(parent)
+        group = place.get(parent)
         if ".".join(parents[: depth + 1]) in SHORT:
-            value = name_alone(value)
-        place[parent] = {} if value is None else value
+            group = name_alone(group)
+        place[parent] = {} if group is None else group
         place = place[parent]
         if not isinstance(place, dict):
-            raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is not a group of keys")
-    try:
-        value = yaml.safe_load(text)
-        # YAML 1.1 reads 3e-4 as text; a person means the number.
-        place[last] = float(value) if isinstance(value, str) and _is_number(value) else value
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+            raise UserError(f"{key} = {value}: {'.'.join(parents[: depth + 1])} is not a group of keys")
+    place[last] = value
+
+
+def flat(tree: Mapping[str, Any], path: str = "") -> dict[str, str]:
+    """Key path -> value as text, of nested keys."""
+    leaves: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{path}{key}.")
+        else:
+            leaves[f"{path}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return leaves
+
+
+def differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Keys whose value is not that of all."""
+    keys = dict.fromkeys(key for own in settings for key in own)
+    return [key for key in keys if len({own.get(key) for own in settings}) > 1]
+
+
+def variant(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
+    """The scenario with other values, key path -> value. Raises UserError as :func:`load`."""
+    raw = scenario.model_dump(mode="json")
+    for key, value in changes.items():
+        _put(raw, key, value)
+    return parse(raw, scenario.name)
 
 
 def _is_number(text: str) -> bool:

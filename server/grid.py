@@ -53,12 +53,21 @@ class Node:
 class _OwnGrid(Grid):
     """What both grids share: who is there, and ids for messages."""
 
-    def __init__(self, nodes: Iterable[Node]) -> None:
+    def __init__(self, nodes: Iterable[Node], threads: int) -> None:
         _identify()
-        self.nodes = {node.id: node for node in nodes}
+        self.threads = threads
+        self.seat(nodes)
         self.on_reply: Callable[[str], None] = lambda center: None
         """Called with the center's name whenever a reply is in."""
         self._run = Run.create_empty(1)
+
+    def seat(self, nodes: Iterable[Node]) -> None:
+        """Other centers, of the next run, in the place of those before."""
+        self.nodes = {node.id: node for node in nodes}
+
+    def serves(self, threads: int, workers: int) -> bool:
+        """Is this what a run with so many threads a center and so many workers needs?"""
+        return threads == self.threads
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -110,7 +119,7 @@ class LocalGrid(_OwnGrid):
     """Every hospital in this process, one after another: for a debugger, and where there is no Ray."""
 
     def __init__(self, nodes: Iterable[Node], client_app: str, threads: int) -> None:
-        super().__init__(nodes)
+        super().__init__(nodes, threads)
         self._app = _load(client_app)
         _prepare_torch(threads)
 
@@ -133,7 +142,8 @@ class RayGrid(_OwnGrid):
     """
 
     def __init__(self, nodes: Iterable[Node], client_app: str, threads: int, workers: int, gpu: float) -> None:
-        super().__init__(nodes)
+        self._size = workers
+        super().__init__(nodes, threads)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES alone; no warning
         import ray
@@ -149,7 +159,13 @@ class RayGrid(_OwnGrid):
         options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}
         self._make: Callable[[], Any] = lambda: ray.remote(_Worker).options(**options).remote(client_app, threads)
         self._workers: list[Any] = [self._make() for _ in range(workers)]
-        self._worker_of = deal_to_workers(self.nodes.values(), workers)
+
+    def seat(self, nodes: Iterable[Node]) -> None:
+        super().seat(nodes)
+        self._worker_of = deal_to_workers(self.nodes.values(), self._size)
+
+    def serves(self, threads: int, workers: int) -> bool:
+        return super().serves(threads, workers) and workers <= self._size
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         ray, end = self._ray, time.monotonic() + timeout if timeout else None

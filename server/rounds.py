@@ -178,8 +178,10 @@ class Federation:
         return after, good
 
     def _cohort(self, number: int) -> list[str]:
-        """This round's centers, sorted by name; who they are depends on the seed and the round only."""
+        """This round's centers, sorted by name; who they are depends on algorithm, seed and round only."""
         centers, fraction = self.plan.training_centers, self.scenario.federation.fraction
+        if chosen := self.algorithm.cohort(centers, number):
+            return chosen
         size = max(1, round(fraction * len(centers)))
         rng = np.random.default_rng(derive_seed(self.scenario.seed, "cohort", number))
         return sorted(rng.choice(centers, size=size, replace=False).tolist())
@@ -251,7 +253,7 @@ class Federation:
                 raise RunFailed(f"round {checkpoint.round}: {center} could not be evaluated on {split} ({reason})")
             part = pd.read_parquet(io.BytesIO(cast(bytes, reply.content.config_records["samples"]["parquet"])))
             parts.append(part)
-            cost = {key: _metrics(reply)[key] for key in ("samples", "seconds", "peak_mib")}
+            cost = {key: _metrics(reply)[key] for key in ("samples", "seconds", "network_s", "peak_mib")}
             cost |= {"bytes_down": _payload_bytes(messages[0]), "bytes_up": _payload_bytes(reply)}
             row = {"round": checkpoint.round, "phase": split, "center": center, "role": part["role"].iloc[0], **cost}
             scores = center_scores(part)

@@ -15,10 +15,10 @@ import yaml
 
 from fedkvasir import batch_size
 from fedkvasir.batch_size import fix_batch_size, step_bytes
-from fedkvasir.cli import run_scenario
 from fedkvasir.errors import UserError
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import json_schema, load
+from fedkvasir.simulation import run_scenario
 
 GIB = 2**30
 

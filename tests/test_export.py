@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedkvasir.cli import run_scenario
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.export import SUFFIXES, check, export
 from fedkvasir.runs import Run
+from fedkvasir.simulation import run_scenario
 from tests.conftest import TINY, Command
 
 pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")

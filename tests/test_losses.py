@@ -13,7 +13,6 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from fedkvasir.cli import run_scenario
 from fedkvasir.errors import UserError
 from fedkvasir.losses import (
     LOSSES,
@@ -32,6 +31,7 @@ from fedkvasir.losses import (
 )
 from fedkvasir.plan import make_plan
 from fedkvasir.scenario import Loss, load
+from fedkvasir.simulation import run_scenario
 
 SEGMENTATION = {
     **LOSSES["segmentation"],

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.special import expit, softmax
 
-from fedkvasir.cli import run_scenario
 from fedkvasir.data.datasets.synthetic import prepare
 from fedkvasir.data.synthetic import render
 from fedkvasir.data.synthetic.looks import LOOKS
 from fedkvasir.errors import UserError
 from fedkvasir.prediction import OUTLINE, fuse, native_mask, predict_images
 from fedkvasir.runs import Run
+from fedkvasir.simulation import run_scenario
 from tests.conftest import TINY, Command, Miniatures
 
 THRESHOLD = 0.46

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 from fedkvasir import scenario
 from fedkvasir.algorithms.base import Algorithm
+from fedkvasir.algorithms.cyclic import Cyclic
 from fedkvasir.algorithms.fedadam import FedAdam
 from fedkvasir.algorithms.fedavg import FedAvg
 from fedkvasir.algorithms.fedbn import FedBN
@@ -17,6 +18,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedbn": FedBN,
     "fedadam": FedAdam,
     "scaffold": Scaffold,
+    "cyclic": Cyclic,
 }
 
 

@@ -5,7 +5,7 @@ them is a message: ``arrays`` (shared parameters) always, and whatever named rec
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -75,6 +75,10 @@ class Algorithm(ABC):
         """After the last step: fill ``visit.reply`` and ``visit.kept``."""
 
     # ---- server half
+
+    def cohort(self, centers: Sequence[str], number: int) -> list[str] | None:
+        """Who of ``centers`` trains in round ``number`` (1, 2, ...); None: drawn by ``federation.fraction``."""
+        return None
 
     @abstractmethod
     def strategy(self, centers: int) -> Strategy:

@@ -1,7 +1,9 @@
-"""Batches of one center, out of its store."""
+"""Batches of one center, out of its stores."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,19 +17,57 @@ from fedkvasir.randomness import derive_seed
 
 @dataclass(frozen=True)
 class Samples:
-    """Some samples of one center and where their pixels are.
+    """Some samples of one center and their pixels.
 
-    table: rows of the plan; ``row`` is the place in the store, ``target`` the class index (classification).
+    table: rows of the plan; ``store`` is a folder, ``row`` the place in it, ``target`` the class index
+    (classification).
     """
 
     table: pd.DataFrame
-    store: Store
     task: str
     classes: int = 1
     """Of the masks: values 1 to ``classes`` (segmentation)."""
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def images(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(B, S, S, 3) uint8 RGB, a copy."""
+        return self._read("images", positions)
+
+    def masks(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(B, S, S) uint8, 0 = background, a copy."""
+        return self._read("masks", positions)
+
+    def native_mask(self, position: int) -> np.ndarray:
+        """As :meth:`Store.native_mask`."""
+        return self._stores[self._folders[position]].native_mask(int(self._rows[position]))
+
+    def _read(self, what: str, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        positions = np.asarray(positions)
+        folders, rows = self._folders[positions], self._rows[positions]
+        found: np.ndarray | None = None
+        for folder, store in self._stores.items():
+            own = folders == folder
+            pixels = getattr(store, what)[rows[own]]
+            if len(pixels) == len(rows):  # one dataset: the rule
+                return pixels
+            found = np.empty((len(rows), *pixels.shape[1:]), pixels.dtype) if found is None else found
+            found[own] = pixels
+        assert found is not None
+        return found
+
+    @cached_property
+    def _stores(self) -> dict[str, Store]:
+        return {folder: Store(Path(folder)) for folder in self.table["store"].unique()}
+
+    @cached_property
+    def _folders(self) -> np.ndarray:
+        return self.table["store"].to_numpy(dtype=object)
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return self.table["row"].to_numpy()
 
 
 @dataclass(frozen=True)
@@ -38,12 +78,19 @@ class Batch:
     """(B, K, S, S) float32, 0 or 1, one channel a class (segmentation); (B,) int64 (classification)."""
 
 
-def train_batches(samples: Samples, batch_size: int, augment: Augment, seed: int) -> Iterator[Batch]:
+def train_batches(
+    samples: Samples, batch_size: int, augment: Augment, seed: int, pieces: int | None = None
+) -> Iterator[Batch]:
     """One epoch, shuffled and augmented by ``seed``; a last batch of one joins the one before.
 
     Batch normalisation cannot train on a single image (DeepLabV3, DeepLabV3+ raise).
+    pieces: cut the epoch into so many batches of equal size, but for one image, instead.
     """
     order = np.random.default_rng(derive_seed(seed, "order")).permutation(len(samples))
+    if pieces is not None:
+        for positions in np.array_split(order, pieces):
+            yield _batch(samples, positions, augment, seed)
+        return
     starts = list(range(0, len(order), batch_size))
     if len(starts) > 1 and len(order) - starts[-1] == 1:
         starts.pop()
@@ -51,8 +98,8 @@ def train_batches(samples: Samples, batch_size: int, augment: Augment, seed: int
         yield _batch(samples, order[start:end], augment, seed)
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Optimiser steps of one epoch over ``count`` images, as :func:`train_batches` makes them."""
+def batches_of(count: int, batch_size: int) -> int:
+    """Batches of one epoch over ``count`` images, as :func:`train_batches` makes them."""
     full, rest = divmod(count, batch_size)
     return full + (rest > 1 or (rest == 1 and full == 0))
 
@@ -69,9 +116,8 @@ def eval_batches(samples: Samples, batch_size: int) -> Iterator[tuple[np.ndarray
 
 
 def _batch(samples: Samples, positions: np.ndarray, augment: Augment | None = None, seed: int = 0) -> Batch:
-    rows = samples.table["row"].to_numpy()[positions]
-    images = samples.store.images[rows]
-    masks = samples.store.masks[rows] if samples.task == "segmentation" else np.zeros(images.shape[:3], np.uint8)
+    images = samples.images(positions)
+    masks = samples.masks(positions) if samples.task == "segmentation" else np.zeros(images.shape[:3], np.uint8)
     if augment:
         for index, position in enumerate(positions):
             own = derive_seed(seed, "augment", int(position))

@@ -15,7 +15,7 @@ from scipy.stats import rankdata, wilcoxon
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.groups import Runs, tested
 from fedkvasir.evaluation.intervals import bootstrap, draw_runs, interval, uniform
-from fedkvasir.evaluation.pairing import paired
+from fedkvasir.evaluation.pairing import Side, paired, sides
 
 ALPHA = 0.05
 FEWEST_GROUPS = 6
@@ -75,21 +75,21 @@ def compare(
     """
     if reference is not None and reference not in methods:
         raise UserError(f"{reference} is not among the methods: {', '.join(methods)}")
-    tables = tested(methods, checkpoint, split)
+    held = sides(tested(methods, checkpoint, split), scope)
     others = [name for name in methods if name != reference]
     pairs = [(name, reference) for name in others] if reference is not None else [*combinations(others, 2)]
-    family = [_compare({name: tables[name] for name in pair}, scope, seed) for pair in pairs]
+    family = [_compare({name: held[name] for name in pair}, scope, seed) for pair in pairs]
     adjusted = holm([comparison.p for comparison in family])
     return [replace(comparison, p_holm=float(p)) for comparison, p in zip(family, adjusted, strict=True)]
 
 
-def _compare(pair: Mapping[str, Runs], scope: str, seed: int) -> Comparison:
-    centers, means, notes = paired(pair, scope)
+def _compare(pair: Mapping[str, Side], scope: str, seed: int) -> Comparison:
+    centers, means, notes = paired(pair)
     first, second = pair
     scores = [uniform([center.score for center in own]) for own in centers.values()]
     draws = []
     for name, own in centers.items():
-        times = draw_runs(len(pair[name]), seed, name)
+        times = draw_runs(len(pair[name].tables), seed, name)
         draws.append(uniform([bootstrap(center, times, seed) for center in own]))
     low, high = interval(draws[0] - draws[1], centers[first])
     statistic, differences = centers[first][0].statistic, np.round(means[0] - means[1], 12)

@@ -17,6 +17,8 @@ from fedkvasir.metrics.segmentation import by_image, scored
 
 ROLES = {"seen": "train", "unseen": "holdout"}
 IMAGE = ["role", "center", "group", "sample"]
+NEEDED = [*IMAGE, "checkpoint", "split", "label", "tp", "fp", "fn"]
+"""Columns that scores are made of, beside the probabilities."""
 RARE = 5
 """A class in fewer groups of a center is missing from many draws, and macro F1 is over the classes that occur."""
 
@@ -144,7 +146,7 @@ def centers_of(tables: Runs, scope: str) -> dict[str, Center]:
 
 
 def tested(methods: Mapping[str, Runs], checkpoint: str, split: str) -> dict[str, list[pd.DataFrame]]:
-    """The records of one checkpoint and split, of every run of every method.
+    """The records of one checkpoint and split, of every run of every method; the columns that scores are made of.
 
     Raises UserError where a run has none, where a prediction is NaN, where tasks or classes differ, and where the runs
     of one method were not tested on the same images.
@@ -177,7 +179,8 @@ def _kind(samples: pd.DataFrame) -> str:
 
 
 def _records(samples: pd.DataFrame, name: str, checkpoint: str, split: str) -> pd.DataFrame:
-    samples = scored(samples)
+    needed = samples.columns.isin([*NEEDED, "scoring"]) | samples.columns.str.startswith(PREFIX)
+    samples = scored(samples.loc[:, needed])
     of_split = samples[samples["split"] == split]
     chosen = of_split[of_split["checkpoint"] == checkpoint]
     if of_split.empty:

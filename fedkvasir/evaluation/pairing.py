@@ -1,6 +1,8 @@
 """Several methods on the same images: what they have in common, and what is left out and said."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -10,15 +12,44 @@ from fedkvasir.evaluation.groups import IMAGE, ROLES, Center, Runs, centers_of, 
 from fedkvasir.evaluation.intervals import caution
 
 
-def paired(methods: Mapping[str, Runs], scope: str) -> tuple[dict[str, list[Center]], np.ndarray, tuple[str, ...]]:
-    """Methods on the test images of ``seen`` or ``unseen`` centers that all of them have.
+@dataclass(frozen=True)
+class Side:
+    """One method at the ``seen`` or ``unseen`` centers; what every comparison needs of it is made once."""
+
+    tables: Runs
+    scope: str
+
+    @cached_property
+    def images(self) -> pd.MultiIndex:
+        return images(self.tables[0])
+
+    @cached_property
+    def centers(self) -> dict[str, Center]:
+        return centers_of(self.tables, self.scope)
+
+    def only(self, kept: pd.MultiIndex) -> "Side":
+        """With some of its images; itself with all of them."""
+        if len(kept) == len(self.images):
+            return self
+        return Side([table[pd.MultiIndex.from_frame(table[IMAGE]).isin(kept)] for table in self.tables], self.scope)
+
+
+def sides(methods: Mapping[str, Runs], scope: str) -> dict[str, Side]:
+    """Of records from :func:`~fedkvasir.evaluation.groups.tested`."""
+    return {
+        name: Side([table[table["role"] == ROLES[scope]] for table in runs], scope) for name, runs in methods.items()
+    }
+
+
+def paired(methods: Mapping[str, Side]) -> tuple[dict[str, list[Center]], np.ndarray, tuple[str, ...]]:
+    """Methods on the test images that all of them have.
 
     Returns each method's centers, with the groups that any method scores; (methods, groups) means of the groups that
     all score, over all centers; and notes on what is left out. A group of images without anything to find has a score
     only under a method that raises an alarm there. Raises UserError where no image is common to all.
     """
-    tables, notes = _common_images(methods, scope)
-    found = {name: centers_of(own, scope) for name, own in tables.items()}
+    common, notes = _common_images(methods)
+    found = {name: side.only(common).centers for name, side in methods.items()}
     centers: dict[str, list[Center]] = {name: [] for name in methods}
     for name in next(iter(found.values())):
         scored = np.any([np.isfinite(own[name].group_means) for own in found.values()], axis=0)
@@ -35,20 +66,15 @@ def paired(methods: Mapping[str, Runs], scope: str) -> tuple[dict[str, list[Cent
     return centers, np.round(means[:, by_all], 12), tuple(notes)
 
 
-def _common_images(methods: Mapping[str, Runs], scope: str) -> tuple[dict[str, list[pd.DataFrame]], list[str]]:
-    tables = {name: [table[table["role"] == ROLES[scope]] for table in runs] for name, runs in methods.items()}
-    held = {name: images(runs[0]) for name, runs in tables.items()}
-    common = next(iter(held.values()))
-    for own in held.values():
-        common = common.intersection(own)
+def _common_images(methods: Mapping[str, Side]) -> tuple[pd.MultiIndex, list[str]]:
+    sides = list(methods.values())
+    common = sides[0].images
+    for side in sides[1:]:
+        common = common.intersection(side.images)
     if common.empty:
-        counts = ", ".join(f"{name} {len(own)}" for name, own in held.items())
+        counts = ", ".join(f"{name} {len(side.images)}" for name, side in methods.items())
         raise UserError(
-            f"no test image of {scope} centers in common ({counts}): compare runs with the same test images"
+            f"no test image of {sides[0].scope} centers in common ({counts}): compare runs with the same test images"
         )
-    besides = {name: len(own) - len(common) for name, own in held.items()}
-    kept = {
-        name: [table[pd.MultiIndex.from_frame(table[IMAGE]).isin(common)] for table in runs]
-        for name, runs in tables.items()
-    }
-    return kept, [f"images that only {name} has, left out: {count}" for name, count in besides.items() if count]
+    besides = {name: len(side.images) - len(common) for name, side in methods.items()}
+    return common, [f"images that only {name} has, left out: {count}" for name, count in besides.items() if count]

@@ -13,7 +13,7 @@ from scipy.stats import friedmanchisquare, rankdata, studentized_range
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.comparison import ALPHA, FEWEST_GROUPS
 from fedkvasir.evaluation.groups import Runs, tested
-from fedkvasir.evaluation.pairing import paired
+from fedkvasir.evaluation.pairing import paired, sides
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def rank(methods: Mapping[str, Runs], scope: str = "unseen", checkpoint: str = "
     """
     if len(methods) < 3:
         raise UserError(f"ranks are for three methods or more, not for {' and '.join(methods)}: compare these two")
-    _, means, notes = paired(tested(methods, checkpoint, split), scope)
+    _, means, notes = paired(sides(tested(methods, checkpoint, split), scope))
     places = rankdata(-means, axis=0)
     groups = places.shape[1]
     average = {name: float(own.mean()) if groups else np.nan for name, own in zip(methods, places, strict=True)}

@@ -136,21 +136,31 @@ def speed(rounds: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFrame:
     """How fast test images were evaluated, one row a center that was tested, and on what machine.
 
     rounds: rounds.parquet; environment: environment.json. Columns: center, role, images, seconds, frames_per_second,
-    peak_mib, processor, gpus, cores, engine, workers. The seconds are those of the whole evaluation: reading, the
-    network, scaling to native size, counts and distances, and the gallery; several workers share the machine.
+    network_s, network_frames_per_second, peak_mib, processor, gpus, cores, engine, workers. seconds are those of the
+    whole evaluation: reading, the network, scaling to native size, counts and distances, and the gallery; network_s
+    those of the network's forward passes alone, the pictures that fill up a last batch included (NaN in records from
+    before it was measured). Several workers share the machine.
     """
     tests = rounds[rounds["phase"] == "test"].drop_duplicates(["round", "center", "seconds"])
+    tests = tests.assign(network_s=tests.get("network_s", np.nan))
     table = (
         tests.groupby(["role", "center"], sort=True)
-        .agg(images=("samples", "sum"), seconds=("seconds", "sum"), peak_mib=("peak_mib", "max"))
+        .agg(
+            images=("samples", "sum"),
+            seconds=("seconds", "sum"),
+            network_s=("network_s", lambda own: own.sum(skipna=False)),
+            peak_mib=("peak_mib", "max"),
+        )
         .reset_index()
         .sort_values(["role", "center"], ascending=[False, True], kind="stable", ignore_index=True)
     )
     table["frames_per_second"] = table["images"] / table["seconds"]
+    table["network_frames_per_second"] = table["images"] / table["network_s"]
     machine = environment["machine"]
     facts = {"processor": machine["processor"], "gpus": ", ".join(machine["gpus"]), "cores": machine["cores"]}
     facts |= {"engine": environment["engine"], "workers": environment["workers"]}
-    columns = ["center", "role", "images", "seconds", "frames_per_second", "peak_mib"]
+    columns = ["center", "role", "images", "seconds", "frames_per_second", "network_s", "network_frames_per_second"]
+    columns += ["peak_mib"]
     return table.astype({"images": np.int64})[columns].assign(**facts)
 
 

@@ -116,17 +116,27 @@ def negative_log_likelihood(samples: pd.DataFrame) -> np.ndarray:
 
 
 def expected_calibration_error(samples: pd.DataFrame, bins: int = BINS) -> float:
-    """How far confidence is from accuracy, 0..1: the mean over bins, weighted by their images, of the difference.
+    """How far confidence is from accuracy, 0..1: the mean over bins of :func:`calibration`, weighted by their images,
+    of the difference (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3)."""
+    table = calibration(samples, bins).query("images > 0")
+    return float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["images"]))
 
-    Confidence is the highest probability; bins are (0, 1/bins], ..., (1 - 1/bins, 1] (Guo et al., On Calibration of
-    Modern Neural Networks, ICML 2017, equation 3).
+
+def calibration(samples: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+    """How often the network is right where it is how sure: one row a bin, the numbers of a reliability diagram.
+
+    Columns: low, high, images, confidence and accuracy (means over the bin's images, NaN where there are none).
+    Confidence is the highest probability; bins are (0, 1/bins], ..., (1 - 1/bins, 1].
     """
     confidence = samples[[PREFIX + name for name in classes_of(samples)]].to_numpy(dtype=np.float64).max(axis=1)
     right = samples["label"].to_numpy(dtype=object) == predicted(samples)
     edges = np.linspace(0, 1, bins + 1)
     bin_of = np.searchsorted(edges[1:-1], confidence, side="left")
-    # Of a bin, images x |accuracy - confidence| is the sum of the images' differences.
-    return float(np.abs(np.bincount(bin_of, right - confidence, bins)).sum() / len(samples))
+    images = np.bincount(bin_of, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidences, accuracies = (np.bincount(bin_of, own, bins) / images for own in (confidence, right))
+    columns = {"low": edges[:-1], "high": edges[1:], "images": images}
+    return pd.DataFrame({**columns, "confidence": confidences, "accuracy": accuracies})
 
 
 def multiclass_mcc(samples: pd.DataFrame) -> float:

@@ -6,6 +6,7 @@ Every member is trained on its own, one after another; the ensemble is formed fr
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from fedkvasir.errors import UserError
-from fedkvasir.scenario import Model, name_alone, sentence
+from fedkvasir.scenario import CenterName, Model, name_alone, sentence
 
 ByName = BeforeValidator(name_alone)
 
@@ -35,8 +36,12 @@ class Members(BaseModel):
     """Any models of the scenario's task, each trained on its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    members: Annotated[tuple[Annotated[Model, ByName], ...], Field(min_length=2)]
-    """A name each, or a name with the model's own parameters; encoder and weights are the ensemble's unless given."""
+    members: (
+        Annotated[tuple[Annotated[Model, ByName], ...], Field(min_length=2)]
+        | dict[CenterName, Annotated[Model, ByName]]
+    )
+    """A name each, or a name with the model's own parameters; encoder and weights are the ensemble's unless given.
+    A mapping gives them labels of their own."""
     fusion: Annotated[Fusion, ByName] = Fusion()
     decoder_channels: tuple[int, ...] | None = None
     """For the members that take a list of them (unet, unetplusplus, manet, triunet)."""
@@ -74,8 +79,9 @@ def members_of(spec: Model, task: str) -> dict[str, Model]:
     """The members by label, in order: the name, with a number where it is not the first of its name. Empty for a model
     that is no ensemble."""
     parsed, labelled = parse(spec, task), dict[str, Model]()
+    given = parsed.members if parsed else ()
     names: list[str] = []
-    for member in parsed.members if parsed else ():
+    for label, member in given.items() if isinstance(given, dict) else zip(repeat(""), given, strict=False):
         if member.name in ENSEMBLES[task]:
             raise UserError(f"model.members: {member.name} is an ensemble itself; name its members instead")
         own: dict[str, Any] = {
@@ -86,7 +92,7 @@ def members_of(spec: Model, task: str) -> dict[str, Model]:
         if parsed and parsed.decoder_channels and member.name in CHANNEL_LISTS:
             own["decoder_channels"] = list(parsed.decoder_channels)
         # A label names a module, a folder and a run.
-        names.append(re.sub(r"[^a-z0-9]", "-", member.name.lower())[:36])
+        names.append(label or re.sub(r"[^a-z0-9]", "-", member.name.lower())[:36])
         number = names.count(names[-1])
         labelled[names[-1] if number == 1 else f"{names[-1]}-{number}"] = member.model_copy(update=own)
     return labelled

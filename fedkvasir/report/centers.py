@@ -17,8 +17,9 @@ from fedkvasir.evaluation.suite import alarms, by_size
 from fedkvasir.metrics import classification, segmentation
 from fedkvasir.plan import Plan
 from fedkvasir.report import charts
-from fedkvasir.report.charts import Mark, Marks, Spread
+from fedkvasir.report.charts import Mark, Marks, Reliability, Spread
 from fedkvasir.report.tables import Column, Estimate, Interval, Row, Table, Value, bracket, decimals, three_decimals
+from fedkvasir.scenario import POOLED
 
 TITLES = {
     "dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Recall", "dice_images": "Dice over images",
@@ -63,8 +64,11 @@ def in_order(plan: Plan) -> pd.DataFrame:
     A center that was cut into hospitals keeps their common test set under its own name.
     """
     centers = plan.centers.rename_axis("center").sort_values(["role", "center"], ascending=[False, True])
+    holds = plan.holdings["train"].reindex(centers.index).gt(0)
     trains = centers["train"].gt(0).map({True: "trains", False: "common test set"})
-    return centers.assign(part=trains.where(centers["role"] == "train", "holdout"))
+    lends = "images pooled" if plan.scenario.federation.train == POOLED else "trains"
+    part = trains.mask(holds, lends)
+    return centers.assign(part=part.where(centers["role"] == "train", "holdout"))
 
 
 # ---- the answer
@@ -230,6 +234,39 @@ def confusion_tables(tested: pd.DataFrame) -> dict[str, Table]:
     return tables
 
 
+def spreads_table(spreads: Sequence[Spread]) -> Table:
+    """The numbers of :func:`~fedkvasir.report.charts.spreads_chart`."""
+    metric = TITLES[segmentation.HEADLINE]
+    rows = [
+        Row(f"{index / BINS:.2f} to {(index + 1) / BINS:.2f}", "", tuple(spread.counts[index] for spread in spreads))
+        for index in range(BINS)
+    ]
+    footer = [
+        Row(name, "", tuple(spread.quartiles[index] for spread in spreads))
+        for index, name in enumerate(("First quartile", "Median", "Third quartile"))
+    ]
+    columns = tuple(Column(spread.name) for spread in spreads)
+    return Table(f"Images of every center by their {metric}", columns, tuple(rows), tuple(footer), head=metric)
+
+
+def calibration_table(curves: Sequence[Reliability]) -> Table:
+    """The numbers of :func:`~fedkvasir.report.charts.reliability_chart`; the last line has the expected errors."""
+    rows, bins = [], len(curves[0].bins)
+    for index in range(bins):
+        cells: list[Value] = []
+        for curve in curves:
+            images, confidence, accuracy = curve.bins[index]
+            cells += [images, confidence, accuracy, abs(accuracy - confidence)]
+        rows.append(Row(f"{index / bins:.3f} to {(index + 1) / bins:.3f}", "", tuple(cells)))
+    whole: list[Value] = []
+    for curve in curves:
+        whole += [sum(images for images, _, _ in curve.bins), "", "", curve.error]
+    titles = ("images", "confidence", "accuracy", "calibration error")
+    columns = tuple(Column(f"{curve.name.capitalize()}: {title}") for curve in curves for title in titles)
+    caption = "Calibration: images by confidence, the probability of the predicted class"
+    return Table(caption, columns, tuple(rows), (Row("All", "", tuple(whole)),), head="Confidence")
+
+
 # ---- pictures
 
 
@@ -248,14 +285,26 @@ def scores_chart(table: pd.DataFrame, task: str, sure: Uncertainty) -> Markup:
     return charts.estimates_chart(rows, TITLES[summary.metric], (0, 0.25, 0.5, 0.75, 1), means)
 
 
-def spreads_chart(tested: pd.DataFrame, centers: Sequence[str]) -> Markup:
-    """Segmentation: how the headline scores of a center's images are spread; empty where no image has one."""
-    spreads, scored = [], False
+def spreads(tested: pd.DataFrame, centers: Sequence[str]) -> list[Spread]:
+    """Segmentation: how the headline scores of a center's images are spread; nothing where no image has one."""
+    found, scored = [], False
     for center in centers:
         own = tested[tested["center"] == center]
         scores = segmentation.by_image(own)[segmentation.HEADLINE].dropna()
         scored |= len(scores) > 0
         counts, _ = np.histogram(scores, BINS, (0, 1))
         low, middle, high = map(float, scores.quantile([0.25, 0.5, 0.75]))
-        spreads.append(Spread(center, str(own["role"].iloc[0]), tuple(map(int, counts)), (low, middle, high)))
-    return charts.spreads_chart(spreads, f"{TITLES[segmentation.HEADLINE]} of an image") if scored else Markup("")
+        found.append(Spread(center, str(own["role"].iloc[0]), tuple(map(int, counts)), (low, middle, high)))
+    return found if scored else []
+
+
+def reliabilities(tested: pd.DataFrame) -> list[Reliability]:
+    """Classification: calibration of the images of all seen centers together, and of all unseen ones."""
+    found = []
+    for scope, role in (("seen", "train"), ("unseen", "holdout")):
+        own = tested[tested["role"] == role]
+        if len(own):
+            bins = classification.calibration(own)[["images", "confidence", "accuracy"]].itertuples(index=False)
+            error = classification.expected_calibration_error(own)
+            found.append(Reliability(scope, role, error, tuple((int(n), float(c), float(a)) for n, c, a in bins)))
+    return found

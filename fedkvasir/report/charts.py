@@ -51,6 +51,18 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Reliability:
+    """How often a classifier is right where it is how sure, in equal bins of confidence from 0 to 1."""
+
+    name: str
+    role: str
+    error: float
+    """Expected calibration error."""
+    bins: tuple[tuple[int, float, float], ...]
+    """(images, confidence, accuracy), the means of a bin; NaN where it is empty."""
+
+
+@dataclass(frozen=True)
 class Line:
     """One center over rounds; ``style`` is a class of the style sheet."""
 
@@ -134,6 +146,48 @@ def spreads_chart(spreads: Sequence[Spread], title: str) -> Markup:
     grid = [f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="6" y2="{y:g}"/>' for t in ticks]
     told = "; ".join(f"{spread.name}: half between {_between(spread.quartiles)}" for spread in spreads)
     return _svg(y + 40, f"{title}: {told}.", [*grid, *parts, *_axis(ticks, x, y, title)])
+
+
+def reliability_chart(curves: Sequence[Reliability]) -> Markup:
+    """Accuracy against confidence, a line a curve, with the diagonal where both are equal; below, images by bin.
+
+    DeGroot and Fienberg, The Comparison and Evaluation of Forecasters, The Statistician 32, 1983; as in Guo et al.,
+    On Calibration of Modern Neural Networks, ICML 2017, figure 1, with a bin's mean confidence instead of its middle.
+    """
+    left, right, top, bottom, foot = 42, WIDTH - 12, 24, 264, 334
+    ticks, most = (0, 0.25, 0.5, 0.75, 1), max(images for curve in curves for images, _, _ in curve.bins)
+
+    def x(value: float) -> float:
+        return left + value * (right - left)
+
+    def y(value: float) -> float:
+        return bottom - value * (bottom - top)
+
+    parts = [_text(left, top - 9, "accuracy", "tick"), _text(left, bottom + 20, "images", "tick")]
+    for tick in ticks:
+        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{foot}"/>')
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(_text(left - 7, y(tick) + 4, f"{tick:g}", "tick", "end"))
+    parts.append(f'<path class="ideal" d="M{left} {bottom}L{right} {top}"/>')
+    parts.append(f'<line class="track" x1="{left}" x2="{right}" y1="{foot}" y2="{foot}"/>')
+    parts += [_text(left - 7, at, text, "tick", "end") for at, text in ((foot - 36, f"{most:,}"), (foot + 4, "0"))]
+    for place, curve in enumerate(curves):
+        width = (right - left) / len(curve.bins)
+        bar = 0.8 * width / len(curves)
+        for index, (images, _, _) in enumerate(curve.bins):
+            height, start = 40 * images / most, left + width * (index + 0.1) + bar * place
+            if images:
+                parts.append(
+                    f'<path class="hill {curve.role}" d="M{start:.1f} {foot}v-{height:.1f}h{bar:.1f}V{foot}z"/>'
+                )
+        points = [(x(confidence), y(accuracy)) for images, confidence, accuracy in curve.bins if images]
+        path = " ".join(f"{across:.1f},{up:.1f}" for across, up in points)
+        dash = "5 4" if curve.role == "holdout" else ""
+        parts.append(f'<polyline class="line {curve.role}" stroke-dasharray="{dash}" points="{path}"/>')
+        parts += [marker(across, up, curve.role) for across, up in points]
+    told = "; ".join(f"{curve.name} {three_decimals(curve.error)}" for curve in curves)
+    description = f"Accuracy against confidence. Expected calibration error: {told}."
+    return _svg(foot + 40, description, [*parts, *_axis(ticks, x, foot, "confidence")])
 
 
 def critical_difference_chart(

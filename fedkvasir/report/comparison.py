@@ -156,32 +156,38 @@ def build_comparison(findings: Findings, out: Path) -> Path:
     The same runs give the same bytes.
     """
     write_atomic(out / "comparison.csv", long_csv(findings))
-    ranks = _rank_charts(findings)
-    for scope, chart in ranks.items():
+    described, page = describe(findings), out / "comparison.html"
+    for scope, chart in described["ranks"].items():
         write_atomic(out / f"critical-difference-{scope}.svg", charts.standalone(chart))
-    page = out / "comparison.html"
-    write_atomic(page, TEMPLATES.get_template("comparison.html").render(_describe(findings, ranks)))
+    write_atomic(page, TEMPLATES.get_template("comparison.html").render(described))
     return page
 
 
-def _describe(findings: Findings, ranks: dict[str, Markup]) -> dict[str, Any]:
+def describe(findings: Findings) -> dict[str, Any]:
+    """Everything the template shows."""
     plans = [run.plan for method in findings.methods for run in method.runs]
     return {
         "findings": findings,
         "names": [method.name for method in findings.methods],
         "questions": list(dict.fromkeys(plan.scenario.question for plan in plans if plan.scenario.question)),
         "runs": len(plans),
+        "alarms": findings.alarms,
         "rendered": all(plan.rendered for plan in plans),
-        "alone": [method.name for method in findings.methods if len(method.runs) == 1],
-        "shown": sum(is_shown(pair) for pair in findings.pairs),
+        "alone": [method.name for method in findings.methods if len(method.seeds) == 1],
+        "differ": [
+            said for pair, said in zip(findings.pairs, findings.sentences, strict=True) if is_shown(pair)
+        ],
+        # So many sentences nobody reads: those that show a difference stand out, the others can be opened.
+        "many": len(findings.pairs) > 6,
         "tables": tables(findings),
         "scores": _scores_chart(findings),
         "differences": {scope: _differences_chart(findings, scope) for scope in findings.scopes},
-        "ranks": ranks,
+        "ranks": _rank_charts(findings),
         "rankings": [ranking_sentence(scope, ranking) for scope, ranking in findings.rankings.items()],
         "key": charts.key,
         "number": number,
         "zip": zip,
+        "download": None,
     }
 
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.groups import ROLES
 from fedkvasir.runs import Run
+from fedkvasir.scenario import differing, flat
+from fedkvasir.study import Study
 
 NAMING = ("algorithm.name", "model.name")
 """Keys whose value says enough alone."""
@@ -25,16 +26,16 @@ class Method:
 
     name: str
     runs: tuple[Run, ...]
-    """By seed."""
+    """By seed; of a study several a seed: one a center held out, one a hospital that trains alone."""
     best_rounds: tuple[int, ...]
     samples: tuple[pd.DataFrame, ...]
-    """samples.parquet of every run."""
+    """A table a seed, as samples.parquet."""
     differs: tuple[str, ...]
     """``key=value`` where its scenario is not that of all methods."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(run.plan.scenario.seed for run in self.runs)
+        return tuple(dict.fromkeys(run.plan.scenario.seed for run in self.runs))
 
     @property
     def scopes(self) -> dict[str, str]:
@@ -44,12 +45,17 @@ class Method:
 
 
 def methods_of(arguments: Sequence[str]) -> list[Method]:
-    """Run folders, or NAME=FOLDER,FOLDER for the runs of a method, as methods in the order given.
+    """Run folders, or NAME=FOLDER,FOLDER for the runs of a method, as methods in the order given; or one study.
 
     A name that is not given is what tells the method's scenario from the others: a value, else one or two keys and
     their values, else the first run's folder. Raises UserError for what is no finished run, for a run given twice, for
     two methods of one name, and for a named method whose runs differ in more than the seed.
     """
+    studies = [Study(argument) for argument in arguments if Study.there(Path(argument))]
+    if len(studies) == 1 == len(arguments):
+        return of_study(studies[0])
+    if studies:
+        raise UserError(f"{studies[0].folder} is a study: compare one study, or run folders")
     folders = [(name, Path(folder)) for argument in arguments for name, folder in _parts(argument)]
     runs = [(name, Run(folder)) for name, folder in folders]
     settings = [_settings(run) for _, run in runs]
@@ -74,6 +80,44 @@ def methods_of(arguments: Sequence[str]) -> list[Method]:
     ]
 
 
+def of_study(study: Study) -> list[Method]:
+    """A study's methods, each with the seeds of which all its runs are finished; without those that have none yet.
+
+    A table a seed: every run's test records under its best round. Whoever trained is ``seen``; where a center trains in
+    one run and is held out in another, what it is when it trains is called ``CENTER (seen)``. Of a hospital that
+    trains alone its own test images count, and those of the centers that are held out; an image that several runs were
+    tested on is scored by their mean.
+    """
+    index, external = study.index, study.protocol.external
+    methods = []
+    for name, every in index.groupby("method", sort=False):
+        cells = every[["holdout", "hospital"]].drop_duplicates()
+        of_seed = {seed: own for seed, own in every[every["chosen"]].groupby("seed") if len(own) == len(cells)}
+        rows = [row for own in of_seed.values() for row in own.itertuples()]
+        runs = tuple(study.run(row.run) for row in rows)
+        tables = []
+        for own in of_seed.values():
+            parts = [_counted(study.run(row.run), {*row.holdout.split("+"), *external}) for row in own.itertuples()]
+            tables.append(_told_apart(pd.concat(parts, ignore_index=True)))
+        if tables:
+            methods.append(Method(str(name), runs, tuple(run.result["best_round"] for run in runs), tuple(tables), ()))
+    if not methods:
+        raise UserError(f"{study.folder}: no method has finished a seed yet; `fedkvasir run` goes on with it")
+    return methods
+
+
+def _counted(run: Run, holdouts: set[str]) -> pd.DataFrame:
+    samples = run.samples
+    tested = samples[(samples["checkpoint"] == "best") & (samples["split"] == "test")]
+    return tested[(tested["role"] == "train") | tested["center"].isin(holdouts)]
+
+
+def _told_apart(records: pd.DataFrame) -> pd.DataFrame:
+    both = records.groupby("center")["role"].transform("nunique") > 1
+    seen = both & (records["role"] == "train")
+    return records.assign(center=records["center"].mask(seen, records["center"] + " (seen)"))
+
+
 def _parts(argument: str) -> list[tuple[str, str]]:
     name, sign, folders = argument.partition("=")
     if not sign or Path(argument).exists():
@@ -94,23 +138,7 @@ def _seed(run: Run) -> int:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    scenario = run.plan.scenario
-    kept = scenario.model_dump(mode="json", exclude={"name", "question", "recipe", "resources", "seed"})
-    del kept["data"]["roots"]  # where files lie on this machine
-    for center in kept["data"]["centers"].values():
-        del center["root"]
-    return _flat(kept)
-
-
-def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": _text(value)}
-    return flat
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return {key: value for key, value in flat(run.plan.scenario.decisive()).items() if key != "seed"}
 
 
 def _refuse_twice(runs: Sequence[Run], settings: Sequence[Settings]) -> None:
@@ -125,9 +153,7 @@ def _refuse_twice(runs: Sequence[Run], settings: Sequence[Settings]) -> None:
 
 def _differing(settings: Sequence[Settings]) -> list[str]:
     """Keys whose value is not that of all, those that name a method first."""
-    keys = list(dict.fromkeys(key for own in settings for key in own))
-    differing = [key for key in keys if len({own.get(key) for own in settings}) > 1]
-    return sorted(differing, key=lambda key: NAMING.index(key) if key in NAMING else len(NAMING))
+    return sorted(differing(settings), key=lambda key: NAMING.index(key) if key in NAMING else len(NAMING))
 
 
 def _names(settings: Sequence[Settings]) -> list[str] | None:

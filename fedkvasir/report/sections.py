@@ -3,7 +3,7 @@
 import base64
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,15 @@ from markupsafe import Markup
 from fedkvasir.data.catalog import Card
 from fedkvasir.data.datasets import DATASETS
 from fedkvasir.evaluation.protocol import center_table, headline
+from fedkvasir.evaluation.suite import speed
+from fedkvasir.metrics.classification import BINS
 from fedkvasir.models import ensemble
 from fedkvasir.plan import Plan
 from fedkvasir.report import centers, charts
 from fedkvasir.report.centers import TITLES, Uncertainty, in_order, uncertainty
-from fedkvasir.report.charts import Line
-from fedkvasir.report.tables import Column, Row, Table, decimals, number
+from fedkvasir.report.charts import Line, Reliability, Spread
+from fedkvasir.report.published import published_of, published_table
+from fedkvasir.report.tables import Column, Row, Table, csv_text, decimals, number, three_decimals
 from fedkvasir.runs import Checkpoint, Run
 
 REDUCTIONS = {
@@ -43,7 +46,7 @@ RULES = {
 LEAK = "LEAKAGE: "
 """How the plan begins a warning that test and training data overlap."""
 ONE, WHOLE = partial(decimals, 1), partial(decimals, 0)
-GALLERY_BYTES = 7_000_000
+GALLERY_BYTES = 6_500_000
 """Of pictures as text; leaves the whole report below 8 MB however many centers there are."""
 
 
@@ -71,6 +74,8 @@ class Strip:
 class Picture:
     caption: str
     chart: Markup
+    data: str
+    """The name of the table that holds its numbers."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +85,20 @@ class Found:
     tested: pd.DataFrame
     table: pd.DataFrame
     sure: Uncertainty
+    spreads: Sequence[Spread]
+    """Segmentation."""
+    reliabilities: Sequence[Reliability]
+    """Classification."""
 
 
 def describe(run: Run) -> dict[str, Any]:
     """Everything the template shows. ``None`` or empty: not there, or not there yet."""
     plan, scenario = run.plan, run.plan.scenario
     metric, rule = TITLES[headline(scenario.task)], scenario.evaluation.select
-    state, rounds, found = _state(run), run.rounds, _found(run)
+    state, found, curves = _state(run), _found(run), _curves(run)
     gallery, left_out = _gallery(run.folder / "gallery", plan, metric)
-    # An ensemble in which nothing is trained has a round 0 and no curve.
-    curves = rounds if state["rounds"] else rounds.head(0)
-    losses, validation = _lines(curves, "train", "loss"), _lines(curves, *_selected_on(plan))
-    best_label = "best: round" if run.finished else "best so far: round"
+    tables, lines = _tables(run, found), {line.name: line for _, own in curves.values() for line in own}
+    best, best_label = state["best_round"], "best: round" if run.finished else "best so far: round"
     return {
         "plan": plan,
         "scenario": scenario,
@@ -99,28 +106,28 @@ def describe(run: Run) -> dict[str, Any]:
         "state": state,
         "metric": metric,
         "answer": centers.answer(found.table, scenario.task, found.sure) if found else None,
-        "cards": _cards(plan),
+        "cards": cards(plan),
         "rendered": plan.rendered,
         "leaks": [text.removeprefix(LEAK) for text in plan.warnings if text.startswith(LEAK)],
         "warnings": [text for text in plan.warnings if not text.startswith(LEAK)],
-        "tables": _tables(run, found),
+        "tables": tables,
+        "download": partial(download, tables),
         "uncertainty": found.sure.warning if found else None,
+        "published": published_of(scenario.published),
         "rounds": _rounds(run, state["rounds"]),
         "reduction": REDUCTIONS[scenario.task],
         "pictures": _pictures(found, scenario.task) if found else (),
-        "legend": [
-            (charts.swatch(line), line.name) for line in {line.name: line for line in losses + validation}.values()
+        "calibration": _calibration(found.reliabilities) if found and found.reliabilities else None,
+        "bins": BINS,
+        "legend": [(charts.swatch(line), line.name) for line in lines.values()],
+        "curves": [
+            Picture(title, charts.rounds_chart(own, title, best, best_label), data)
+            for data, (title, own) in curves.items()
         ],
-        "curves": {
-            "Training loss": charts.rounds_chart(losses, "Training loss", state["best_round"], best_label),
-            _title_of_selection(plan, metric): charts.rounds_chart(
-                validation, _title_of_selection(plan, metric), state["best_round"], best_label
-            ),
-        },
         "rule": RULES[rule].format(metric=metric),
         "gallery": gallery,
         "left_out": left_out,
-        "environment": _environment(json.loads((run.folder / "environment.json").read_text()), plan),
+        "environment": environment(run),
         "key": charts.key,
         "number": number,
         "zip": zip,
@@ -138,7 +145,11 @@ def _found(run: Run) -> Found | None:
         return None
     samples = run.samples
     tested = samples[(samples["checkpoint"] == "best") & (samples["split"] == "test")]
-    return Found(tested, center_table(samples), uncertainty(samples)) if len(tested) else None
+    if not len(tested):
+        return None
+    table, masks = center_table(samples), run.plan.scenario.task == "segmentation"
+    spreads = centers.spreads(tested, list(table["center"])) if masks else []
+    return Found(tested, table, uncertainty(samples), spreads, [] if masks else centers.reliabilities(tested))
 
 
 def _tables(run: Run, found: Found | None) -> dict[str, Table]:
@@ -146,6 +157,8 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
     tables = {}
     if found:
         tables["centers"] = centers.scores_table(found.table, plan, found.sure)
+        if beside := published_table(run):
+            tables["published"] = beside
         if task == "segmentation":
             tables["alarms"] = centers.alarms_table(found.tested, plan)
             if sizes := centers.sizes_table(found.tested, plan):
@@ -158,17 +171,36 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
     cost = pd.concat([run.rounds, *(member.rounds for member in run.members.values())])
     if len(cost):
         tables["cost"] = _cost(cost, plan)
-    return tables | {"holdings": _holdings(plan)}
+    if found and len(run.rounds):
+        tables["speed"] = _speed(speed(run.rounds, _facts(run)), plan)
+    tables["holdings"] = _holdings(plan)
+    if found and found.spreads:
+        tables["spread"] = centers.spreads_table(found.spreads)
+    if found and found.reliabilities:
+        tables["calibration"] = centers.calibration_table(found.reliabilities)
+    return tables | {name: _curve_table(title, lines) for name, (title, lines) in _curves(run).items()}
+
+
+def download(tables: Mapping[str, Table], name: str) -> Markup:
+    """A link that saves a table, or the numbers of a figure, as CSV out of the page itself."""
+    data = base64.b64encode(csv_text(tables[name]).encode()).decode()
+    link = '<a class="csv" download="{}.csv" href="data:text/csv;base64,{}" aria-label="CSV: {}">CSV</a>'
+    return Markup(link).format(name, data, tables[name].caption)
 
 
 def _pictures(found: Found, task: str) -> list[Picture]:
     metric = TITLES[headline(task)]
     by_center = centers.scores_chart(found.table, task, found.sure)
-    pictures = [Picture(f"{metric} of every center with its 95 % interval", by_center)]
-    if task == "segmentation":
-        spread = centers.spreads_chart(found.tested, list(found.table["center"]))
-        pictures.append(Picture(f"{metric} of every image, by center", spread))
+    pictures = [Picture(f"{metric} of every center with its 95 % interval", by_center, "centers")]
+    if found.spreads:
+        spread = charts.spreads_chart(found.spreads, f"{metric} of an image")
+        pictures.append(Picture(f"{metric} of every image, by center", spread, "spread"))
     return [picture for picture in pictures if picture.chart]
+
+
+def _calibration(curves: Sequence[Reliability]) -> Picture:
+    errors = ", ".join(f"{three_decimals(curve.error)} at {curve.name} centers" for curve in curves)
+    return Picture(f"Expected calibration error: {errors}", charts.reliability_chart(curves), "calibration")
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -186,7 +218,13 @@ def _state(run: Run) -> dict[str, Any]:
     }
 
 
-def _cards(plan: Plan) -> list[Card]:
+def _facts(run: Run) -> dict[str, Any]:
+    """environment.json"""
+    return json.loads((run.folder / "environment.json").read_text())
+
+
+def cards(plan: Plan) -> list[Card]:
+    """Of the datasets that the plan's images are from."""
     return [DATASETS[name].card for name in sorted(plan.samples["dataset"].unique())]
 
 
@@ -211,8 +249,8 @@ def _members(run: Run, metric: str) -> Table:
 
 def _rounds(run: Run, done: int) -> str:
     """What has been trained, in words."""
-    scenario = run.plan.scenario
-    rounds, parsed = scenario.federation.rounds, ensemble.parse(scenario.model, scenario.task)
+    rounds, scenario = run.plan.scenario.federation.rounds, run.plan.stage("").scenario
+    parsed = ensemble.parse(scenario.model, scenario.task)
     if parsed is None:
         return f"{done} of {rounds} rounds"
     finished = sum(member.finished for member in run.members.values())
@@ -229,8 +267,25 @@ def _selected_on(plan: Plan) -> tuple[str, str]:
     return "test" if oracle else "val", headline(plan.scenario.task)
 
 
-def _title_of_selection(plan: Plan, metric: str) -> str:
-    return f"{'Holdout test' if _selected_on(plan)[0] == 'test' else 'Validation'} {metric}"
+def _curves(run: Run) -> dict[str, tuple[str, list[Line]]]:
+    """What is drawn over rounds: the name of its table -> (title, a line a center); nothing before round 1."""
+    rounds, (phase, metric) = run.rounds, _selected_on(run.plan)
+    title = f"{'Holdout test' if phase == 'test' else 'Validation'} {TITLES[metric]}"
+    curves = {
+        "curve-loss": ("Training loss", _lines(rounds, "train", "loss")),
+        f"curve-{metric}": (title, _lines(rounds, phase, metric)),
+    }
+    return {name: curve for name, curve in curves.items() if any(line.points for line in curve[1])}
+
+
+def _curve_table(title: str, lines: Sequence[Line]) -> Table:
+    """The numbers of a chart over rounds."""
+    values = [dict(line.points) for line in lines]
+    rows = [
+        Row(str(number), "", tuple(own.get(number, math.nan) for own in values))
+        for number in sorted(set().union(*values))
+    ]
+    return Table(f"{title} by round", tuple(Column(line.name) for line in lines), tuple(rows), head="Round")
 
 
 def _lines(rounds: pd.DataFrame, phase: str, metric: str) -> list[Line]:
@@ -239,6 +294,8 @@ def _lines(rounds: pd.DataFrame, phase: str, metric: str) -> list[Line]:
         return []
     role = "holdout" if phase == "test" else "train"
     chosen = rounds[(rounds["phase"] == phase) & (rounds["metric"] == metric) & (rounds["role"] == role)]
+    # An ensemble in which nothing is trained has a round 0 and no curve.
+    chosen = chosen[chosen["round"] > 0]
     # The closing test repeats rounds that `oracle` has seen already, with the same values.
     values = chosen.drop_duplicates(["round", "center"]).pivot(index="round", columns="center", values="value")
     lines = [
@@ -310,10 +367,27 @@ def _cost_cells(cost: pd.Series) -> tuple[int | float, ...]:
     return int(cost["steps"]), *seconds, cost["bytes_down"] / 1e6, cost["bytes_up"] / 1e6, float(cost["peak_mib"])
 
 
+def _speed(found: pd.DataFrame, plan: Plan) -> Table:
+    """found: :func:`~fedkvasir.evaluation.suite.speed`."""
+    parts = in_order(plan)["part"]
+
+    def cells(own: Any) -> tuple[int | float, ...]:
+        images, seconds = int(own["images"]), (float(own["seconds"]), float(own["network_s"]))
+        return images, *(images / each for each in seconds), float(own["peak_mib"])
+
+    rows = [Row(row["center"], row["role"], (parts[row["center"]], *cells(row))) for row in found.to_dict("records")]
+    whole = found[["images", "seconds", "network_s"]].sum(skipna=False)
+    total = Row("All", "", ("", *cells({**whole, "peak_mib": found["peak_mib"].max()})))
+    columns = [Column("Role"), Column("Images evaluated"), Column("Images/s", ONE)]
+    columns += [Column("Images/s, network alone", ONE), Column("Peak memory, MiB", WHOLE)]
+    return Table("Speed of inference on test images", tuple(columns), tuple(rows), (total,))
+
+
 def _holdings(plan: Plan) -> Table:
     """Who holds what."""
     own = plan.samples.groupby("center")
-    held = in_order(plan).assign(dataset=own["dataset"].first(), groups=own["group"].nunique())
+    held = plan.holdings.assign(dataset=own["dataset"].first(), groups=own["group"].nunique())
+    held = in_order(plan)[["part"]].join(held, how="inner")
     counts = ["train", "val", "test", "groups"]
     rows = tuple(
         Row(str(center), row["role"], (row["part"], row["dataset"], *map(int, row[counts])))
@@ -324,7 +398,9 @@ def _holdings(plan: Plan) -> Table:
     return Table("Images by center and split", columns, rows, (total,))
 
 
-def _environment(facts: dict[str, Any], plan: Plan) -> Sequence[tuple[str, str]]:
+def environment(run: Run) -> Sequence[tuple[str, str]]:
+    """On what, and with which versions, a run was computed."""
+    facts, plan = _facts(run), run.plan
     machine, versions = facts["machine"], facts["versions"]
     gpus = ", ".join(machine["gpus"]) or "none"
     return (

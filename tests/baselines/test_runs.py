@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from fedkvasir.baselines import METHODS, find_method, run_baseline
-from fedkvasir.cli import run_scenario
 from fedkvasir.errors import UserError
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
+from fedkvasir.simulation import run_scenario
 from tests.conftest import REPOSITORY, Command, Miniatures
 
 SCENARIO = """

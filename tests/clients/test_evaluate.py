@@ -1,6 +1,7 @@
 """The evaluation pass: what is recorded beside the default scoring, and what must never pass for an empty mask."""
 
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -8,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from clients import evaluate as evaluation
 from clients.evaluate import evaluate, predict
-from fedkvasir.cli import run_scenario
 from fedkvasir.data.loader import eval_batches
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.evaluation.protocol import center_scores
@@ -19,7 +20,9 @@ from fedkvasir.evaluation.selection import selection_score
 from fedkvasir.metrics.segmentation import by_image
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan, make_plan
+from fedkvasir.prediction import native_mask
 from fedkvasir.scenario import load
+from fedkvasir.simulation import run_scenario
 
 BOTH = "evaluation.scoring=[default, endocv2021-official]"
 CPU = torch.device("cpu")
@@ -29,7 +32,7 @@ def records_of(plan: Plan, center: str = "edinburgh") -> pd.DataFrame:
     """One center's test images under an untrained network that says polyp here and there."""
     torch.set_num_threads(1)
     network = build_model(plan.scenario.model, plan.scenario.task, len(plan.classes), seed=1)
-    rows = evaluate(network, plan.part(center, "test"), plan.scenario, plan.classes, CPU, "float32")
+    rows, _ = evaluate(network, plan.part(center, "test"), plan.scenario, plan.classes, CPU, "float32")
     return rows.assign(center=center, role="holdout", split="test")
 
 
@@ -50,8 +53,8 @@ def test_official_counts_are_of_the_mask_file_and_the_prediction_enlarged_afterw
     samples, enlarged = plan.part("edinburgh", "test"), 0
     for positions, batch in eval_batches(samples, plan.scenario.training.batch_size):
         with torch.inference_mode():
-            logits = predict(network.eval(), batch, CPU, "float32")[: len(positions)]
-        for position, own in zip(positions, logits, strict=True):
+            logits, _ = predict(network.eval(), batch, CPU, "float32")
+        for position, own in zip(positions, logits, strict=False):
             row = samples.table.iloc[position]
             truth = cv2.imread(row["mask"], cv2.IMREAD_GRAYSCALE) > 0
             small = (own[0] > 0).numpy().astype(np.uint8)
@@ -79,16 +82,47 @@ def test_the_scenario_says_what_can_be_asked_for(tiny: Path) -> None:
         load(tiny, (BOTH, "task=classification"))
 
 
+class Slow(nn.Module):
+    """A network that takes its time, and counts its batches."""
+
+    batches = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.batches += 1
+        time.sleep(0.05)
+        return images[:, :1] - 0.5
+
+
+def test_the_network_is_timed_and_nothing_around_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, network = make_plan(load(tiny)), Slow()
+
+    def late(*arguments: object) -> np.ndarray:
+        time.sleep(0.05)
+        return native_mask(*arguments)
+
+    monkeypatch.setattr(evaluation, "native_mask", late)
+    rows, network_s = evaluate(network, plan.part("edinburgh", "test"), plan.scenario, plan.classes, CPU, "float32")
+    assert len(rows) > 2 * network.batches  # as much sleep again, and more, outside the network
+    assert 0.05 * network.batches <= network_s < 0.05 * len(rows)
+
+
+def test_every_evaluation_is_recorded_with_the_seconds_of_its_network(tiny: Path, tmp_path: Path) -> None:
+    rounds = run_scenario(tiny, ("federation.rounds=1",), out=tmp_path, engine="local").rounds.set_index("phase")
+    evaluated = rounds.loc[["val", "test"]]
+    assert ((evaluated["network_s"] > 0) & (evaluated["network_s"] < evaluated["seconds"])).all()
+    assert rounds.loc[["train", "round"], "network_s"].isna().all()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_output_that_is_no_number_is_said_and_not_scored(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     plan = make_plan(load(tiny))
 
-    def broken(*arguments: object) -> torch.Tensor:
-        logits = predict(*arguments)
+    def broken(*arguments: object) -> tuple[torch.Tensor, float]:
+        logits, seconds = predict(*arguments)
         logits[1, 0, 3, 3] = value
-        return logits
+        return logits, seconds
 
     monkeypatch.setattr(evaluation, "predict", broken)
     with pytest.raises(ValueError, match=r"^edinburgh: the network's output is not a number on 1 of 4 images; .*lr"):
@@ -98,7 +132,7 @@ def test_an_output_that_is_no_number_is_said_and_not_scored(
 def test_a_run_whose_network_diverged_ends_in_a_sentence(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "predict", lambda *arguments: predict(*arguments) * np.nan)
+    monkeypatch.setattr(evaluation, "predict", lambda *arguments: (predict(*arguments)[0] * np.nan, 0.0))
     with pytest.raises(
         RunFailed, match=r"^round 1: alta could not be evaluated on val \(ValueError: alta: the network"
     ):

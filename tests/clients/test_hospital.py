@@ -1,5 +1,6 @@
 """One center: what it trains, keeps and records does not depend on batch sizes, processes or interruptions."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import torch
 
 from clients.evaluate import evaluate
+from clients.gallery import draw_gallery
 from clients.hospital import Hospital, Weights, load_network
 from clients.state import CenterState
 from fedkvasir import exchange
 from fedkvasir.data.augment import AUGMENTS, Augment
-from fedkvasir.data.loader import eval_batches, steps_per_epoch, train_batches
+from fedkvasir.data.loader import batches_of, eval_batches, train_batches
 from fedkvasir.metrics.segmentation import ratios
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan, make_plan
@@ -46,7 +48,7 @@ def test_the_evaluation_batch_size_changes_nothing(tiny: Path, tmp_path: Path, b
     for size in (1, batch_size):
         training = plan.scenario.training.model_copy(update={"batch_size": size})
         scenario = plan.scenario.model_copy(update={"training": training})
-        tables.append(evaluate(network, samples, scenario, plan.classes, device, "float32"))
+        tables.append(evaluate(network, samples, scenario, plan.classes, device, "float32")[0])
     assert len(tables[1]) == len(samples)
     dice = [ratios(table)["dice"].fillna(-1) for table in tables]
     np.testing.assert_allclose(dice[0], dice[1], atol=1e-4)
@@ -77,7 +79,7 @@ def test_all_images_are_seen_once_and_no_batch_is_of_one(tiny: Path) -> None:
     for size in range(2, len(samples) + 2):
         batches = [len(batch.images) for batch in train_batches(samples, size, augment, 0)]
         assert sum(batches) == len(samples) and min(batches) > 1
-        assert len(batches) == steps_per_epoch(len(samples), size)
+        assert len(batches) == batches_of(len(samples), size)
 
 
 def test_the_divergentnets_preset_keeps_shape_type_and_binary_masks() -> None:
@@ -151,6 +153,33 @@ def test_the_gallery_shows_best_median_and_worst(tiny: Path, tmp_path: Path) -> 
     assert list(cases["score"]) == sorted(cases["score"], reverse=True)
     assert all((tmp_path / "gallery" / file).stat().st_size > 500 for file in cases["file"])
     assert set(cases["sample"]) <= set(rows["sample"])
+
+
+def gallery_of(plan: Plan, folder: Path, found: list[int], shown: list[int]) -> list[tuple[str, int]]:
+    """(rank, number of the image) of a gallery; found, shown: pixels of each polyp that were found, and all of them."""
+    hospital, weights = hospital_of(plan, folder, "edinburgh")
+    exchange.write(hospital.network, weights.shared | weights.buffers)
+    samples = plan.part("edinburgh", "test")
+    rows, _ = evaluate(hospital.network, samples, plan.scenario, plan.classes, torch.device("cpu"), "float32")
+    rows = rows.head(len(found)).assign(center="edinburgh", tp=found, fp=1, fn=np.subtract(shown, found))
+    draw_gallery(hospital.network, samples, rows, plan.scenario, torch.device("cpu"), "float32", folder)
+    cases = json.loads((folder / "edinburgh.json").read_text())
+    assert all((folder / case["file"]).is_file() for case in cases)
+    numbers = {sample: number for number, sample in enumerate(rows["sample"])}
+    return [(case["rank"], numbers[case["sample"]]) for case in cases]
+
+
+def test_the_gallery_shows_the_two_largest_missed_polyps(tiny: Path, tmp_path: Path) -> None:
+    """The first image of Dice 0 is a false alarm: worst, and nothing was missed there."""
+    cases = gallery_of(plan_of(tiny), tmp_path, [9, 0, 8, 7, 6, 5, 0, 0, 0], [9, 0, 9, 9, 9, 9, 20, 40, 30])
+    assert cases == [("best", 0), ("median", 5), ("worst", 1), ("missed", 7), ("missed", 8)]
+
+
+def test_a_picture_that_is_worst_and_missed_stands_once(tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(tiny)
+    assert gallery_of(plan, tmp_path, [9, 8, 0], [9, 9, 9]) == [("best", 0), ("median", 1), ("worst, missed", 2)]
+    cases = gallery_of(plan, tmp_path, [9, 8, 7, 0, 0], [9, 9, 9, 5, 6])
+    assert cases == [("best", 0), ("median", 2), ("worst, missed", 3), ("missed", 4)]
 
 
 def test_center_state_keeps_what_the_server_names_and_forgets_the_rest(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_frames_per_second_of_every_center_with_the_machine() -> None:
     rounds = pd.DataFrame(
         [
             {**row, "round": number, "center": center, "role": role, "metric": metric, "samples": 20.0,
-             "seconds": seconds, "peak_mib": peak}
+             "seconds": seconds, "network_s": seconds / 4, "peak_mib": peak}
             for number, center, role, seconds, peak in [
                 (2, "oslo", "train", 4.0, 900.0), (3, "oslo", "train", 6.0, 950.0), (2, "rome", "holdout", 1.0, 910.0),
             ]
@@ -222,4 +222,7 @@ def test_frames_per_second_of_every_center_with_the_machine() -> None:
     table = speed(pd.concat([rounds, validation]), {"engine": "ray", "workers": 2, "machine": machine})
     assert list(table["center"]) == ["oslo", "rome"] and list(table["images"]) == [40, 20]
     assert list(table["frames_per_second"]) == [4.0, 20.0] and list(table["peak_mib"]) == [950.0, 910.0]
+    assert list(table["network_frames_per_second"]) == [16.0, 80.0] and list(table["network_s"]) == [2.5, 0.25]
     assert set(table["processor"]) == {"Z80"} and set(table["gpus"]) == {"Voodoo"} and set(table["workers"]) == {2}
+    before = speed(rounds.drop(columns="network_s"), {"engine": "ray", "workers": 2, "machine": machine})
+    assert list(before["frames_per_second"]) == [4.0, 20.0] and before["network_frames_per_second"].isna().all()

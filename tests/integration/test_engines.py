@@ -12,8 +12,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from fedkvasir.cli import run_scenario
 from fedkvasir.runs import Run
+from fedkvasir.simulation import run_scenario
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

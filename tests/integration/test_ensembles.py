@@ -12,7 +12,7 @@ import torch
 from scipy.special import expit
 
 from clients.app import _stage, forget
-from fedkvasir import cli
+from fedkvasir import simulation
 from fedkvasir.console import Screen
 from fedkvasir.data.loader import eval_batches
 from fedkvasir.errors import UserError
@@ -29,7 +29,7 @@ LEARNED = (MODEL + "fpn, fpn], fusion: {name: learned, rounds: 2, lr: 0.05}}", *
 
 
 def run(scenario: Path, out: Path, *overrides: str, engine: str = "local", screen: Screen | None = None) -> Run:
-    return cli.run_scenario(scenario, overrides, out=out, engine=engine, workers=2, screen=screen)
+    return simulation.run_scenario(scenario, overrides, out=out, engine=engine, workers=2, screen=screen)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from fedkvasir import cli
-from fedkvasir.cli import run_scenario
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.runs import Run
+from fedkvasir.simulation import run_scenario
 from tests.conftest import Command
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedkvasir.cli import run_scenario
 from fedkvasir.runs import Run
+from fedkvasir.simulation import run_scenario
 
 OVERRIDES = ("training.epochs=6", "federation.rounds=3")
 

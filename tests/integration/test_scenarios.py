@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedkvasir.cli import run_scenario
 from fedkvasir.scenario import load
+from fedkvasir.simulation import run_scenario
 from tests.conftest import REPOSITORY, Miniatures
 
 SCENARIOS = [path for path in sorted((REPOSITORY / "scenarios").glob("*.yaml")) if "quickstart" not in path.stem]

@@ -14,6 +14,7 @@ from fedkvasir.metrics.classification import (
     auroc,
     average_precision,
     by_class,
+    calibration,
     class_counts,
     classes_of,
     confusion,
@@ -166,6 +167,19 @@ def test_calibration_by_hand() -> None:
     expected = (abs(1 - 0.9 + 0 - 0.92) + abs(1 - 0.95) + abs(0 - 0.6)) / 4
     assert expected_calibration_error(samples) == pytest.approx(expected, abs=1e-12)
     assert overall(samples)["ece"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_reliability_diagram_is_counted_image_by_image() -> None:
+    for samples in TABLES:
+        labels, guesses, probabilities, _ = sides(samples)
+        table = calibration(samples, bins=10)
+        assert list(table["low"]) == pytest.approx(np.arange(10) / 10) and table["images"].sum() == len(samples)
+        for row in table.itertuples():
+            own = [n for n, p in enumerate(probabilities.max(axis=1)) if row.low < p <= row.high]
+            confidence = np.mean([probabilities[n].max() for n in own]) if own else np.nan
+            accuracy = np.mean([labels[n] == guesses[n] for n in own]) if own else np.nan
+            assert row.images == len(own)
+            assert [row.confidence, row.accuracy] == pytest.approx([confidence, accuracy], nan_ok=True)
 
 
 def test_a_bin_holds_its_upper_end() -> None:

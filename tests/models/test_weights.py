@@ -20,7 +20,6 @@ from segmentation_models_pytorch.encoders._utils import patch_first_conv
 from torch import Tensor, nn
 
 from clients.hospital import load_network
-from fedkvasir.cli import run_scenario
 from fedkvasir.errors import UserError
 from fedkvasir.exchange import read, sha256
 from fedkvasir.models import build_model
@@ -29,6 +28,7 @@ from fedkvasir.plan import Plan, make_plan
 from fedkvasir.randomness import derive_seed
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Model, load
+from fedkvasir.simulation import run_scenario
 
 UNET = Model(name="unet", encoder="resnet18")
 

@@ -125,7 +125,9 @@ def make_run(folder: Path, plan: Plan, rounds: int = ROUNDS, finish: bool = True
         for index, center in enumerate(scored):
             base = {"round": number, "phase": phase, "center": center, "role": role, **cost}
             value = 0.3 + 0.1 * min(number, 3) - 0.03 * index
-            rows += [base | {"metric": name, "value": value} for name in (metric, "precision", "recall")]
+            rows += [
+                base | {"network_s": 0.5, "metric": name, "value": value} for name in (metric, "precision", "recall")
+            ]
         rows.append({"round": number, "phase": "round", "center": "", "role": "", "metric": "wall_s", "value": 7.0})
         samples = records(plan, "val", TRAINING, 0.5 + 0.1 * number, number)
         samples.insert(0, "checkpoint", str(number))
@@ -143,7 +145,13 @@ def make_run(folder: Path, plan: Plan, rounds: int = ROUNDS, finish: bool = True
         )
         both = pd.concat([tested.assign(checkpoint=name) for name in ("best", "last")], ignore_index=True)
         draw_pictures(run, plan)
-        run.finish(checkpoint, checkpoint, pd.DataFrame(), both)
+        spent = {"round": checkpoint.best, "phase": "test", **cost, "samples": 8.0, "network_s": 0.5, "value": 0.6}
+        rows = [
+            spent | {"center": center, "role": role_of(center), "metric": name}
+            for center in CENTERS
+            for name in (metric, "precision", "recall")
+        ]
+        run.finish(checkpoint, checkpoint, pd.DataFrame(rows), both)
     return run
 
 

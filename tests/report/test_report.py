@@ -1,5 +1,6 @@
 """A report says what the records say, in a file that needs nothing else."""
 
+import base64
 import json
 import re
 import shutil
@@ -16,10 +17,10 @@ from fedkvasir.files import write_atomic
 from fedkvasir.report import build_report, centers, sections
 from fedkvasir.report.centers import Uncertainty
 from fedkvasir.report.sections import run_tables
-from fedkvasir.report.tables import MINUS, Interval, latex, markdown
+from fedkvasir.report.tables import MINUS, Interval, csv_text, latex, markdown
 from fedkvasir.runs import Run
 from tests.conftest import Command
-from tests.report.crafted import CENTERS, CLASSES, HOLDOUT, QUESTION, make_plan, make_run, page
+from tests.report.crafted import CENTERS, CLASSES, HOLDOUT, QUESTION, TRAINING, make_plan, make_run, page
 
 
 @pytest.fixture(scope="module", params=["segmentation", "classification"])
@@ -134,6 +135,61 @@ def test_confusion_counts_every_test_image_once(tmp_path: Path) -> None:
     assert "What was taken for what" in page(run).text
 
 
+def test_every_table_and_figure_carries_its_numbers_as_csv(finished: Run) -> None:
+    html, tables = build_report(finished).read_text(encoding="utf-8"), run_tables(finished)
+    links = re.findall(r'<a class="csv" download="(\S+)\.csv" href="data:text/csv;base64,(\S+)"', html)
+    assert all(base64.b64decode(data).decode() == csv_text(tables[name]) for name, data in links)
+    assert {name for name, _ in links} == set(tables)
+    # Each stands right below what it belongs to, before anything else of the kind begins.
+    below = re.findall(r'<table|<svg class="chart"|<a class="csv"', html)
+    assert below[1::2] == ['<a class="csv"'] * len(links) and '<a class="csv"' not in below[::2]
+
+
+def test_calibration_has_seen_and_unseen_centers_in_the_bins_of_the_calibration_error(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_plan("classification"))
+    table, best = run_tables(run)["calibration"], run.samples[run.samples["checkpoint"] == "best"]
+    assert len(table.rows) == 15 and table.rows[-1].head == "0.933 to 1.000"
+    for first, scope, role in ((0, "seen", "train"), (4, "unseen", "holdout")):
+        own = best[best["role"] == role]
+        probabilities = own[[f"p_{name}" for name in CLASSES]].to_numpy()
+        confidence, right = probabilities.max(axis=1), own["label"] == np.array(CLASSES)[probabilities.argmax(axis=1)]
+        assert [row.cells[first] for row in table.rows] == np.histogram(confidence, 15, (0, 1))[0].tolist()
+        filled = np.array([row.cells[first : first + 4] for row in table.rows if row.cells[first]])
+        assert filled[:, 0] @ filled[:, 1] == pytest.approx(confidence.sum())
+        assert filled[:, 0] @ filled[:, 2] == pytest.approx(right.sum())
+        error = filled[:, 0] @ np.abs(filled[:, 2] - filled[:, 1]) / len(own)
+        assert table.footer[0].cells[first : first + 4] == (len(own), "", "", pytest.approx(error))
+        assert f"{error:.3f} at {scope} centers" in page(run).text
+    html = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert html.count('<polyline class="line train"') == html.count('<polyline class="line holdout"') == 1
+
+
+def test_without_holdout_calibration_is_that_of_seen_centers_and_masks_have_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "classification", make_plan("classification"))
+    samples = run.samples
+    write_atomic(run.folder / "samples.parquet", samples[samples["role"] == "train"].to_parquet(index=False))
+    assert len(run_tables(run)["calibration"].columns) == 4
+    assert "at unseen centers" not in page(run).text and "at seen centers" in page(run).text
+    masks = make_run(tmp_path / "segmentation", make_plan("segmentation"))
+    assert "calibration" not in run_tables(masks) and "Calibration" not in page(masks).text
+
+
+def test_numbers_of_the_other_figures_are_those_of_the_records(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_plan("segmentation"))
+    tables, best = run_tables(run), run.samples[run.samples["checkpoint"] == "best"]
+    assert tables["spread"].titles == CENTERS and len(tables["spread"].rows) == 25
+    for index, center in enumerate(CENTERS):
+        own = best[best["center"] == center]
+        dice = 2 * own["tp"] / (2 * own["tp"] + own["fp"] + own["fn"])
+        assert sum(row.cells[index] for row in tables["spread"].rows) == len(own)
+        quartiles = [row.cells[index] for row in tables["spread"].footer]
+        assert quartiles == pytest.approx(np.quantile(dice, [0.25, 0.5, 0.75]))
+    assert tables["curve-loss"].titles == TRAINING
+    assert [row.cells[1] for row in tables["curve-loss"].rows] == pytest.approx([1.1, 0.6, 1 / 3 + 0.1, 0.35])
+    assert tables["curve-dice"].titles == (*TRAINING, "mean of centers")
+    assert tables["curve-dice"].rows[0].cells == pytest.approx((0.4, 0.37, 0.34, 0.37))
+
+
 STEPS = """
 const rows = () => [...document.querySelector("tbody").rows].filter(row => !row.hidden).map(row => row.dataset.center);
 const head = document.querySelectorAll("thead th")[4], field = document.querySelector("#centers"), steps = [rows()];
@@ -186,9 +242,23 @@ def test_unknown_format_is_told(finished: Run, command: Command) -> None:
 
 
 def test_cost_counts_an_evaluation_once(finished: Run) -> None:
-    # Four rounds of one training and one validation, 2 s and 4 MB down each, though validation stands in three rows.
+    # Four rounds of one training and one validation, then a test: 2 s and 4 MB down each, though an evaluation stands
+    # in three rows.
+    cells = [cells for cells in page(finished).rows if cells[0] == "aalborg"][-3]
+    assert cells == ["aalborg", "trains", "12", "8.0", "10.0", "36.0", "16.0", "512"]
+
+
+def test_speed_is_that_of_the_test_and_of_the_network_alone(finished: Run) -> None:
+    """Eight test images a center in 2 s, half a second of it in the network."""
     cells = [cells for cells in page(finished).rows if cells[0] == "aalborg"][-2]
-    assert cells == ["aalborg", "trains", "12", "8.0", "8.0", "32.0", "16.0", "512"]
+    assert cells == ["aalborg", "trains", "8", "4.0", "16.0", "512"]
+    assert run_tables(finished)["speed"].footer[0].cells == ("", 32, 4.0, 16.0, 512.0)
+
+
+def test_records_from_before_the_network_was_timed_are_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_plan("segmentation"))
+    write_atomic(run.folder / "rounds.parquet", run.rounds.drop(columns="network_s").to_parquet(index=False))
+    assert [cells for cells in page(run).rows if cells[0] == "aalborg"][-2][2:] == ["8", "4.0", "–", "512"]
 
 
 def test_finished_run_names_rule_round_data_and_weights(finished: Run) -> None:
@@ -218,7 +288,8 @@ def test_real_data_leaks_warnings_and_oracle_are_told(tmp_path: Path) -> None:
     assert "Holdout test Dice, rounds 1 to 4. At the end: dijon 0.600." in (run.folder / "report.html").read_text()
     assert all(text.removeprefix("LEAKAGE: ") in shown.text for text in warnings)
     assert "No picture, near-duplicate" not in shown.text
-    assert [value for tag, value in shown.references if tag == "a"] == ["https://datasets.simula.no/kvasir-seg/"]
+    links = [value for tag, value in shown.references if tag == "a" and not value.startswith("data:")]
+    assert links == ["https://datasets.simula.no/kvasir-seg/"]
 
 
 @pytest.mark.parametrize(

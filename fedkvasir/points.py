@@ -1,0 +1,131 @@
+"""What a protocol asks for: a scenario's ``protocol:`` block as the runs that answer its question."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedkvasir.errors import UserError
+from fedkvasir.plan import check_names
+from fedkvasir.scenario import LOCALS, POOLED, Algorithm, Scenario, variant
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a study."""
+
+    method: str
+    """An algorithm, with its parameters where another one has the same name; or a baseline."""
+    holdout: str
+    """Who takes no part, as one name."""
+    hospital: str
+    """Who trains alone; empty elsewhere."""
+    scenario: Scenario
+    setting: str = ""
+    """What was tuned, as ``key=value``."""
+
+    @property
+    def seed(self) -> int:
+        return self.scenario.seed
+
+    @property
+    def cell(self) -> tuple[str, str, str]:
+        """What is tuned once, and then run with every seed."""
+        return self.method, self.holdout, self.hospital
+
+    def settings(self, tune: dict[str, tuple[Any, ...]]) -> list["Point"]:
+        """This point with every combination of the values that are tuned."""
+        points = []
+        for values in itertools.product(*tune.values()):
+            changes = dict(zip(tune, values, strict=True))
+            text = ", ".join(f"{key}={value}" for key, value in changes.items())
+            points.append(replace(self, scenario=variant(self.scenario, changes), setting=text))
+        return points
+
+    def seeded(self, seed: int) -> "Point":
+        return replace(self, scenario=self.scenario.model_copy(update={"seed": seed}))
+
+
+def cells(scenario: Scenario) -> list[Point]:
+    """What a scenario's protocol compares, each with the first seed and the scenario's own settings.
+
+    Every baseline takes as many steps as the federation: pooled, those of all hospitals together; alone, the hospital's
+    own; going round, each hospital's in turn. Raises UserError where the protocol cannot be carried out.
+    """
+    protocol = scenario.protocol
+    assert protocol is not None
+    if protocol.baselines and scenario.federation.fraction < 1:
+        raise UserError("protocol.baselines take as many steps as all hospitals: set federation.fraction=1.0")
+    if protocol.tune and (protocol.select or scenario.evaluation.select) != "train-val":
+        raise UserError("protocol.tune chooses by validation images: set protocol.select=train-val")
+    alone = LOCAL in protocol.baselines or protocol.kind == "cross-site"
+    points = []
+    for holdout, arm in _arms(scenario):
+        hospitals = list(arm.data.hospitals)
+        if protocol.kind == "cross-site" and len(hospitals) < 2:
+            raise UserError("protocol.kind = cross-site needs two hospitals or more")
+        for method, algorithm in _methods(protocol.algorithms or (scenario.algorithm,)).items():
+            points.append(Point(method, holdout, "", variant(arm, {"algorithm": algorithm.model_dump()})))
+        plain = variant(arm, {"algorithm": "fedavg"})
+        if POOLED in protocol.baselines:
+            points.append(Point(POOLED, holdout, "", variant(plain, {"federation.train": POOLED})))
+        if alone:
+            points += [Point(LOCAL, holdout, h, variant(plain, {"federation.train": h})) for h in hospitals]
+        if LOCALS in protocol.baselines:  # after its members, which are not trained again
+            points.append(Point(LOCALS, holdout, "", variant(plain, {"federation.train": LOCALS})))
+        if "cyclic" in protocol.baselines:
+            round_ = {
+                "algorithm": "cyclic",
+                "federation.rounds": arm.federation.rounds * len(hospitals),
+                "evaluation.every": arm.evaluation.every * len(hospitals),
+            }
+            points.append(Point("cyclic", holdout, "", variant(arm, round_)))
+    for point in points:
+        for candidate in point.settings(protocol.tune):
+            check_names(candidate.scenario)
+    return points
+
+
+def _methods(algorithms: tuple[Algorithm, ...]) -> dict[str, Algorithm]:
+    """Algorithms by name, with their parameters where there are several of one name."""
+    names = [algorithm.name for algorithm in algorithms]
+    methods = {}
+    for algorithm in algorithms:
+        parameters = ", ".join(f"{key}={value}" for key, value in algorithm.parameters.items())
+        several = names.count(algorithm.name) > 1 and parameters
+        methods[f"{algorithm.name} {parameters}" if several else algorithm.name] = algorithm
+    if len(methods) < len(algorithms):
+        raise UserError("protocol.algorithms: the same algorithm is named twice")
+    return methods
+
+
+def _arms(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
+    """(who is held out, the scenario in which they are), without a protocol and with the first seed."""
+    protocol = scenario.protocol
+    assert protocol is not None
+    changes: dict[str, Any] = {"protocol": None, "seed": protocol.seeds[0]}
+    changes["evaluation.select"] = protocol.select or scenario.evaluation.select
+    declared = scenario.data.centers
+    for name in protocol.external:
+        place = f"data.centers.{name}"
+        changes |= {f"{place}.role": "holdout", f"{place}.partition": None}
+        if name not in declared:
+            changes[f"{place}.dataset"] = name
+    inner = [name for name in declared if name not in protocol.external]
+    if protocol.kind != "leave-one-center-out":
+        arm = variant(scenario, changes)
+        holdouts = [name for name, center in arm.data.centers.items() if center.role == "holdout"]
+        if protocol.kind == "holdout" and not holdouts:
+            raise UserError("protocol.kind = holdout needs a center of role: holdout, or protocol.external")
+        yield "+".join(holdouts), arm
+        return
+    if len(inner) < 2:
+        raise UserError("protocol.kind = leave-one-center-out needs two centers or more that are not external")
+    for left_out in inner:
+        own = dict(changes)
+        for name in inner:
+            own[f"data.centers.{name}.role"] = "holdout" if name == left_out else "train"
+        own[f"data.centers.{left_out}.partition"] = None
+        yield left_out, variant(scenario, own)

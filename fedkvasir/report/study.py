@@ -1,0 +1,422 @@
+"""A study as one HTML file: which method generalises better, how sure that is, and everything it rests on."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fedkvasir.data.catalog import Card
+from fedkvasir.errors import UserError
+from fedkvasir.evaluation.protocol import headline
+from fedkvasir.files import write_atomic
+from fedkvasir.points import LOCAL
+from fedkvasir.report import TEMPLATES, charts, comparison
+from fedkvasir.report.centers import TITLES
+from fedkvasir.report.findings import Findings, find, is_shown
+from fedkvasir.report.methods import of_study
+from fedkvasir.report.sections import LEAK, ONE, RULES, cards, download, environment
+from fedkvasir.report.tables import Column, Row, Table, Value, bracket, number, three_decimals
+from fedkvasir.runs import Run
+from fedkvasir.scenario import LOCALS, POOLED
+from fedkvasir.study import Study
+
+KINDS = {
+    "holdout": "Holdouts are tested and take no part in training",
+    "leave-one-center-out": "Each center in turn is left out: trained on the others, tested on all of it",
+    "cross-site": "Trained at every hospital alone, and at all together; tested at every one",
+}
+BASELINES = {
+    POOLED: "one network, all images in one place",
+    LOCAL: "every hospital alone; its own test images are scored by its own network, those of a center that is held "
+    "out by the mean over the hospitals' networks",
+    LOCALS: "the hospitals' own networks as one, by the mean of their probabilities",
+    "cyclic": "one network that goes from hospital to hospital",
+}
+SHARES = 6, 50
+"""Percent of colour in the cells with the lowest and the highest score; text is readable on all of them."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Every network at every center: a row a hospital that trained alone, then a line a method of all hospitals."""
+
+    table: Table
+    home: frozenset[tuple[str, str]]
+    """(hospital, center) where a hospital's network meets the hospital's own test images."""
+    holdouts: frozenset[str]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest score."""
+        scores = [value for row in (*self.table.rows, *self.table.footer) for value in row.cells]
+        finite = [score for score in scores if isinstance(score, float) and math.isfinite(score)]
+        return min(finite, default=math.nan), max(finite, default=math.nan)
+
+    def share(self, score: float) -> int:
+        """Percent of colour."""
+        low, high = self.ends
+        return round(SHARES[0] + (SHARES[1] - SHARES[0]) * (score - low) / ((high - low) or 1.0))
+
+    @property
+    def sentence(self) -> str:
+        """How far what was learned alone carries; descriptive, without a test."""
+        places: dict[str, list[float]] = {"at home": [], "at the other hospitals": [], "at holdouts": []}
+        for row in self.table.rows:
+            for center, score in zip(self.table.titles, row.cells, strict=True):
+                out = "at holdouts" if center in self.holdouts else "at the other hospitals"
+                if isinstance(score, float) and math.isfinite(score):
+                    places["at home" if (row.head, center) in self.home else out].append(score)
+        means = [f"{three_decimals(float(np.mean(scores)))} {place}" for place, scores in places.items() if scores]
+        return f"On average a hospital's own network scores {', '.join(means)}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study has found so far."""
+
+    study: Study
+    index: pd.DataFrame
+    runs: Mapping[str, Run]
+    """The finished runs of the index by their folder's name."""
+    findings: Findings | None
+    why: str
+    """Why nothing can be compared, where nothing can."""
+    tables: Mapping[str, Table]
+    crossing: Crossing | None
+
+    @property
+    def finished(self) -> bool:
+        """No run is left to be done; some may have failed."""
+        return not set(self.index["state"]) & {"waiting", "running"}
+
+    @property
+    def progress(self) -> str:
+        counts = Counter(self.index["state"])
+        failed = f", {counts['failed']} failed" if counts["failed"] else ""
+        return f"{counts['finished']} of {len(self.index)} runs finished{failed}"
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """Methods that do not count with all seeds, and with which they do."""
+        seeds = {method.name: method.seeds for method in self.findings.methods} if self.findings else {}
+        held = {name: seeds.get(name, ()) for name in self.index["method"].unique()}
+        return [
+            f"{name} has {f'{_seeds(own)}' if own else 'none'}"
+            for name, own in held.items()
+            if len(own) < len(self.study.protocol.seeds)
+        ]
+
+    @property
+    def failures(self) -> Sequence[str]:
+        """Every run that failed, and why."""
+        failed = self.index[self.index["state"] == "failed"]
+        return [f"{', '.join(filter(None, _point(row)))}: {row['reason']}" for row in failed.to_dict("records")]
+
+    @property
+    def rendered(self) -> bool:
+        return all(run.plan.rendered for run in self.runs.values())
+
+    @property
+    def cards(self) -> Sequence[Card]:
+        """Of the datasets that any run holds images of."""
+        found = {card.title: card for run in self.runs.values() for card in cards(run.plan)}
+        return [found[title] for title in sorted(found)]
+
+
+def outcome_of(study: Study) -> Outcome:
+    """Read a study's records, of an unfinished one what is there. Raises UserError where the folder is no study."""
+    _ = study.scenario
+    return _outcome(study.folder.resolve(), (study.folder / "runs.parquet").read_bytes())
+
+
+@lru_cache(maxsize=1)  # the page and the terminal ask for the same, and bootstraps take seconds
+def _outcome(folder: Path, index_file: bytes) -> Outcome:
+    study = Study(folder)
+    index = study.index
+    done = index[index["state"] == "finished"]
+    runs = {name: run for name in done["run"] if (run := study.run(name)).finished}
+    findings, why = None, ""
+    try:
+        findings = find(of_study(study), "all")
+    except UserError as error:
+        why = str(error)
+    counted = done[done["chosen"] & done["run"].isin(list(runs))]
+    crossing = _crossing(index, counted, runs, TITLES[headline(study.scenario.task)])
+    tables: dict[str, Table | None] = {}
+    if findings:
+        tables |= comparison.tables(findings)
+        tables["alone"] = _alone(findings)
+    tables["crossing"] = crossing.table if crossing else None
+    tables["steps"] = _steps(index, counted, runs) if len(counted) else None
+    tables["settings"] = _settings(index, study) if study.protocol.tune else None
+    tables["runs"] = _runs(index, TITLES[headline(study.scenario.task)])
+    there = {name: table for name, table in tables.items() if table is not None}
+    return Outcome(study, index, runs, findings, why, there, crossing)
+
+
+def study_tables(study: Study) -> dict[str, Table]:
+    """Every table of a study's report by name; of an unfinished study, those that are there."""
+    return dict(outcome_of(study).tables)
+
+
+def build_study(study: Study) -> Path:
+    """Write ``report.html`` into the study's folder and return its path; of an unfinished study, what is there.
+
+    The same folder gives the same bytes. Raises UserError where the folder is not a study.
+    """
+    path = study.folder / "report.html"
+    write_atomic(path, TEMPLATES.get_template("study.html").render(_describe(outcome_of(study))))
+    return path
+
+
+def _describe(outcome: Outcome) -> dict[str, Any]:
+    """Everything the template shows."""
+    scenario, protocol = outcome.study.scenario, outcome.study.protocol
+    metric, rule = TITLES[headline(scenario.task)], protocol.select or scenario.evaluation.select
+    names = list(outcome.index["method"].unique())
+    warnings = list(dict.fromkeys(chain.from_iterable(run.plan.warnings for run in outcome.runs.values())))
+    compared = comparison.describe(outcome.findings) if outcome.findings else {"alarms": (), "key": charts.key}
+    return compared | {
+        "outcome": outcome,
+        "scenario": scenario,
+        "protocol": protocol,
+        "block": yaml.safe_dump({"protocol": protocol.model_dump(mode="json")}, sort_keys=False, allow_unicode=True),
+        "kind": KINDS[protocol.kind],
+        "names": names,
+        "seeds": _seeds(protocol.seeds),
+        "metric": metric,
+        "rule": rule,
+        "rule_words": RULES[rule].format(metric=metric),
+        # Said once for all methods, not once a method.
+        "alarms": (),
+        "leaks": [text.removeprefix(LEAK) for text in warnings if text.startswith(LEAK)],
+        "warnings": [text for text in warnings if not text.startswith(LEAK)],
+        "answer": answer(outcome.findings) if outcome.findings else "",
+        "baselines": {name: BASELINES[name] for name in names if name in BASELINES},
+        "equal": _equal(outcome.tables.get("steps")),
+        "settings": math.prod(len(values) for values in protocol.tune.values()),
+        "environment": _environment(outcome.runs.values()),
+        "tables": outcome.tables,
+        "download": partial(download, outcome.tables),
+        "number": number,
+        "zip": zip,
+    }
+
+
+# ---- in words
+
+
+def answer(findings: Findings) -> str:
+    """Which method does best on unseen centers, and what it is shown to be better than; on seen ones without any.
+
+    Two methods or more: the sentence of the leader's comparison with the next is that of the statistics.
+    """
+    scope = findings.scopes[-1]
+    means = {name: own[own["scope"] == scope].iloc[0] for name, own in findings.scores.items()}
+    scored = [name for name, mean in means.items() if math.isfinite(mean["score"])]
+    order = sorted(scored, key=lambda name: -means[name]["score"])
+    nothing = "" if scope == "unseen" else "; no hospital was held out, so this says nothing about others"
+    if not order:
+        return f"No test image of {scope} centers can be scored"
+    leader, *others = order
+    best = f"{three_decimals(means[leader]['score'])} {bracket(means[leader]['low'], means[leader]['high'])}".rstrip()
+    if not others:
+        return f"{findings.metric} {best} on {scope} centers with {leader}; there is no other method to compare{nothing}"
+    said, better = {}, []
+    for pair, sentence in zip(findings.pairs, findings.sentences, strict=True):
+        if pair.scope == scope and leader in (pair.first, pair.second):
+            other = pair.second if pair.first == leader else pair.first
+            said[other] = sentence
+            if is_shown(pair) and (pair.low > 0) == (pair.first == leader):
+                better.append(other)
+    if len(others) == 1:
+        return f"{said[others[0]][0].upper()}{said[others[0]][1:]}{nothing}"
+    rest = [name for name in others if name not in better]
+    if not rest:
+        shown = "and is shown to be better than every other method"
+    elif better:
+        shown = f"and is shown to be better than {_list(better)}, not than {_list(rest, 'or')}"
+    else:
+        shown = "but is not shown to be better than any other method"
+    lead = f"{leader} has the highest {findings.pairs[0].metric} on {scope} centers, {best}, {shown}"
+    return f"{lead}. Against the next: {said[others[0]]}{nothing}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {_list(seeds)}"
+
+
+def _list(names: Sequence[object], last: str = "and") -> str:
+    texts = list(map(str, names))
+    return f"{', '.join(texts[:-1])} {last} {texts[-1]}" if len(texts) > 1 else "".join(texts)
+
+
+def _point(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """A run of the index: its method, who is held out, who trains alone, its setting, its seed."""
+    return (
+        row["method"],
+        f"without {row['holdout']}" if row["holdout"] else "",
+        f"at {row['hospital']}" if row["hospital"] else "",
+        row["setting"],
+        f"seed {row['seed']}",
+    )
+
+
+def _equal(steps: Table | None) -> bool:
+    """Every method took as many steps as any other, with every seed, as far as its runs are finished."""
+    totals = [row.cells[1:] for row in steps.rows if row.cells[0] in ("all", "each alone")] if steps else []
+    return all(len({total for total in of_seed if isinstance(total, int)}) <= 1 for of_seed in zip(*totals, strict=True))
+
+
+def _environment(runs: Any) -> list[tuple[str, str]]:
+    """On what the runs were computed; what differs, with how many runs."""
+    counts: dict[str, Counter[str]] = {}
+    for run in runs:
+        for name, value in environment(run):
+            counts.setdefault(name, Counter())[value] += 1
+    return [
+        (name, "; ".join(value if len(found) == 1 else f"{value} ({count} runs)" for value, count in found.items()))
+        for name, found in counts.items()
+    ]
+
+
+# ---- tables
+
+
+def _alone(findings: Findings) -> Table | None:
+    """Hospitals whose own test images a method serves better than the hospital's own network does."""
+    scores = {
+        method.name: {
+            row.center: row.score
+            for row in findings.scores[method.name].itertuples()
+            if row.scope == "center" and method.scopes[row.center] == "seen" and row.score == row.score
+        }
+        for method in findings.methods
+    }
+    alone = scores.pop(LOCAL, None)
+    if not alone or not scores:
+        return None
+    rows = []
+    for name, own in scores.items():
+        compared = [center for center in own if center in alone]
+        worse = [center for center in compared if not own[center] > alone[center]]
+        better = len(compared) - len(worse)
+        share = better / len(compared) if compared else math.nan
+        rows.append(Row(name, "", (len(compared), better, share, ", ".join(worse))))
+    columns = (Column("Hospitals"), Column("Better"), Column("Share", comparison.TWO), Column("Not better"))
+    caption = f"Hospitals at which {findings.metric} is higher than with training alone, means over seeds"
+    return Table(caption, columns, tuple(rows), head="Method")
+
+
+def _crossing(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run], metric: str) -> Crossing | None:
+    """Of a study in which hospitals train alone; None where each center in turn is left out."""
+    if not (counted["hospital"] != "").any() or index["holdout"].nunique() > 1:
+        return None
+    lines, home = [], set[tuple[str, str]]()
+    for (hospital, method), own in counted.groupby(["hospital", "method"], sort=False):
+        tables = [runs[name].table() for name in own["run"]]
+        scores = pd.concat(tables).groupby("center")[headline(runs[own["run"].iloc[0]].plan.scenario.task)].mean()
+        lines.append((hospital, method, scores))
+        hospitals = runs[own["run"].iloc[0]].plan.scenario.data.hospitals
+        home |= {(hospital, center) for center in (hospital, hospitals.get(hospital, "")) if center in scores}
+    tested = set[str]().union(*(scores.index for _, _, scores in lines))
+    holdouts = tested & {*index["holdout"].iloc[0].split("+")}
+    centers = [*sorted(tested - holdouts), *sorted(holdouts)]
+
+    def row(head: str, scores: pd.Series) -> Row:
+        return Row(head, "", tuple(float(score) for score in scores.reindex(centers)))
+
+    rows = tuple(row(hospital, scores) for hospital, _, scores in lines if hospital)
+    footer = tuple(row(method, scores) for hospital, method, scores in lines if not hospital)
+    out = f"; {_list(sorted(holdouts))} held out" if holdouts else ""
+    caption = f"{metric} at every center (columns) of what was trained at one hospital, or at all of them (rows){out}"
+    table = Table(caption, tuple(map(Column, centers)), rows, footer, head="Trained at")
+    return Crossing(table, frozenset(home), frozenset(holdouts))
+
+
+def _steps(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run]) -> Table:
+    """Steps by method, of training alone by hospital too, and by seed; of runs that are not all finished none."""
+    seeds = list(dict.fromkeys(index["seed"]))
+    taken = counted.assign(steps=[_steps_of(runs[name]) for name in counted["run"]])
+    rows = []
+    for method, every in index.groupby("method", sort=False):
+        parts = [hospital for hospital in every["hospital"].unique() if hospital]
+        for hospital in ("", *parts):
+            cells: list[Value] = [hospital or ("each alone" if parts else "all")]
+            arms = every[every["hospital"] == hospital] if hospital else every
+            for seed in seeds:
+                own = taken[(taken["method"] == method) & (taken["seed"] == seed)]
+                own = own[own["hospital"] == hospital] if hospital else own
+                whole = len(own) == len(arms[["holdout", "hospital"]].drop_duplicates())
+                cells.append(int(own["steps"].sum()) if whole else math.nan)
+            rows.append(Row(str(method), "", tuple(cells)))
+    columns = (Column("Trains"), *(Column(f"Seed {seed}") for seed in seeds))
+    arms = index["holdout"].nunique()
+    caption = "Steps of the optimizer" + (f", over {arms} centers left out in turn" if arms > 1 else "")
+    return Table(caption, columns, tuple(rows), head="Method")
+
+
+def _steps_of(run: Run) -> int:
+    rounds = pd.concat([run.rounds, *(member.rounds for member in run.members.values())])
+    return int(rounds.loc[(rounds["phase"] == "train") & (rounds["metric"] == "loss"), "steps"].sum())
+
+
+def _settings(index: pd.DataFrame, study: Study) -> Table:
+    """What was tried with the first seed, and what was chosen."""
+    tried = index[index["seed"] == study.protocol.seeds[0]]
+    rows = tuple(
+        Row(
+            row["method"],
+            "",
+            (
+                row["holdout"],
+                row["hospital"],
+                row["setting"],
+                float(row["validation"]),
+                "chosen" if row["chosen"] else row["state"] if row["state"] != "finished" else "",
+            ),
+        )
+        for row in tried.to_dict("records")
+    )
+    metric = f"Validation {TITLES[headline(study.scenario.task)]}"
+    columns = tuple(map(Column, ("Held out", "Trains alone", "Setting", metric, "Outcome")))
+    return _without_empty(Table("Settings that were tried", columns, rows, head="Method"))
+
+
+def _runs(index: pd.DataFrame, metric: str) -> Table:
+    """Every run, with a link to its own report."""
+    rows = tuple(
+        Row(
+            row["method"],
+            "",
+            (
+                row["holdout"],
+                row["hospital"],
+                row["setting"],
+                str(row["seed"]),
+                row["state"],
+                row["reason"],
+                *(float(row[name]) for name in ("validation", "seen", "unseen", "wall_s")),
+            ),
+            f"../{row['run']}/report.html" if row["run"] else "",
+        )
+        for row in index.to_dict("records")
+    )
+    words = ("Held out", "Trains alone", "Setting", "Seed", "State", "Reason")
+    numbers = (Column(f"Validation {metric}"), Column("Seen"), Column("Unseen"), Column("Wall time, s", ONE))
+    return _without_empty(Table("Every run of the study", (*map(Column, words), *numbers), rows, head="Method"))
+
+
+def _without_empty(table: Table) -> Table:
+    """Without columns of words that no row has."""
+    kept = [index for index in range(len(table.columns)) if any(row.cells[index] != "" for row in table.rows)]
+    rows = (Row(row.head, row.role, tuple(row.cells[index] for index in kept), row.link) for row in table.rows)
+    return Table(table.caption, tuple(table.columns[index] for index in kept), tuple(rows), head=table.head)

@@ -1,0 +1,166 @@
+"""Runs and studies on this machine: the composition root, the only module here that imports clients and server."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from fedkvasir.console import Happening, Screen
+from fedkvasir.errors import UserError
+from fedkvasir.estimate import choose_workers
+from fedkvasir.plan import Plan, make_plan
+from fedkvasir.report import build_report
+from fedkvasir.runs import Run
+from fedkvasir.scenario import Scenario, load
+from fedkvasir.study import Line, Study
+from fedkvasir.trackers import find_trackers, followed
+
+if TYPE_CHECKING:
+    from server.grid import LocalGrid, RayGrid
+
+CLIENT_APP = "clients.app:app"
+
+
+def run_scenario(
+    scenario: str | Path,
+    overrides: tuple[str, ...] = (),
+    data: str | Path | None = None,
+    out: str | Path = "runs",
+    engine: str = "ray",
+    workers: int | None = None,
+    fresh: bool = False,
+    screen: Screen | None = None,
+    track: tuple[str, ...] = (),
+) -> Run:
+    """Run a scenario to its end and return its run folder; a finished run is opened, a stopped one goes on.
+
+    track: names of trackers that are told of it.
+    Raises UserError for what the user can mend, RunFailed where the run could not go on.
+    """
+    with Simulation(data, out, engine, workers, screen, track) as simulation:
+        return simulation.run(load(scenario, overrides), fresh)
+
+
+class Simulation:
+    """Hospitals and server on this machine. Workers are started when a run needs them, and stay for the next."""
+
+    def __init__(
+        self,
+        data: str | Path | None = None,
+        out: str | Path = "runs",
+        engine: str = "ray",
+        workers: int | None = None,
+        screen: Screen | None = None,
+        track: tuple[str, ...] = (),
+    ) -> None:
+        if engine not in ("ray", "local"):
+            raise UserError(f"--engine {engine}: use ray or local")
+        self.data, self.out = Path(data) if data else None, Path(out).resolve()
+        self.engine, self.workers, self.track = engine, workers, track
+        self.screen = screen or Screen(quiet=True)
+        find_trackers(track)
+        self._grid: LocalGrid | RayGrid | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def plan(self, scenario: Scenario) -> Plan:
+        """The scenario's plan, with progress of what is decoded for it."""
+        with self.screen.bars():
+            return make_plan(scenario, self.data, self.screen.preparing)
+
+    def run(self, scenario: Scenario, fresh: bool = False, brief: bool = False) -> Run:
+        """Run a scenario to its end, or open its finished run; see :func:`run_scenario`. brief: no line a round."""
+        plan = self.plan(scenario)
+        run = Run(self.out / plan.name)
+        say: Callable[[str], None] = (lambda text: None) if brief else self.screen.say
+        with run.writing():
+            if fresh:
+                run.clear()
+            number = 1 if self.engine == "local" else choose_workers(plan, self.workers)
+            run.start(plan, self.engine, number)
+            with followed(run, find_trackers(self.track), self.screen.warn) as follow:
+                if run.finished:
+                    say(f"{plan.name} is finished; --fresh runs it again")
+                else:
+                    hospitals = len(plan.training_centers)
+                    say(f"{plan.name}: {hospitals} hospitals train, engine {self.engine}, {number} worker(s)")
+                    show = self.screen.progress if brief else self.screen.event
+                    self._federate(plan, run, number, lambda event: (show(plan, event), follow(event)))
+                for finished in (*run.members.values(), run):
+                    if not (finished.folder / "report.html").is_file():
+                        build_report(finished)
+        return run
+
+    def study(self, scenario: Scenario, fresh: bool = False) -> Study:
+        """Carry out a scenario's protocol, or what is left of it. Raises UserError before anything is run where the
+        protocol cannot be carried out; runs that fail are in the study's index."""
+        study = Study.of(scenario, self.out)
+
+        def watch(line: Line, number: int, of: int) -> None:
+            self.screen.line(line, number, of)
+
+        with study.writing():
+            study.carry_out(scenario, lambda own: self.run(own, fresh, brief=True), watch)
+        return study
+
+    def close(self) -> None:
+        """Let go of the workers and of what they hold."""
+        if self._grid is not None:
+            self._grid.close()
+            self._grid = None
+            if self.engine == "local":
+                from clients.app import forget
+
+                forget()
+
+    def _federate(self, plan: Plan, run: Run, workers: int, watch: Callable[[Happening], Any]) -> None:
+        _own_packages_first()
+        from server.rounds import federate
+
+        logging.getLogger("flwr").setLevel(logging.WARNING)
+        with self.screen.bars():
+            self.screen.start("starting workers", None)
+            grid = self._seated(plan, run, workers)
+            grid.on_reply = self.screen.advance
+            federate(grid, plan, run, watch)
+
+    def _seated(self, plan: Plan, run: Run, workers: int) -> "LocalGrid | RayGrid":
+        """The grid with this run's centers; the workers of the run before where they are enough."""
+        from server.grid import LocalGrid, Node, RayGrid
+
+        nodes = [
+            Node(str(center), str(run.folder), float(row["train"]), float(row["val"] + row["test"]))
+            for center, row in plan.centers.iterrows()
+        ]
+        threads = plan.scenario.resources.threads_per_center
+        if self._grid is not None and self._grid.serves(threads, workers):
+            self._grid.seat(nodes)
+            return self._grid
+        self.close()
+        if self.engine == "local":
+            self._grid = LocalGrid(nodes, CLIENT_APP, threads)
+        else:
+            self._grid = RayGrid(nodes, CLIENT_APP, threads, workers, _gpu_share(plan, workers))
+        return self._grid
+
+
+def _gpu_share(plan: Plan, workers: int) -> float:
+    if plan.device != "cuda":
+        return 0.0
+    share = plan.scenario.resources.gpu_per_center
+    return torch.cuda.device_count() / workers if share == "auto" else float(share)
+
+
+def _own_packages_first() -> None:
+    """`clients` and `server` are top-level names; a stray file in the working folder must not be taken for them."""
+    root = str(Path(__file__).resolve().parents[1])
+    if sys.path[:1] != [root]:
+        sys.path.insert(0, root)

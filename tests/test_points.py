@@ -1,0 +1,122 @@
+"""A protocol as the runs that it asks for."""
+
+from pathlib import Path
+
+import pytest
+
+from fedkvasir.errors import UserError
+from fedkvasir.points import Point, cells
+from fedkvasir.scenario import load
+
+
+def points(scenario: Path, protocol: str, *overrides: str) -> list[Point]:
+    return cells(load(scenario, (f"protocol={protocol}", *overrides)))
+
+
+def holdouts(point: Point) -> set[str]:
+    return {name for name, center in point.scenario.data.centers.items() if center.role == "holdout"}
+
+
+def test_holdout_takes_the_scenario_as_it_is(tiny: Path) -> None:
+    (only,) = points(tiny, "{kind: holdout, seeds: [7, 8]}")
+    assert (only.method, only.holdout, only.hospital, only.seed) == ("fedavg", "edinburgh", "", 7)
+    expected = load(tiny, ("seed=7",))
+    assert only.scenario == expected  # so a run that was made by hand is the study's run
+
+
+def test_each_center_is_left_out_once_and_trains_otherwise(tiny: Path) -> None:
+    found = points(tiny, "{kind: leave-one-center-out}")
+    assert [point.holdout for point in found] == ["alta", "bergen", "cadiz", "edinburgh"]
+    for point in found:
+        assert holdouts(point) == {point.holdout}
+
+
+def test_a_center_that_is_left_out_is_not_cut_into_hospitals(tiny: Path) -> None:
+    cut = "data.centers.alta.partition={kind: iid, parts: 2}"
+    found = points(tiny, "{kind: leave-one-center-out, baselines: [local]}", cut)
+    first, *others = [point for point in found if point.method == "fedavg"]
+    assert first.holdout == "alta" and first.scenario.data.centers["alta"].partition is None
+    assert all("alta-2" in other.scenario.data.hospitals for other in others)
+    alone = [point.hospital for point in found if point.holdout == "bergen" and point.hospital]
+    assert alone == ["alta-1", "alta-2", "cadiz", "edinburgh"]
+
+
+def test_cross_site_trains_at_each_alone_and_together(tiny: Path) -> None:
+    found = points(tiny, "{kind: cross-site, baselines: [pooled]}")
+    assert [(p.method, p.hospital) for p in found] == [
+        ("fedavg", ""), ("pooled", ""), ("local", "alta"), ("local", "bergen"), ("local", "cadiz"),
+    ]  # fmt: skip
+    assert [p.scenario.federation.train for p in found] == ["each", "pooled", "alta", "bergen", "cadiz"]
+
+
+def test_a_model_that_goes_round_takes_a_round_at_every_hospital(tiny: Path) -> None:
+    (_, cyclic) = points(tiny, "{kind: holdout, baselines: [cyclic]}", "evaluation.every=2")
+    assert cyclic.scenario.federation.rounds == 9 and cyclic.scenario.evaluation.every == 6
+
+
+def test_external_centers_are_tested_in_every_arm_and_never_trained(tiny: Path) -> None:
+    found = points(tiny, "{kind: leave-one-center-out, external: [cadiz, cvc-clinicdb]}")
+    assert [point.holdout for point in found] == ["alta", "bergen", "edinburgh"]
+    for point in found:
+        assert holdouts(point) == {point.holdout, "cadiz", "cvc-clinicdb"}
+        assert point.scenario.data.centers["cvc-clinicdb"].dataset == "cvc-clinicdb"
+
+
+def test_algorithms_of_one_name_are_told_apart_by_their_parameters(tiny: Path) -> None:
+    found = points(tiny, "{kind: holdout, algorithms: [fedavg, {name: fedprox, mu: 0.1}, {name: fedprox, mu: 1}]}")
+    assert [point.method for point in found] == ["fedavg", "fedprox mu=0.1", "fedprox mu=1"]
+    assert found[2].scenario.algorithm.parameters == {"mu": 1}
+
+
+def test_baselines_are_plain_whatever_the_algorithm(tiny: Path) -> None:
+    baselines = "{kind: holdout, algorithms: [fedbn], baselines: [pooled, local, ensemble-of-locals]}"
+    fedbn, *others = points(tiny, baselines)
+    assert fedbn.scenario.algorithm.name == "fedbn"
+    assert {other.scenario.algorithm.name for other in others} == {"fedavg"}
+    # The members are there when the ensemble of them is formed.
+    assert [other.method for other in others] == ["pooled", "local", "local", "local", "ensemble-of-locals"]
+
+
+def test_every_method_is_tuned_over_the_same_settings(tiny: Path) -> None:
+    protocol = "{kind: holdout, baselines: [pooled], tune: {training.lr: [0.1, 0.01], training.epochs: [1, 2]}}"
+    scenario = load(tiny, (f"protocol={protocol}",))
+    assert scenario.protocol is not None
+    for cell in cells(scenario):
+        tried = [point.scenario.training for point in cell.settings(scenario.protocol.tune)]
+        assert [(own.lr, own.epochs) for own in tried] == [(0.1, 1), (0.1, 2), (0.01, 1), (0.01, 2)]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "says"),
+    [
+        ("{kind: loco}", "'loco'"),
+        ("{kind: holdout, algorithms: [fedavk]}", "did you mean 'fedavg'"),
+        ("{kind: holdout, algorithms: [fedavg, fedavg]}", "named twice"),
+        ("{kind: holdout, seeds: []}", "protocol.seeds"),
+        ("{kind: holdout, tune: {training.lrr: [1]}}", "training.lrr"),
+        ("{kind: holdout, tune: {training.lr: [0.1]}, select: last}", "set protocol.select=train-val"),
+        ("{kind: leave-one-center-out, external: [alta, bergen, cadiz]}", "two centers or more"),
+        ("{kind: holdout, external: [nowhere]}", "nowhere"),
+    ],
+)
+def test_a_protocol_that_cannot_be_carried_out_is_refused_before_anything_is_read(
+    tiny: Path, protocol: str, says: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        points(tiny, protocol)
+    assert says in str(refused.value)
+
+
+def test_holdout_needs_one(tiny: Path) -> None:
+    with pytest.raises(UserError, match="needs a center of role: holdout"):
+        points(tiny, "{kind: holdout}", "data.centers.edinburgh.role=train")
+
+
+def test_baselines_need_every_hospital_in_every_round(tiny: Path) -> None:
+    with pytest.raises(UserError, match=r"federation\.fraction=1\.0"):
+        points(tiny, "{kind: holdout, baselines: [pooled]}", "federation.fraction=0.5")
+
+
+def test_selection_by_the_protocol_stands_above_that_of_the_scenario(tiny: Path) -> None:
+    (only,) = points(tiny, "{kind: holdout, select: last}")
+    assert only.scenario.evaluation.select == "last"
