@@ -255,28 +255,32 @@ def export(
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a study's.")],
     format: Annotated[str, typer.Option(help="html, or its tables as markdown, latex or csv.")] = "html",
     debug: DebugOption = False,
 ) -> None:
-    """Build report.html again from the records; or print its tables, or write them to RUN/tables as CSV."""
+    """Build report.html of a run or a study again; or print its tables, or write them to RUN/tables as CSV."""
     from fedkvasir.files import write_atomic
     from fedkvasir.report import build_report
     from fedkvasir.report.sections import run_tables
+    from fedkvasir.report.study import build_study, study_tables
     from fedkvasir.report.tables import csv_text, latex, markdown
     from fedkvasir.runs import Run
+    from fedkvasir.study import Study
 
-    run = Run(run_folder)
+    study = Study(run_folder) if Study.there(run_folder) else None
     if format == "html":
-        typer.echo(build_report(run))
-    elif format == "csv":
-        for name, table in run_tables(run).items():
-            path = run.folder / "tables" / f"{name}.csv"
-            write_atomic(path, csv_text(table))
-            typer.echo(path)
-    elif format in ("markdown", "latex"):
-        render = markdown if format == "markdown" else latex
-        typer.echo(render(list(run_tables(run).values())), nl=False)
+        typer.echo(build_study(study) if study else build_report(Run(run_folder)))
+    elif format in ("csv", "markdown", "latex"):
+        tables = study_tables(study) if study else run_tables(Run(run_folder))
+        if format == "csv":
+            for name, table in tables.items():
+                path = run_folder / "tables" / f"{name}.csv"
+                write_atomic(path, csv_text(table))
+                typer.echo(path)
+        else:
+            render = markdown if format == "markdown" else latex
+            typer.echo(render(list(tables.values())), nl=False)
     else:
         raise UserError(f"--format {format}: use html, markdown, latex or csv")
 

@@ -22,6 +22,7 @@ from fedkvasir.points import Point
 from fedkvasir.report.centers import Uncertainty, uncertainty
 from fedkvasir.report.findings import Findings, ranking_sentence
 from fedkvasir.report.published import published_of, published_table
+from fedkvasir.report.study import answer, outcome_of
 from fedkvasir.report.tables import Interval, bracket
 from fedkvasir.report.tables import Table as ReportTable
 from fedkvasir.runs import Run
@@ -186,8 +187,32 @@ class Screen:
             self.say(f"{number}/{of} {escape(what)}: {said}, {_duration(line.wall_s)}")
 
     def study(self, study: Study) -> None:
-        """Methods against each other, and where the study's runs are."""
-        print("study", study.folder)
+        """Methods against each other, what they say in words, what failed, and where the report is."""
+        outcome = outcome_of(study)
+        for alarm in outcome.alarms:
+            self.console.print(f"[red]take care[/red] {escape(alarm)}")
+        if outcome.findings:
+            self._table(partial(table_text, outcome.tables["scores"]))
+            for caution in outcome.findings.cautions:
+                self.console.print(f"[yellow]intervals[/yellow] {escape(caution)}")
+            self.console.print(f"\n{escape(answer(outcome.findings))}\n")
+        else:
+            self.console.print(f"nothing to compare: {escape(outcome.why)}")
+        for name in ("crossing", "alone"):
+            if name in outcome.tables:
+                self._table(partial(table_text, outcome.tables[name]))
+                self.console.print()
+        for failure in outcome.failures:
+            self.console.print(f"[red]failed[/red] {escape(failure)}")
+        if outcome.lacking:
+            said = "; ".join(outcome.lacking)
+            self.console.print(f"[yellow]seeds[/yellow] with which all runs of a method are finished: {escape(said)}")
+        if outcome.runs and not outcome.rendered:
+            titles = ", ".join(card.title for card in outcome.cards)
+            self.console.print(f"the reports of the runs contain patient images ({titles})")
+        report = study.folder / "report.html"
+        where = f"study {study.folder}" + (f", report {report}" if report.is_file() else "")
+        self.console.print(f"{outcome.progress}; {where}")
 
     def warnings(self, plan: Plan) -> None:
         for text in plan.warnings:

@@ -14,6 +14,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.estimate import choose_workers
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.report import build_report
+from fedkvasir.report.study import build_study
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Scenario, load
 from fedkvasir.study import Line, Study
@@ -109,6 +110,7 @@ class Simulation:
 
         with study.writing():
             study.carry_out(scenario, lambda own: self.run(own, fresh, brief=True), watch)
+            build_study(study)
         return study
 
     def close(self) -> None:

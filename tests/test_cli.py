@@ -10,7 +10,7 @@ import yaml
 
 import fedkvasir
 from fedkvasir.scenario import json_schema
-from tests.conftest import Command
+from tests.conftest import REPOSITORY, Command
 
 
 def test_help_answers_in_under_half_a_second(tmp_path: Path) -> None:
@@ -82,3 +82,15 @@ def test_a_notebook_gets_data_frames_a_table_and_a_torch_module(tiny: Path, tmp_
     assert {"round", "phase", "metric", "value"} <= set(run.rounds.columns)
     assert list(run.table()["center"])[-1] == "edinburgh"
     assert not run.model("best").training
+
+
+def test_nothing_asks_the_internet_for_news() -> None:
+    # albumentations looks for updates when it is imported, unless it is told not to.
+    watched = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): sys.exit(f'asked for {a}')\n"
+        "socket.getaddrinfo = socket.socket.connect = refuse\n"
+        "import fedkvasir.simulation, clients.app, server.rounds, fedkvasir.data.augment\n"
+    )
+    done = subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-300:]

@@ -1,6 +1,9 @@
 """Augmentation behind a small interface: ``Augment(image, mask, seed) -> image, mask``."""
 
+import os
 from collections.abc import Callable
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a hospital's machine does not ask the internet for news
 
 import albumentations as A
 import cv2

@@ -174,9 +174,7 @@ def describe(findings: Findings) -> dict[str, Any]:
         "alarms": findings.alarms,
         "rendered": all(plan.rendered for plan in plans),
         "alone": [method.name for method in findings.methods if len(method.seeds) == 1],
-        "differ": [
-            said for pair, said in zip(findings.pairs, findings.sentences, strict=True) if is_shown(pair)
-        ],
+        "differ": [said for pair, said in zip(findings.pairs, findings.sentences, strict=True) if is_shown(pair)],
         # So many sentences nobody reads: those that show a difference stand out, the others can be opened.
         "many": len(findings.pairs) > 6,
         "tables": tables(findings),

@@ -40,6 +40,8 @@ BASELINES = {
     LOCALS: "the hospitals' own networks as one, by the mean of their probabilities",
     "cyclic": "one network that goes from hospital to hospital",
 }
+ALL, EACH = "all", "each alone"
+"""Who trains, in the table of steps."""
 SHARES = 6, 50
 """Percent of colour in the cells with the lowest and the highest score; text is readable on all of them."""
 
@@ -115,6 +117,33 @@ class Outcome:
         ]
 
     @property
+    def alarms(self) -> Sequence[str]:
+        """What makes its scores no result at all; each said once, not once a method."""
+        texts = [f"test and training data overlap: {overlap}" for overlap in self.overlaps]
+        if self.rule == "oracle":
+            texts.append("every round was chosen by the holdout: upper bounds, not results")
+        return texts
+
+    @property
+    def overlaps(self) -> Sequence[str]:
+        """Of test and training data, where runs were made all the same."""
+        return [text.removeprefix(LEAK) for text in self._warnings if text.startswith(LEAK)]
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Of the runs' plans, besides overlaps."""
+        return [text for text in self._warnings if not text.startswith(LEAK)]
+
+    @property
+    def _warnings(self) -> Sequence[str]:
+        return list(dict.fromkeys(chain.from_iterable(run.plan.warnings for run in self.runs.values())))
+
+    @property
+    def rule(self) -> str:
+        """How rounds were selected."""
+        return self.study.protocol.select or self.study.scenario.evaluation.select
+
+    @property
     def failures(self) -> Sequence[str]:
         """Every run that failed, and why."""
         failed = self.index[self.index["state"] == "failed"]
@@ -180,10 +209,8 @@ def build_study(study: Study) -> Path:
 def _describe(outcome: Outcome) -> dict[str, Any]:
     """Everything the template shows."""
     scenario, protocol = outcome.study.scenario, outcome.study.protocol
-    metric, rule = TITLES[headline(scenario.task)], protocol.select or scenario.evaluation.select
-    names = list(outcome.index["method"].unique())
-    warnings = list(dict.fromkeys(chain.from_iterable(run.plan.warnings for run in outcome.runs.values())))
-    compared = comparison.describe(outcome.findings) if outcome.findings else {"alarms": (), "key": charts.key}
+    metric, names = TITLES[headline(scenario.task)], list(outcome.index["method"].unique())
+    compared = comparison.describe(outcome.findings) if outcome.findings else {}
     return compared | {
         "outcome": outcome,
         "scenario": scenario,
@@ -193,12 +220,8 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "names": names,
         "seeds": _seeds(protocol.seeds),
         "metric": metric,
-        "rule": rule,
-        "rule_words": RULES[rule].format(metric=metric),
-        # Said once for all methods, not once a method.
-        "alarms": (),
-        "leaks": [text.removeprefix(LEAK) for text in warnings if text.startswith(LEAK)],
-        "warnings": [text for text in warnings if not text.startswith(LEAK)],
+        "rule": RULES[outcome.rule].format(metric=metric),
+        "alarms": outcome.alarms,
         "answer": answer(outcome.findings) if outcome.findings else "",
         "baselines": {name: BASELINES[name] for name in names if name in BASELINES},
         "equal": _equal(outcome.tables.get("steps")),
@@ -206,6 +229,7 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "environment": _environment(outcome.runs.values()),
         "tables": outcome.tables,
         "download": partial(download, outcome.tables),
+        "key": charts.key,
         "number": number,
         "zip": zip,
     }
@@ -229,7 +253,8 @@ def answer(findings: Findings) -> str:
     leader, *others = order
     best = f"{three_decimals(means[leader]['score'])} {bracket(means[leader]['low'], means[leader]['high'])}".rstrip()
     if not others:
-        return f"{findings.metric} {best} on {scope} centers with {leader}; there is no other method to compare{nothing}"
+        alone = "there is no other method to compare it with"
+        return f"{findings.metric} {best} on {scope} centers with {leader}; {alone}{nothing}"
     said, better = {}, []
     for pair, sentence in zip(findings.pairs, findings.sentences, strict=True):
         if pair.scope == scope and leader in (pair.first, pair.second):
@@ -238,7 +263,8 @@ def answer(findings: Findings) -> str:
             if is_shown(pair) and (pair.low > 0) == (pair.first == leader):
                 better.append(other)
     if len(others) == 1:
-        return f"{said[others[0]][0].upper()}{said[others[0]][1:]}{nothing}"
+        only = said[others[0]]
+        return f"{only if only.startswith(tuple(order)) else only[0].upper() + only[1:]}{nothing}"
     rest = [name for name in others if name not in better]
     if not rest:
         shown = "and is shown to be better than every other method"
@@ -272,8 +298,9 @@ def _point(row: Mapping[Any, Any]) -> tuple[str, ...]:
 
 def _equal(steps: Table | None) -> bool:
     """Every method took as many steps as any other, with every seed, as far as its runs are finished."""
-    totals = [row.cells[1:] for row in steps.rows if row.cells[0] in ("all", "each alone")] if steps else []
-    return all(len({total for total in of_seed if isinstance(total, int)}) <= 1 for of_seed in zip(*totals, strict=True))
+    whole = [row.cells[1:] for row in steps.rows if row.cells[0] in (ALL, EACH)] if steps else []
+    of_seeds = [{total for total in totals if isinstance(total, int)} for totals in zip(*whole, strict=True)]
+    return all(len(totals) <= 1 for totals in of_seeds)
 
 
 def _environment(runs: Any) -> list[tuple[str, str]]:
@@ -334,7 +361,7 @@ def _crossing(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run
     def row(head: str, scores: pd.Series) -> Row:
         return Row(head, "", tuple(float(score) for score in scores.reindex(centers)))
 
-    rows = tuple(row(hospital, scores) for hospital, _, scores in lines if hospital)
+    rows = tuple(row(hospital, scores) for hospital, _, scores in sorted(lines, key=lambda line: line[0]) if hospital)
     footer = tuple(row(method, scores) for hospital, method, scores in lines if not hospital)
     out = f"; {_list(sorted(holdouts))} held out" if holdouts else ""
     caption = f"{metric} at every center (columns) of what was trained at one hospital, or at all of them (rows){out}"
@@ -350,7 +377,7 @@ def _steps(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run]) 
     for method, every in index.groupby("method", sort=False):
         parts = [hospital for hospital in every["hospital"].unique() if hospital]
         for hospital in ("", *parts):
-            cells: list[Value] = [hospital or ("each alone" if parts else "all")]
+            cells: list[Value] = [hospital or (EACH if parts else ALL)]
             arms = every[every["hospital"] == hospital] if hospital else every
             for seed in seeds:
                 own = taken[(taken["method"] == method) & (taken["seed"] == seed)]

@@ -83,8 +83,7 @@ def followed(
         audience.each(lambda tracker: tracker.stop())
         raise
     report = run.folder / "report.html"
-    shown = report if run.plan.rendered and report.is_file() else None
-    audience.each(lambda tracker: tracker.end(final_values(run), shown))
+    audience.each(lambda tracker: tracker.end(final_values(run), report if run.plan.rendered else None))
 
 
 class Audience:
