@@ -1,8 +1,9 @@
 """A study as one HTML file: which method generalises better, how sure that is, and everything it rests on."""
 
+import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -107,14 +108,13 @@ class Outcome:
 
     @property
     def lacking(self) -> Sequence[str]:
-        """Methods that do not count with all seeds, and with which they do."""
-        seeds = {method.name: method.seeds for method in self.findings.methods} if self.findings else {}
+        """Methods that are not compared with all seeds, and with which they are."""
+        if self.findings is None:
+            return []
+        seeds = {method.name: method.seeds for method in self.findings.methods}
         held = {name: seeds.get(name, ()) for name in self.index["method"].unique()}
-        return [
-            f"{name} has {f'{_seeds(own)}' if own else 'none'}"
-            for name, own in held.items()
-            if len(own) < len(self.study.protocol.seeds)
-        ]
+        wanted = len(self.study.protocol.seeds)
+        return [f"{name} has {_seeds(own) if own else 'none'}" for name, own in held.items() if len(own) < wanted]
 
     @property
     def alarms(self) -> Sequence[str]:
@@ -161,15 +161,14 @@ class Outcome:
 
 
 def outcome_of(study: Study) -> Outcome:
-    """Read a study's records, of an unfinished one what is there. Raises UserError where the folder is no study."""
-    _ = study.scenario
+    """Read a study's records, of an unfinished one what is there."""
     return _outcome(study.folder.resolve(), (study.folder / "runs.parquet").read_bytes())
 
 
 @lru_cache(maxsize=1)  # the page and the terminal ask for the same, and bootstraps take seconds
 def _outcome(folder: Path, index_file: bytes) -> Outcome:
-    study = Study(folder)
-    index = study.index
+    """index_file: runs.parquet; once a run more is finished it is another."""
+    study, index = Study(folder), pd.read_parquet(io.BytesIO(index_file))
     done = index[index["state"] == "finished"]
     runs = {name: run for name in done["run"] if (run := study.run(name)).finished}
     findings, why = None, ""
@@ -182,6 +181,7 @@ def _outcome(folder: Path, index_file: bytes) -> Outcome:
     tables: dict[str, Table | None] = {}
     if findings:
         tables |= comparison.tables(findings)
+        del tables["runs"]  # by method; the study's own come last
         tables["alone"] = _alone(findings)
     tables["crossing"] = crossing.table if crossing else None
     tables["steps"] = _steps(index, counted, runs) if len(counted) else None
@@ -199,7 +199,7 @@ def study_tables(study: Study) -> dict[str, Table]:
 def build_study(study: Study) -> Path:
     """Write ``report.html`` into the study's folder and return its path; of an unfinished study, what is there.
 
-    The same folder gives the same bytes. Raises UserError where the folder is not a study.
+    The same folder gives the same bytes.
     """
     path = study.folder / "report.html"
     write_atomic(path, TEMPLATES.get_template("study.html").render(_describe(outcome_of(study))))
@@ -303,7 +303,7 @@ def _equal(steps: Table | None) -> bool:
     return all(len(totals) <= 1 for totals in of_seeds)
 
 
-def _environment(runs: Any) -> list[tuple[str, str]]:
+def _environment(runs: Iterable[Run]) -> list[tuple[str, str]]:
     """On what the runs were computed; what differs, with how many runs."""
     counts: dict[str, Counter[str]] = {}
     for run in runs:

@@ -182,7 +182,7 @@ def test_parts_stand_in_the_order_in_which_they_are_asked_for(html: str) -> None
 def test_every_table_carries_its_numbers_as_csv(study: Study, html: str) -> None:
     links = dict(re.findall(r'<a class="csv" download="(\S+)\.csv" href="data:text/csv;base64,(\S+)"', html))
     tables = study_tables(study)
-    assert list(tables) == ["scores", "centers", "pairs", "ranks", "fairness", "runs", "alone", "crossing", "steps"]
+    assert list(tables) == ["scores", "centers", "pairs", "ranks", "fairness", "alone", "crossing", "steps", "runs"]
     assert {name: base64.b64decode(data).decode() for name, data in links.items()} == {
         name: csv_text(table) for name, table in tables.items()
     }
@@ -382,9 +382,7 @@ def test_without_a_holdout_the_answer_is_about_seen_centers_and_says_so(tmp_path
     )
     study = carry_out(tmp_path, scenario)
     said = answer(findings(study))
-    assert re.match(
-        r"(fedavg is better than local|No difference shown|Unclear).* on seen centers", said
-    )
+    assert re.match(r"(fedavg is better than local|No difference shown|Unclear).* on seen centers", said)
     assert said.endswith("; no hospital was held out, so this says nothing about others")
     table = study_tables(study)["crossing"]
     assert (len(table.rows), len(table.footer), table.titles) == (3, 1, TRAINING) and "held out" not in table.caption
