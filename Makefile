@@ -2,8 +2,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Two processes, whole files: what waits for workers overlaps with what computes.
-PARALLEL := -n 2 --dist loadfile
+# Two processes, whole files, the longest first (conftest.py): what waits for workers overlaps with what computes.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install quickstart quickstart-classification test test-all lint benchmark
 

@@ -161,8 +161,9 @@ class Plan:
         """
         scenario = self.scenario
         if not member and scenario.federation.train == LOCALS:
-            members = {center: scenario.model for center in self.training_centers}
-            model = Model.model_validate({"name": "ensemble", "members": members})
+            hospitals = self.training_centers
+            members = {"members": [scenario.model] * len(hospitals), "labels": hospitals}
+            model = Model.model_validate({"name": "ensemble", **members})
             federation = scenario.federation.model_copy(update={"train": "each"})
             own = {"model": model, "federation": federation}
             return replace(self, scenario=scenario.model_copy(update=own)).stage("")
@@ -280,6 +281,8 @@ def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progre
     _refuse_empty(plan)
     train = scenario.federation.train
     plan = plan if train in WHOLE else plan.alone(train)
+    if train == LOCALS and len(plan.training_centers) < 2:
+        raise UserError(f"federation.train = {LOCALS} needs two hospitals or more")
     plan.loss()
     return fix_batch_size(plan)
 

@@ -14,6 +14,12 @@ from fedkvasir.data.miniatures import miniature
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first, so that two processes end together."""
+    longest = ("test_kill.py", "test_engines.py", "test_scenarios.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stores and rendered images of the tests; shared by their subprocesses, never the user's own cache."""

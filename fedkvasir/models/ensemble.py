@@ -6,11 +6,10 @@ Every member is trained on its own, one after another; the ensemble is formed fr
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
@@ -36,15 +35,19 @@ class Members(BaseModel):
     """Any models of the scenario's task, each trained on its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    members: (
-        Annotated[tuple[Annotated[Model, ByName], ...], Field(min_length=2)]
-        | dict[CenterName, Annotated[Model, ByName]]
-    )
-    """A name each, or a name with the model's own parameters; encoder and weights are the ensemble's unless given.
-    A mapping gives them labels of their own."""
+    members: Annotated[tuple[Annotated[Model, ByName], ...], Field(min_length=2)]
+    """A name each, or a name with the model's own parameters; encoder and weights are the ensemble's unless given."""
+    labels: tuple[CenterName, ...] = ()
+    """What the members are called, in order; their names where it is empty."""
     fusion: Annotated[Fusion, ByName] = Fusion()
     decoder_channels: tuple[int, ...] | None = None
     """For the members that take a list of them (unet, unetplusplus, manet, triunet)."""
+
+    @model_validator(mode="after")
+    def _a_label_each(self) -> Self:
+        if self.labels and len(set(self.labels)) != len(self.members):
+            raise ValueError(f"labels: {len(self.members)} members need as many different labels")
+        return self
 
 
 class DivergentNets(Members):
@@ -80,8 +83,9 @@ def members_of(spec: Model, task: str) -> dict[str, Model]:
     that is no ensemble."""
     parsed, labelled = parse(spec, task), dict[str, Model]()
     given = parsed.members if parsed else ()
+    labels = (parsed and parsed.labels) or ("",) * len(given)
     names: list[str] = []
-    for label, member in given.items() if isinstance(given, dict) else zip(repeat(""), given, strict=False):
+    for label, member in zip(labels, given, strict=True):
         if member.name in ENSEMBLES[task]:
             raise UserError(f"model.members: {member.name} is an ensemble itself; name its members instead")
         own: dict[str, Any] = {

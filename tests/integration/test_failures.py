@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedkvasir import cli
+from fedkvasir import simulation
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.runs import Run
 from fedkvasir.simulation import run_scenario
@@ -18,7 +18,7 @@ from tests.conftest import Command
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hospitals whose training at bergen ends in NaN."""
-    monkeypatch.setattr(cli, "CLIENT_APP", "tests.integration.faulty_app:app")
+    monkeypatch.setattr(simulation, "CLIENT_APP", "tests.integration.faulty_app:app")
 
 
 @pytest.mark.usefixtures("poisoned")

@@ -144,6 +144,7 @@ def test_a_center_held_out_in_one_run_and_training_in_others_is_told_apart(scena
         ]
 
 
+@pytest.mark.slow
 def test_workers_that_stay_between_runs_leave_the_same_weights(study: Study, scenario: Path, tmp_path: Path) -> None:
     protocol = "{kind: holdout, seeds: [0, 1], baselines: [local]}"
     with Simulation(out=tmp_path, engine="ray", workers=2) as simulation:

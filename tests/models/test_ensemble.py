@@ -138,6 +138,7 @@ def test_only_the_fusion_is_exchanged() -> None:
     [
         ({"members": ["unet", "unett"]}, r"model.name: unknown segmentation model 'unett' \(did you mean 'unet'\?\)"),
         ({"members": ["unet"]}, "model.members = .*at least 2"),
+        ({"members": ["unet", "fpn"], "labels": ["a"]}, "labels: 2 members need as many different labels"),
         ({"members": ["unet", "divergentnets"]}, "divergentnets is an ensemble itself; name its members instead"),
         ({"fusion": "median"}, "model.fusion.name = 'median'.*'mean', 'weighted' or 'learned'"),
         ({"fusion": {"name": "learned", "lrr": 1}}, r"unknown key model.fusion.lrr \(did you mean 'lr'\?\)"),
