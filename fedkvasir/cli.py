@@ -272,7 +272,7 @@ def report(
     if format == "html":
         typer.echo(build_study(study) if study else build_report(Run(run_folder)))
     elif format in ("csv", "markdown", "latex"):
-        tables = study_tables(study) if study else run_tables(Run(run_folder))
+        tables = study_tables(study) if study else run_tables(Run(run_folder), figures=format == "csv")
         if format == "csv":
             for name, table in tables.items():
                 path = run_folder / "tables" / f"{name}.csv"

@@ -43,6 +43,8 @@ RULES = {
     "oracle": "the round with the highest {metric} on the holdouts' own test images, uniform mean over "
     "centers. That is looking at the answer: an upper bound, never a result.",
 }
+FIGURES = ("spread", "calibration", "curve-")
+"""How the names of tables begin that hold a figure's numbers."""
 LEAK = "LEAKAGE: "
 """How the plan begins a warning that test and training data overlap."""
 ONE, WHOLE = partial(decimals, 1), partial(decimals, 0)
@@ -134,9 +136,13 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def run_tables(run: Run) -> dict[str, Table]:
-    """Every table of a run's report by name; of an unfinished run, those that are there."""
-    return _tables(run, _found(run))
+def run_tables(run: Run, figures: bool = True) -> dict[str, Table]:
+    """Every table of a run's report by name; of an unfinished run, those that are there.
+
+    figures: those too that only hold a figure's numbers.
+    """
+    tables = _tables(run, _found(run))
+    return {name: table for name, table in tables.items() if figures or not name.startswith(FIGURES)}
 
 
 def _found(run: Run) -> Found | None:
