@@ -18,7 +18,7 @@ from rich.table import Table
 from fedkvasir.estimate import Estimate
 from fedkvasir.evaluation.protocol import headline, metric_names, summarise
 from fedkvasir.plan import Plan
-from fedkvasir.points import Point
+from fedkvasir.points import Point, in_words
 from fedkvasir.report.centers import Uncertainty, uncertainty
 from fedkvasir.report.findings import Findings, ranking_sentence
 from fedkvasir.report.published import published_of, published_table
@@ -176,9 +176,7 @@ class Screen:
     def line(self, line: Line, number: int, of: int) -> None:
         """A run of a study that is finished or has failed."""
         point = line.point
-        where = [f"without {point.holdout}"] if point.holdout else []
-        where += [f"at {point.hospital}"] if point.hospital else []
-        what = ", ".join([point.method, *where, *filter(None, [point.setting]), f"seed {point.seed}"])
+        what = in_words(*point.cell, point.setting, point.seed)
         if line.state == "failed":
             self.console.print(f"{number}/{of} {escape(what)}: [red]failed[/red], {escape(line.reason)}")
         elif line.state == "finished":

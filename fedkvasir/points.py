@@ -12,6 +12,12 @@ from fedkvasir.scenario import LOCALS, POOLED, Algorithm, Scenario, variant
 LOCAL = "local"
 
 
+def in_words(method: str, holdout: str, hospital: str, setting: str, seed: int) -> str:
+    """``local, without baerum, at barcelona-1, training.lr=0.001, seed 0``: what a run of a study is."""
+    place = [f"without {holdout}" if holdout else "", f"at {hospital}" if hospital else ""]
+    return ", ".join(filter(None, [method, *place, setting, f"seed {seed}"]))
+
+
 @dataclass(frozen=True)
 class Point:
     """One run of a study."""

@@ -18,7 +18,7 @@ from fedkvasir.data.catalog import Card
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import headline
 from fedkvasir.files import write_atomic
-from fedkvasir.points import LOCAL
+from fedkvasir.points import LOCAL, in_words
 from fedkvasir.report import TEMPLATES, charts, comparison
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.findings import Findings, find, is_shown
@@ -43,6 +43,8 @@ BASELINES = {
 }
 ALL, EACH = "all", "each alone"
 """Who trains, in the table of steps."""
+IDENTITY = ("method", "holdout", "hospital", "setting", "seed")
+"""Columns of the index that say which run a row is."""
 SHARES = 6, 50
 """Percent of colour in the cells with the lowest and the highest score; text is readable on all of them."""
 
@@ -147,7 +149,7 @@ class Outcome:
     def failures(self) -> Sequence[str]:
         """Every run that failed, and why."""
         failed = self.index[self.index["state"] == "failed"]
-        return [f"{', '.join(filter(None, _point(row)))}: {row['reason']}" for row in failed.to_dict("records")]
+        return [f"{in_words(*(row[key] for key in IDENTITY))}: {row['reason']}" for row in failed.to_dict("records")]
 
     @property
     def rendered(self) -> bool:
@@ -283,17 +285,6 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _list(names: Sequence[object], last: str = "and") -> str:
     texts = list(map(str, names))
     return f"{', '.join(texts[:-1])} {last} {texts[-1]}" if len(texts) > 1 else "".join(texts)
-
-
-def _point(row: Mapping[Any, Any]) -> tuple[str, ...]:
-    """A run of the index: its method, who is held out, who trains alone, its setting, its seed."""
-    return (
-        row["method"],
-        f"without {row['holdout']}" if row["holdout"] else "",
-        f"at {row['hospital']}" if row["hospital"] else "",
-        row["setting"],
-        f"seed {row['seed']}",
-    )
 
 
 def _equal(steps: Table | None) -> bool:

@@ -14,22 +14,9 @@ from fedkvasir.plan import Plan, make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from fedkvasir.simulation import run_scenario
-from tests.conftest import TINY
 
 HOSPITALS = ["alta", "bergen", "cadiz"]
 UNEVEN = "data.centers.cadiz={dataset: synthetic, center: cadiz, val: 0.2, test: 0.5}"
-
-
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("scenario") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
 
 
 def run(scenario: Path, out: Path, *overrides: str) -> Run:

@@ -20,7 +20,6 @@ from fedkvasir.exchange import read, sha256
 from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
-from tests.conftest import TINY
 
 ADAM = ("training.optimizer=adam", "training.lr=0.01")
 MODEL = "model={name: ensemble, encoder: tu-lcnet_050, members: [{name: unet, decoder_channels: [16, 8, 8, 4, 4]}, "
@@ -30,13 +29,6 @@ LEARNED = (MODEL + "fpn, fpn], fusion: {name: learned, rounds: 2, lr: 0.05}}", *
 
 def run(scenario: Path, out: Path, *overrides: str, engine: str = "local", screen: Screen | None = None) -> Run:
     return simulation.run_scenario(scenario, overrides, out=out, engine=engine, workers=2, screen=screen)
-
-
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("scenario") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
 
 
 @pytest.fixture(scope="module")

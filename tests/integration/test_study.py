@@ -12,23 +12,11 @@ from fedkvasir.runs import Run
 from fedkvasir.scenario import Scenario, load
 from fedkvasir.simulation import Simulation, run_scenario
 from fedkvasir.study import Study, validation_score
-from tests.conftest import TINY, Command
+from tests.conftest import Command
 
 SHORT = ("federation.rounds=1", "data.options.synthetic.patients_per_center=6")
 BROKEN = "{name: fedprox, mu: 1.0e+38}"
 """The penalty is infinite after one step."""
-
-
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("scenario") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
 
 
 def asked(scenario: Path, protocol: str, *overrides: str) -> Scenario:
