@@ -35,8 +35,9 @@ from fedkvasir.console import Happening, Screen
 from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.data.loader import train_batches
 from fedkvasir.errors import UserError
-from fedkvasir.estimate import choose_workers, cores
+from fedkvasir.estimate import choose_workers
 from fedkvasir.files import write_atomic
+from fedkvasir.machine import cores
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.randomness import derive_seed
@@ -91,7 +92,7 @@ def federated(scenario: Path, data: Path | None, overrides: tuple[str, ...]) -> 
         run = run_scenario(scenario, overrides, data, out, engine="ray", screen=clock)
         rows = run.rounds[run.rounds["phase"].isin(["train", "val"])]
         visits = rows.drop_duplicates(["round", "phase", "center"])  # validation has a row a metric
-        workers = choose_workers(run.plan, None)
+        workers = choose_workers(run.plan, None).workers
     steady_s = visits.loc[visits["round"] > 1, "seconds"].sum()
     return measured(
         clock.ends,
@@ -143,7 +144,7 @@ def in_its_own_process(arm: str, arguments: list[str]) -> Measured:
 
 def compare(plan: Plan, repeats: int, arguments: list[str]) -> pd.DataFrame:
     """Run the arms in turn, print a line a repeat, return them. Exits if the arms did not do the same work."""
-    rounds, workers = plan.scenario.federation.rounds, choose_workers(plan, None)
+    rounds, workers = plan.scenario.federation.rounds, choose_workers(plan, None).workers
     machine = environment("ray", workers)["machine"]["processor"]
     sources = {center.dataset for center in plan.scenario.data.centers.values()}
     facts = {

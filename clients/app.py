@@ -1,14 +1,16 @@
 """The Flower ClientApp: messages in, messages out. All the work is in :mod:`clients.hospital`."""
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
+from clients.faults import inject
 from clients.hospital import Hospital, Weights, load_network
-from fedkvasir.algorithms.base import from_record, to_record
+from fedkvasir.algorithms.base import arrays_of, from_record, to_record
 from fedkvasir.plan import Plan
 from fedkvasir.runs import Run, run_of_config
 
@@ -27,9 +29,14 @@ def roll_call(message: Message, context: Context) -> Message:
     return Message(RecordDict({"hospital": facts}), reply_to=message)
 
 
-@app.train()
+def _faults(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    hospital = _hospital(context, _config(message))
+    return inject(hospital.scenario, hospital.center, message, context, call_next)
+
+
+@app.train(mods=[_faults])
 def train(message: Message, context: Context) -> Message:
-    config, records = _config(message), message.content.array_records
+    config, records = _config(message), arrays_of(message.content)
     extra = {name: from_record(record) for name, record in records.items() if name not in WEIGHTS}
     update = _hospital(context, config).train(
         config["server-round"], config["start-from"], config["keep"], _weights(message), extra
@@ -52,11 +59,12 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _config(message: Message) -> dict[str, Any]:
-    return dict(message.content.config_records["config"])
+    return dict(message.content["config"])
 
 
 def _weights(message: Message) -> Weights:
-    return Weights(*(from_record(message.content.array_records[name]) for name in WEIGHTS))
+    records = arrays_of(message.content)
+    return Weights(*(from_record(records[name]) for name in WEIGHTS))
 
 
 def _hospital(context: Context, config: dict[str, Any]) -> Hospital:
@@ -97,8 +105,9 @@ def _plan(folder: str) -> Plan:
 def _stage(folder: str, member: str) -> Callable[[str], Hospital]:
     """The hospitals of one member of an ensemble, or of the run itself; the stage before is let go of.
 
-    One network serves every hospital of a process, in turn.
+    One network serves every hospital of a process, in turn; a hospital itself is there only while it answers, so that
+    what a process holds does not grow with the hospitals it serves.
     """
     plan, place = _plan(folder).stage(member), Run(folder).stage(member).folder
     network = load_network(plan)
-    return cache(lambda center: Hospital(plan, center, network, place))
+    return lambda center: Hospital(plan, center, network, place)

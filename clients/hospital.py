@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.evaluate import evaluate
+from clients.faults import mislabel
 from clients.gallery import draw_gallery
 from clients.state import CenterState
 from fedkvasir import exchange
@@ -70,7 +71,6 @@ class Hospital:
         self.scenario = plan.scenario
         self.role = str(plan.centers.loc[center, "role"])
         self.algorithm = build_algorithm(self.scenario.algorithm)
-        self.layout = exchange.layout(network, self.algorithm.local(network), self.scenario.federation.buffers)
         self.state = CenterState(folder / "centers" / center)
         self.device = torch.device(plan.device)
 
@@ -164,8 +164,13 @@ class Hospital:
         return rows, cost
 
     @cached_property
+    def layout(self) -> exchange.Layout:
+        """What travels, and what stays."""
+        return exchange.layout(self.network, self.algorithm.local(self.network), self.scenario.federation.buffers)
+
+    @cached_property
     def _training(self) -> Samples:
-        return self.plan.part(self.center, "train")
+        return mislabel(self.plan.part(self.center, "train"), self.scenario)
 
     @cached_property
     def _augment(self) -> Augment:
@@ -178,7 +183,6 @@ class Hospital:
 
     def _receive(self, weights: Weights, kept: dict[str, State]) -> None:
         """Fill the network: what was sent, and this center's own layers where it has them."""
-        self.network.to(self.device)
         own = kept.get("local", weights.local)
         exchange.write(self.network, weights.shared | weights.buffers | own | weights.frozen)
 
@@ -194,7 +198,7 @@ OWN = ("local", "optimizer")
 
 def load_network(plan: Plan) -> nn.Module:
     """A network of the plan's architecture; its weights come with the first message."""
-    network = build_model(plan.scenario.model, plan.scenario.task, len(plan.classes))
+    network = build_model(plan.scenario.model, plan.scenario.task, len(plan.classes)).to(plan.device)
     if plan.scenario.training.compile:
         network.compile()  # in place, at the first batch: names in the state_dict stay
     return network

@@ -5,14 +5,13 @@ its ``scenario.yaml``, and the same machine must find the same number again when
 all the memory it has, never what happens to be free.
 """
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 from torch import Tensor
 
+from fedkvasir import machine
 from fedkvasir.data.loader import Batch
 from fedkvasir.errors import UserError
 from fedkvasir.models import build_model
@@ -94,9 +93,9 @@ def step_bytes(plan: "Plan") -> tuple[int, int]:
 
 def _largest_counted(plan: "Plan", sizes: list[int]) -> int:
     """Of descending sizes the first that fits, or 0."""
-    part = min(1.0, plan.scenario.resources.threads_per_center / len(os.sched_getaffinity(0)))
+    part = min(1.0, plan.scenario.resources.threads_per_center / machine.cores())
     parameters, image = step_bytes(plan)
-    room = part * psutil.virtual_memory().total - PROCESS_BYTES - COPIES * parameters
+    room = part * machine.memory_bytes() - PROCESS_BYTES - COPIES * parameters
     return next((size for size in sizes if BACKWARD * (size + JOINED) * image <= room), 0)
 
 

@@ -10,7 +10,7 @@ from fedkvasir.cli_data import DataOption, DebugOption, data_app
 from fedkvasir.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
-    pass
+    from fedkvasir.study import Study
 
 app = typer.Typer(
     help="Train hospitals together, test a hospital that took no part.",
@@ -46,6 +46,11 @@ def main() -> None:
         _end(f"{type(error).__name__}: {error} (a bug, or a broken installation; --debug shows where)", 1)
 
 
+def _fail_if_any_failed(study: "Study") -> None:
+    if failed := int((study.index["state"] == "failed").sum()):
+        raise RunFailed(f"{failed} of {len(study.index)} runs failed, see above; the same command tries again")
+
+
 def _end(text: str, code: int) -> None:
     if "--debug" in sys.argv:
         import traceback
@@ -79,7 +84,6 @@ def run(
     """Run a scenario, or go on with it; ends with the table of centers. With a `protocol:` block: all of its runs."""
     from fedkvasir.console import Screen
     from fedkvasir.estimate import choose_workers, estimate
-    from fedkvasir.points import cells
     from fedkvasir.scenario import load
     from fedkvasir.simulation import Simulation
 
@@ -87,17 +91,47 @@ def run(
     asked = load(scenario, tuple(overrides or ()))
     with Simulation(data, out, engine, workers, screen, tuple(track or ())) as simulation:
         if dry_run and asked.protocol:
-            screen.cells(cells(asked), asked.protocol)
+            screen.cells(asked.model_copy(update={"sweep": None}))
         elif dry_run:
             plan = simulation.plan(asked)
-            screen.plan(plan, estimate(plan, 1 if engine == "local" else choose_workers(plan, workers)))
+            screen.plan(plan, estimate(plan, 1 if engine == "local" else choose_workers(plan, workers).workers))
         elif asked.protocol:
             study = simulation.study(asked, fresh)
             screen.study(study)
-            if failed := int((study.index["state"] == "failed").sum()):
-                raise RunFailed(f"{failed} of {len(study.index)} runs failed, see above; the same command tries again")
+            _fail_if_any_failed(study)
         else:
             screen.result(simulation.run(asked, fresh))
+
+
+@app.command()
+def sweep(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file (YAML).")],
+    axes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key.path=value,value ...]", help="What is tried; seed=0..4 is a range."),
+    ] = None,
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Runs at a time.", show_default="as fit")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of one run.")] = 1,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto, host:port or ray://host:port.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what is compared and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run a scenario at many settings, many at a time, or go on with it; ends with the best of every method."""
+    from fedkvasir.console import Screen
+    from fedkvasir.simulation import run_sweep
+    from fedkvasir.sweep import load_sweep
+
+    screen = Screen(quiet)
+    asked = load_sweep(scenario, axes or ())
+    if dry_run:
+        screen.cells(asked)
+        return
+    study = run_sweep(asked, data, out, workers, concurrent, address, screen)
+    screen.study(study)
+    _fail_if_any_failed(study)
 
 
 @app.command()

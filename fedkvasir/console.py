@@ -1,6 +1,5 @@
 """What a person sees in a terminal: the plan, the progress of a run, its table."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,16 +17,17 @@ from rich.table import Table
 from fedkvasir.estimate import Estimate
 from fedkvasir.evaluation.protocol import headline, metric_names, summarise
 from fedkvasir.plan import Plan
-from fedkvasir.points import Point, in_words
+from fedkvasir.points import in_words
 from fedkvasir.report.centers import Uncertainty, uncertainty
 from fedkvasir.report.findings import Findings, ranking_sentence
 from fedkvasir.report.published import published_of, published_table
 from fedkvasir.report.study import answer, outcome_of
 from fedkvasir.report.tables import Interval, bracket
 from fedkvasir.report.tables import Table as ReportTable
-from fedkvasir.runs import Run
-from fedkvasir.scenario import Protocol
+from fedkvasir.runs import Run, failure_text
+from fedkvasir.scenario import Scenario
 from fedkvasir.study import Line, Study
+from fedkvasir.sweep import explores, protocol_of, tried
 
 NAMES = {"dice": "Dice", "iou": "IoU", "macro_f1": "macro F1", "dice_images": "Dice, by image"}
 PHASES = {"train": "training", "val": "validating", "test": ""}
@@ -111,7 +111,7 @@ class Screen:
             what = f"round {event.round}/{facts['rounds']}" if facts["phase"] != "test" else "testing"
             self.start(f"{what} {PHASES[facts['phase']]}", facts["centers"])
         elif event.kind == "failure":
-            self.console.print(f"round {event.round}: goes on without {facts['center']} ({escape(facts['reason'])})")
+            self.console.print(f"[yellow]failed[/yellow] {escape(failure_text(facts))}")
 
     def event(self, plan: Plan, event: Happening) -> None:
         """:meth:`progress`, and a line for each member, round and resumption."""
@@ -153,36 +153,42 @@ class Screen:
             f"{scenario.data.image_size} px, {plan.device} {plan.precision}"
         )
         self.console.print(
-            f"about {_duration(cost.total_s)} with {cost.workers} worker(s) ({cost.step_s:.2f} s a step), "
+            f"about {duration(cost.total_s)} with {cost.workers} worker(s) ({cost.step_s:.2f} s a step), "
             f"about {cost.worker_mib:.0f} MiB a worker"
         )
         self.warnings(plan)
 
-    def cells(self, points: Sequence[Point], protocol: Protocol) -> None:
-        """`--dry-run` of a protocol: what is compared, and how many runs that makes."""
-        settings = math.prod(len(values) for values in protocol.tune.values())
-        first, more = len(points) * settings, len(points) * (len(protocol.seeds) - 1)
+    def cells(self, scenario: Scenario) -> None:
+        """`--dry-run` of a study: what is compared, and how many runs that makes."""
+        found, protocol = list(tried(scenario)), protocol_of(scenario)
         view = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("method", "held out", "trains", "rounds"):
-            view.add_column(column)
-        for point in points:
-            rounds = str(point.scenario.federation.rounds)
-            view.add_row(escape(point.method), point.holdout, point.hospital or "all", rounds)
+        for column in ("method", "held out", "trains", "rounds", "settings"):
+            view.add_column(column, justify="right" if column in ("rounds", "settings") else "left")
+        for cell, points in found:
+            rounds = str(cell.scenario.federation.rounds)
+            view.add_row(escape(cell.method), cell.holdout, cell.hospital or "all", rounds, str(len(points)))
         self.console.print(view)
-        tuned = f" at {settings} settings" if settings > 1 else ""
-        seeds = f"seed {protocol.seeds[0]}{tuned}" + (f", then {len(protocol.seeds) - 1} more" if more else "")
-        self.console.print(f"{protocol.kind}: {first + more} runs, {len(points)} each with {seeds}")
+        settings, others = sum(len(points) for _, points in found), len(protocol.seeds) - 1
+        more = others * (len(found) if explores(scenario) else settings)
+        seeds = f"seed {protocol.seeds[0]}"
+        if others and explores(scenario) and settings > len(found):
+            seeds += f", the best of each row then with {others} more"
+        elif others:
+            seeds = f"{others + 1} seeds"
+        self.console.print(f"{protocol.kind}: {settings + more} runs, {settings} with {seeds}")
 
     def line(self, line: Line, number: int, of: int) -> None:
-        """A run of a study that is finished or has failed."""
+        """A run of a study that is finished, was stopped or has failed."""
         point = line.point
         what = in_words(*point.cell, point.setting, point.seed)
         if line.state == "failed":
             self.console.print(f"{number}/{of} {escape(what)}: [red]failed[/red], {escape(line.reason)}")
+        elif line.state == "stopped":
+            self.say(f"{number}/{of} {escape(what)}: stopped, {escape(line.reason)}")
         elif line.state == "finished":
             scores = {"validation": line.validation, "seen": line.seen, "unseen": line.unseen}
             said = ", ".join(f"{name} {score:.3f}" for name, score in scores.items() if score == score)
-            self.say(f"{number}/{of} {escape(what)}: {said}, {_duration(line.wall_s)}")
+            self.say(f"{number}/{of} {escape(what)}: {said}, {duration(line.wall_s)}")
 
     def study(self, study: Study) -> None:
         """Methods against each other, what they say in words, what failed, and where the report is."""
@@ -272,7 +278,7 @@ class Screen:
         self._beside_published(run)
         self.warnings(plan)
         for failure in result["failures"]:
-            self.console.print(f"round {failure['round']}: without {failure['center']} ({escape(failure['reason'])})")
+            self.console.print(f"[yellow]failed[/yellow] {escape(failure_text(failure))}")
         if result["weights_sha256"]:
             self.console.print(f"weights sha256 {result['weights_sha256']}")
         report = run.folder / "report.html"
@@ -322,7 +328,7 @@ def comparison_text(comparison: pd.DataFrame, task: str) -> Table:
         ensemble = row["model"] == "ensemble"
         numbers = [f"{row[name]:.3f}" if row[name] == row[name] else "-" for name in scores]
         best = "-" if ensemble else str(row["best_round"])
-        view.add_row(row["model"], *numbers, best, _duration(row["wall_s"]), style="bold" if ensemble else "")
+        view.add_row(row["model"], *numbers, best, duration(row["wall_s"]), style="bold" if ensemble else "")
     return view
 
 
@@ -373,7 +379,8 @@ def blocks(table: ReportTable, kept: int, fits: Callable[[ReportTable], bool]) -
         table, others = replace(table, caption=""), others[count:]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-
 from fedkvasir.data.datasets import DATASETS, find_root
 from fedkvasir.data.store import cache_folder
 from fedkvasir.errors import UserError
-from fedkvasir.estimate import cores
+from fedkvasir.machine import cores, free_memory_bytes, memory_bytes
 
 PACKAGES = ("flwr", "ray", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "pandas")
 LOW_DISK_GIB, LOW_MEMORY_GIB = 5, 4
@@ -54,8 +52,7 @@ def _cores() -> Finding:
 
 
 def _memory() -> Finding:
-    memory = psutil.virtual_memory()
-    free, total = memory.available / 2**30, memory.total / 2**30
+    free, total = free_memory_bytes() / 2**30, memory_bytes() / 2**30
     text = f"{free:.0f} of {total:.0f} GiB of memory free"
     if free < LOW_MEMORY_GIB:
         return Finding("note", text, "a worker needs about 1 GiB: use --workers 1 or --engine local")

@@ -1,19 +1,27 @@
 """What a plan will cost on this machine, from one measured step."""
 
-import os
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
+import psutil
 import torch
 
+from fedkvasir import machine
 from fedkvasir.batch_size import example_batch
+from fedkvasir.errors import UserError
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
 from fedkvasir.training import NoHooks, make_optimizer, train_epochs
 
 START_S = 15.0
 """Ray and the workers' imports."""
+USED = 0.8
+"""Of the memory that is free: a hospital's own images and state come on top of a step, and others want some, too."""
+CONTEXT_BYTES = 0.6 * 2**30
+"""What CUDA itself takes on a GPU for every process."""
 
 
 @dataclass(frozen=True)
@@ -27,22 +35,81 @@ class Estimate:
     parameters: int
 
 
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0))
+@dataclass(frozen=True)
+class Choice:
+    """How many workers, and why so many."""
+
+    workers: int
+    because: str = ""
 
 
-def choose_workers(plan: Plan, asked: int | None) -> int:
-    """As asked, else as many as the machine serves at once, and no more than there are centers to train."""
-    scenario = plan.scenario
-    share = scenario.resources.gpu_per_center
-    if asked:
-        return asked
-    limit = max(1, cores() // scenario.resources.threads_per_center)
-    if plan.device == "cuda":
-        gpus = torch.cuda.device_count()
+@dataclass(frozen=True)
+class Step:
+    """What one training step of one hospital takes, in a process of its own."""
+
+    seconds: float
+    host_mib: float
+    """Of memory that no other worker shares."""
+    gpu_mib: float
+
+
+def choose_workers(plan: Plan, asked: int | None) -> Choice:
+    """As asked (--workers, else resources.workers); else as many as the machine serves at once, and no more than there
+    are centers to train. Under ``resources: auto`` a step is measured, and memory limits them as well.
+
+    Raises UserError where the machine has not what is asked for.
+    """
+    scenario, gpus = plan.scenario, torch.cuda.device_count() if plan.device == "cuda" else 0
+    share, wanted = scenario.resources.gpu_per_center, asked or scenario.resources.workers
+    if wanted == "auto":
+        return within_limits(plan, measure_step(plan))
+    if isinstance(wanted, int):
+        if plan.device == "cuda" and share != "auto" and wanted * share > gpus + 1e-9:
+            raise UserError(
+                f"{wanted} workers at resources.gpu_per_center={share} need {wanted * share:.3g} GPUs, here are {gpus}"
+            )
+        return Choice(wanted, "as asked")
+    limit = max(1, machine.cores() // scenario.resources.threads_per_center)
+    if gpus:
         limit = min(limit, gpus * 2 if share == "auto" or not share else max(1, int(gpus / share)))
-    return max(1, min(limit, len(plan.training_centers)))
+    return Choice(max(1, min(limit, len(plan.training_centers))))
+
+
+def measure_step(plan: Plan) -> Step:
+    """Take three steps of one hospital in a new process, which has what a worker has; it takes some seconds."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_steps, plan).result()
+
+
+def _steps(plan: Plan) -> Step:
+    seconds, _ = _timed_steps(plan)
+    host_bytes = psutil.Process().memory_full_info().uss
+    gpu_bytes = torch.cuda.max_memory_reserved() + CONTEXT_BYTES if plan.device == "cuda" else 0
+    return Step(seconds, host_bytes / 2**20, gpu_bytes / 2**20)
+
+
+def within_limits(plan: Plan, step: Step) -> Choice:
+    """The least of what hospitals, cores, memory and GPUs allow."""
+    threads = plan.scenario.resources.threads_per_center
+    free_mib = machine.free_memory_bytes() / 2**20
+    allowed = {
+        f"{len(plan.training_centers)} hospitals train": len(plan.training_centers),
+        f"{machine.cores()} cores at {threads} a hospital": machine.cores() // threads,
+        f"{free_mib / 1024:.1f} GiB of free memory at {step.host_mib / 1024:.2f} a worker": int(
+            USED * free_mib / step.host_mib
+        ),
+    }
+    if plan.device == "cuda":
+        free = [torch.cuda.mem_get_info(index)[0] / 2**20 for index in range(torch.cuda.device_count())]
+        said = f"{sum(free) / 1024:.1f} GiB free on {len(free)} GPU(s) at {step.gpu_mib / 1024:.2f} a worker"
+        allowed[said] = sum(int(USED * own / step.gpu_mib) for own in free)
+    if lacking := next((said for said, count in allowed.items() if "GiB" in said and count < 1), None):
+        raise UserError(
+            f"resources: auto finds no room for one hospital: {lacking}; choose a smaller batch_size or model"
+        )
+    workers = max(1, min(allowed.values()))
+    reasons = ", ".join(f"{said} allow {count}" for said, count in allowed.items())
+    return Choice(workers, f"{reasons}; a step takes {step.seconds:.2f} s")
 
 
 def estimate(plan: Plan, workers: int) -> Estimate:
@@ -60,8 +127,22 @@ def estimate(plan: Plan, workers: int) -> Estimate:
             max(part.worker_mib for part in parts),
             sum(part.parameters for part in parts),
         )
-    scenario, device = plan.scenario, torch.device(plan.device)
-    training = scenario.training
+    scenario, training = plan.scenario, plan.scenario.training
+    step_s, parameters = _timed_steps(plan)
+    counts, rounds = plan.centers, scenario.federation.rounds
+    image_s = step_s / (training.batch_size * training.accumulate) / 3  # a forward pass is about a third of a step
+    steps = [plan.steps_per_round(center) for center in plan.training_centers]
+    round_s = max(max(steps), sum(steps) / workers) * step_s + counts["val"].sum() * image_s / workers
+    test_s = 2 * counts["test"].sum() * image_s / workers
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if plan.device == "cuda":
+        peak_mib = torch.cuda.max_memory_allocated() / 2**20
+    return Estimate(workers, step_s, START_S + rounds * round_s + test_s, peak_mib, parameters)
+
+
+def _timed_steps(plan: Plan) -> tuple[float, int]:
+    """Seconds of the fastest of three steps, and the network's parameters."""
+    scenario, training, device = plan.scenario, plan.scenario.training, torch.device(plan.device)
     torch.set_num_threads(scenario.resources.threads_per_center)
     network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
     batch = example_batch(scenario, len(plan.classes), training.batch_size)
@@ -73,14 +154,4 @@ def estimate(plan: Plan, workers: int) -> Estimate:
             {0: 0.0}, NoHooks(), device, plan.precision, training.accumulate,
         )  # fmt: skip
         seconds.append(time.perf_counter() - began)
-    step_s = min(seconds)
-    counts, rounds = plan.centers, scenario.federation.rounds
-    image_s = step_s / (training.batch_size * training.accumulate) / 3  # a forward pass is about a third of a step
-    steps = [plan.steps_per_round(center) for center in plan.training_centers]
-    round_s = max(max(steps), sum(steps) / workers) * step_s + counts["val"].sum() * image_s / workers
-    test_s = 2 * counts["test"].sum() * image_s / workers
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if device.type == "cuda":
-        peak_mib = torch.cuda.max_memory_allocated() / 2**20
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Estimate(workers, step_s, START_S + rounds * round_s + test_s, peak_mib, parameters)
+    return min(seconds), sum(parameter.numel() for parameter in network.parameters())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -193,15 +194,21 @@ class Plan:
 
     def part(self, center: str, split: str) -> Samples:
         """The samples of one split of one center."""
-        own = self.samples[self.samples["split"] == split]
-        if center != POOLED:
-            own = own[own["center"] == center]
+        if center == POOLED:
+            own = self.samples[self.samples["split"] == split]
+        else:
+            own = self.samples.iloc[self._places.get((center, split), [])]
         return Samples(own.reset_index(drop=True), self.scenario.task, len(self.classes))
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, str], np.ndarray]:
+        """(center, split) -> positions in ``samples``: a table of a thousand hospitals is searched once."""
+        return self.samples.groupby(["center", "split"]).indices
 
     def batches_per_epoch(self, center: str) -> int:
         """How many batches the center's training images make; pooled, as many as at the hospitals together, so that
         equal steps are taken."""
-        training = self.samples[self.samples["split"] == "train"].groupby("center").size()
+        training = self.holdings["train"]
         held = training if center == POOLED else training[[center]]
         return sum(batches_of(int(count), self.scenario.training.batch_size) for count in held)
 
@@ -310,6 +317,14 @@ def check_names(scenario: Scenario) -> None:
         if scenario.task not in dataset.tasks:
             tasks = ", ".join(dataset.tasks) or "prediction only, it has no labels"
             raise UserError(f"data.centers.{name}: {center.dataset} is for {tasks}")
+    hospitals = list(scenario.data.hospitals)
+    for index, fault in enumerate(scenario.faults):
+        if fault.center is not None and fault.center not in hospitals:
+            near = did_you_mean(fault.center, hospitals)
+            raise UserError(
+                f"faults.{index}.center = {fault.center!r} is no hospital that trains{near}; "
+                f"known: {', '.join(hospitals)}"
+            )
 
 
 def _check_ensemble(scenario: Scenario, algorithm: Algorithm) -> None:

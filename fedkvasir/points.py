@@ -1,13 +1,14 @@
 """What a protocol asks for: a scenario's ``protocol:`` block as the runs that answer its question."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import check_names
-from fedkvasir.scenario import LOCALS, POOLED, Algorithm, Scenario, variant
+from fedkvasir.scenario import LOCALS, POOLED, Algorithm, Scenario, flat, variant
 
 LOCAL = "local"
 
@@ -36,6 +37,11 @@ class Point:
     def seed(self) -> int:
         return self.scenario.seed
 
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """What can change its numbers, key path -> value."""
+        return flat(self.scenario.decisive())
+
     @property
     def cell(self) -> tuple[str, str, str]:
         """What is tuned once, and then run with every seed."""
@@ -43,12 +49,12 @@ class Point:
 
     def settings(self, tune: dict[str, tuple[Any, ...]]) -> list["Point"]:
         """This point with every combination of the values that are tuned."""
-        points = []
-        for values in itertools.product(*tune.values()):
-            changes = dict(zip(tune, values, strict=True))
-            text = ", ".join(f"{key}={value}" for key, value in changes.items())
-            points.append(replace(self, scenario=variant(self.scenario, changes), setting=text))
-        return points
+        return [self.at(dict(zip(tune, values, strict=True))) for values in itertools.product(*tune.values())]
+
+    def at(self, changes: Mapping[str, Any]) -> "Point":
+        """This point at another setting, key path -> value."""
+        text = ", ".join(f"{key}={value}" for key, value in changes.items())
+        return replace(self, scenario=variant(self.scenario, changes), setting=text)
 
     def seeded(self, seed: int) -> "Point":
         return replace(self, scenario=self.scenario.model_copy(update={"seed": seed}))
@@ -72,7 +78,7 @@ def cells(scenario: Scenario) -> list[Point]:
         hospitals = list(arm.data.hospitals)
         if protocol.kind == "cross-site" and len(hospitals) < 2:
             raise UserError("protocol.kind = cross-site needs two hospitals or more")
-        for method, algorithm in _methods(protocol.algorithms or (scenario.algorithm,)).items():
+        for method, algorithm in methods(protocol.algorithms or (scenario.algorithm,)).items():
             points.append(Point(method, holdout, "", variant(arm, {"algorithm": algorithm.model_dump()})))
         plain = variant(arm, {"algorithm": "fedavg"})
         if POOLED in protocol.baselines:
@@ -94,24 +100,24 @@ def cells(scenario: Scenario) -> list[Point]:
     return points
 
 
-def _methods(algorithms: tuple[Algorithm, ...]) -> dict[str, Algorithm]:
+def methods(algorithms: Sequence[Algorithm]) -> dict[str, Algorithm]:
     """Algorithms by name, with their parameters where there are several of one name."""
     names = [algorithm.name for algorithm in algorithms]
-    methods = {}
+    found = {}
     for algorithm in algorithms:
         parameters = ", ".join(f"{key}={value}" for key, value in algorithm.parameters.items())
         several = names.count(algorithm.name) > 1 and parameters
-        methods[f"{algorithm.name} {parameters}" if several else algorithm.name] = algorithm
-    if len(methods) < len(algorithms):
+        found[f"{algorithm.name} {parameters}" if several else algorithm.name] = algorithm
+    if len(found) < len(algorithms):
         raise UserError("protocol.algorithms: the same algorithm is named twice")
-    return methods
+    return found
 
 
 def _arms(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
     """(who is held out, the scenario in which they are), without a protocol and with the first seed."""
     protocol = scenario.protocol
     assert protocol is not None
-    changes: dict[str, Any] = {"protocol": None, "seed": protocol.seeds[0]}
+    changes: dict[str, Any] = {"protocol": None, "sweep": None, "seed": protocol.seeds[0]}
     changes["evaluation.select"] = protocol.select or scenario.evaluation.select
     declared = scenario.data.centers
     for name in protocol.external:
@@ -134,4 +140,7 @@ def _arms(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
         for name in inner:
             own[f"data.centers.{name}.role"] = "holdout" if name == left_out else "train"
         own[f"data.centers.{left_out}.partition"] = None
-        yield left_out, variant(scenario, own)
+        arm, at = variant(scenario, own), scenario.data.hospitals
+        # Who is left out does not train, and has nothing to fail at.
+        faults = tuple(f for f in arm.faults if f.center is None or at.get(f.center, f.center) != left_out)
+        yield left_out, arm.model_copy(update={"faults": faults})

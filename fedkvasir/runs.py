@@ -67,7 +67,8 @@ class Checkpoint:
     best_kept: dict[str, int] = field(default_factory=dict)
     """``kept`` as it was after the best round: hospitals must not forget those states."""
     failures: list[dict[str, Any]] = field(default_factory=list)
-    """round, center, reason of every hospital that did not answer well."""
+    """round, attempt, center, reason of every hospital that did not answer well, and whether another attempt mended
+    it."""
     wall_s: float = 0.0
     """Time spent in committed rounds."""
     initial_sha256: str | None = None
@@ -217,15 +218,19 @@ class Run:
             elif path.name != "lock":
                 path.unlink()
 
-    def start(self, plan: Plan, engine: str, workers: int) -> None:
-        """Begin, or go on with, ``plan``. Raises UserError where the folder's run saw other pixels."""
+    def start(self, plan: Plan, engine: str, workers: int, because: str = "") -> None:
+        """Begin, or go on with, ``plan``. because: why with so many workers.
+
+        Raises UserError where the folder's run saw other pixels.
+        """
         if (self.folder / "plan.json").is_file():
             before = Plan.load(self.folder)
             if before.data_sha256 != plan.data_sha256:
                 raise UserError(
                     f"the images have changed since {self.folder} was begun; --fresh throws it away and begins again"
                 )
-        write_atomic(self.folder / "environment.json", json.dumps(environment(engine, workers), indent=1))
+        if not self.finished:
+            write_atomic(self.folder / "environment.json", json.dumps(environment(engine, workers, because), indent=1))
         plan.save(self.folder)
         self.__dict__.pop("plan", None)
         for member, own in plan.members.items():
@@ -234,6 +239,12 @@ class Run:
                 with atomic_folder(stage.folder) as copy:
                     shutil.copytree(twin.folder, copy, dirs_exist_ok=True)
             stage.start(own, engine, workers)
+
+    def note(self, text: str) -> None:
+        """Keep with the run what happened to the machine while it ran."""
+        path = self.folder / "environment.json"
+        facts = json.loads(path.read_text())
+        write_atomic(path, json.dumps(facts | {"notes": [*facts["notes"], text]}, indent=1))
 
     def _beside(self, plan: Plan) -> "Run | None":
         """A finished run of the same plan in the folder where this one lies: no need to compute it again."""
@@ -316,11 +327,20 @@ def _load(path: Path) -> Checkpoint:
     return Checkpoint(facts.pop("round"), shared, buffers, local, server, **facts)
 
 
-def environment(engine: str, workers: int) -> dict[str, Any]:
+def failure_text(failure: dict[str, Any]) -> str:
+    """``round 2, attempt 2, bergen: disk full; asked again, it answered``"""
+    attempt = f", attempt {failure['attempt']}" if failure.get("attempt", 1) > 1 else ""
+    mended = "; asked again, it answered" if failure.get("mended") else ""
+    return f"round {failure['round']}{attempt}, {failure['center']}: {failure['reason']}{mended}"
+
+
+def environment(engine: str, workers: int, because: str = "") -> dict[str, Any]:
     """Versions and machine, as recorded with every run."""
     return {
         "engine": engine,
         "workers": workers,
+        "workers_because": because,
+        "notes": [],
         "versions": {name: version(name) for name in PACKAGES if name != "ray" or engine != "local"},
         "python": platform.python_version(),
         "machine": {

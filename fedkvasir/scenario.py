@@ -265,9 +265,9 @@ Baseline = Literal["pooled", "local", "ensemble-of-locals", "cyclic"]
 class Protocol(_Frozen):
     """Several runs that answer one question; `fedkvasir run` carries all of them out as a study."""
 
-    kind: Literal["holdout", "leave-one-center-out", "cross-site"]
+    kind: Literal["holdout", "leave-one-center-out", "cross-site", "within"]
     """holdout: the scenario's own holdouts; leave-one-center-out: each center in turn is the holdout; cross-site: train
-    at each hospital alone, and together, test at every one."""
+    at each hospital alone, and together, test at every one; within: tested where it was trained, on other patients."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     algorithms: tuple[Annotated[Algorithm, BeforeValidator(name_alone)], ...] = ()
     """Federated methods to compare; none: the scenario's own."""
@@ -285,15 +285,111 @@ class Protocol(_Frozen):
     @field_validator("seeds", "baselines", "external")
     @classmethod
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if twice := next((value for value in values if values.count(value) > 1), None):
-            raise ValueError(f"{twice} stands there twice")
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise ValueError(f"{twice[0]} stands there twice")
         return values
 
 
+class Range(_Frozen):
+    """Where values are drawn from."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Evenly by order of magnitude."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("low < high is needed, and 0 < low where log: true")
+        return self
+
+
+class Sweep(_Frozen):
+    """Settings to try; `fedkvasir sweep` carries them out, many at a time, as a study."""
+
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
+    """Key path -> values. `algorithm`: methods, whose parameters may be lists; `seed`: the seeds of every setting."""
+    ranges: dict[str, Range] = {}
+    """Key path -> where its values are drawn from (random, optuna)."""
+    search: Literal["grid", "random", "optuna"] = "grid"
+    """grid: all combinations; random: combinations drawn; optuna: drawn near those that did well."""
+    budget: Annotated[int, Field(ge=1)] | None = None
+    """How many settings are tried of every method, the same of all; null (grid): as many as there are."""
+    stop: Literal["asha"] | None = None
+    """asha: a run that is behind those of its method at the same round is stopped."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.search == "grid" and self.ranges:
+            raise ValueError("ranges are drawn from: set search: random or search: optuna")
+        if self.search != "grid" and self.budget is None:
+            raise ValueError(f"search: {self.search} needs budget, the number of settings tried of every method")
+        if twice := self.grid.keys() & self.ranges.keys():
+            raise ValueError(f"{min(twice)} stands in grid and in ranges")
+        return self
+
+    @property
+    def explores(self) -> bool:
+        """Settings are tried with the first seed, and the best of a method runs with the others; else all with all."""
+        return self.search == "optuna" or self.stop is not None
+
+
+class Fault(_Frozen):
+    """Something that goes wrong at a hospital, on purpose and replayable by the run's seed; see docs/faults.md."""
+
+    kind: Literal["dropout", "slow", "crash", "hang", "corrupt", "wrong-labels", "late"]
+    """dropout: no answer; slow: an answer that takes longer; crash: kill -9 of the process that works for the hospital;
+    hang: never done; corrupt: another update than was trained; wrong-labels: training images with wrong masks or
+    classes; late: trained, but answered after the deadline."""
+    center: CenterName | None = None
+    """A hospital that trains; null: every one."""
+    rounds: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
+    """null: every round."""
+    probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Drawn for every hospital, round and attempt."""
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """slow: how much longer; late: how long after the deadline."""
+    factor: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """slow: how many times as long as the training took; corrupt, how: scaled: the update is multiplied by it."""
+    how: Literal["nan", "scaled", "wrong-shape"] | None = None
+    """corrupt: what is sent in place of the trained weights."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """wrong-labels: of the hospital's training images."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = {
+            "slow": [["seconds"], ["factor"]],
+            "late": [["seconds"]],
+            "corrupt": [["factor", "how"]] if self.how == "scaled" else [["how"]],
+            "wrong-labels": [["share"]],
+        }.get(self.kind, [[]])
+        given = [key for key in ("seconds", "factor", "how", "share") if getattr(self, key) is not None]
+        if given not in ways:
+            wanted = " or ".join(" and ".join(way) for way in ways) or "no key of its own"
+            raise ValueError(f"kind {self.kind} takes {wanted}, here: {', '.join(given) or 'none'}")
+        if self.kind == "slow" and self.factor is not None and self.factor <= 1:
+            raise ValueError(f"kind slow takes a factor above 1 (2: twice as long), here: {self.factor:g}")
+        if self.kind == "wrong-labels" and (self.rounds or self.probability < 1):
+            raise ValueError("kind wrong-labels holds in every round: it takes neither rounds nor probability")
+        return self
+
+    def __str__(self) -> str:
+        """``corrupt at cadiz (rounds 1, 2, how nan)``"""
+        given = self.model_dump(exclude_defaults=True, exclude={"kind", "center"})
+        lists = {key: ", ".join(map(str, v)) if isinstance(v, tuple) else str(v) for key, v in given.items()}
+        more = ", ".join(f"{key} {value}" for key, value in lists.items())
+        return f"{self.kind} at {self.center or 'every hospital'}" + (f" ({more})" if more else "")
+
+
 class Resources(_Frozen):
-    """The machine's side: nothing here but threads_per_center can change a number."""
+    """The machine's side: nothing here but threads_per_center can change a number. `resources: auto` is short for
+    `{workers: auto}`."""
 
     threads_per_center: Annotated[int, Field(ge=1)] = 1
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] | None = None
+    """Hospitals at a time; null: as many as there are cores for; auto: a step is measured, memory counts as well."""
     gpu_per_center: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -316,10 +412,18 @@ class Scenario(_Frozen):
     algorithm: Algorithm = Algorithm(name="fedavg")
     federation: Federation = Federation()
     evaluation: Evaluation = Evaluation()
+    faults: tuple[Fault, ...] = ()
+    """What goes wrong on purpose, and where; none: nothing."""
     protocol: Protocol | None = None
+    sweep: Sweep | None = None
     resources: Resources = Resources()
 
     _short = field_validator("algorithm", mode="before")(name_alone)
+
+    @field_validator("resources", mode="before")
+    @classmethod
+    def _auto(cls, value: Any) -> Any:
+        return {"workers": "auto"} if value == "auto" else value
 
     @field_validator("published")
     @classmethod
@@ -343,13 +447,29 @@ class Scenario(_Frozen):
             raise ValueError("evaluation.scoring: endocv2021-official scores masks, and task: classification has none")
         return self
 
+    @model_validator(mode="after")
+    def _faults_end(self) -> Self:
+        endless = next((fault.kind for fault in self.faults if fault.kind in ("hang", "late")), None)
+        if endless and self.federation.deadline_s is None:
+            raise ValueError(
+                f"faults: a server without a deadline would wait for ever ({endless}): set federation.deadline_s"
+            )
+        return self
+
+    @property
+    def deadly(self) -> str | None:
+        """A fault that a hospital can have only in a process of its own."""
+        return next((fault.kind for fault in self.faults if fault.kind in ("crash", "hang")), None)
+
     def decisive(self) -> dict[str, Any]:
         """The keys that can change a run's numbers: not what it is called, nor where files lie on this machine."""
-        beside = {"name", "question", "recipe", "published", "protocol", "resources"}
+        beside = {"name", "question", "recipe", "published", "protocol", "sweep", "resources"}
         kept = self.model_dump(mode="json", exclude=beside)
         del kept["data"]["roots"]
         for center in kept["data"]["centers"].values():
             del center["root"]
+        if not self.faults:
+            del kept["faults"]
         return kept
 
     def dump(self) -> str:
@@ -415,8 +535,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not valid YAML") from error
-    # YAML 1.1 reads 3e-4 as text; a person means the number.
-    _put(raw, key, float(value) if isinstance(value, str) and _is_number(value) else value)
+    _put(raw, key, as_number(value))
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -458,12 +577,14 @@ def variant(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
     return parse(raw, scenario.name)
 
 
-def _is_number(text: str) -> bool:
+def as_number(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as text; a person means the number. Other values as they are."""
+    if not isinstance(value, str) or value[:1] not in "+-.0123456789":
+        return value
     try:
-        float(text)
+        return float(value)
     except ValueError:
-        return False
-    return text[0] in "+-.0123456789"
+        return value
 
 
 def sentence(error: ValidationError, kind: type[BaseModel] = Scenario, under: tuple[str, ...] = ()) -> str:
@@ -510,7 +631,8 @@ def _keys_at(place: list[str], schema: dict[str, Any]) -> list[str]:
 
 
 def _any_value(node: dict[str, Any]) -> dict[str, Any]:
-    found: Any = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), {})
+    values = (node.get("additionalProperties"), node.get("items"), *node.get("patternProperties", {}).values())
+    found: Any = next(filter(None, values), {})
     return found if isinstance(found, dict) else {}
 
 

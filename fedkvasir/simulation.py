@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,13 +12,15 @@ import torch
 
 from fedkvasir.console import Happening, Screen
 from fedkvasir.errors import UserError
-from fedkvasir.estimate import choose_workers
+from fedkvasir.estimate import Choice, choose_workers
+from fedkvasir.live import LiveTable
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.report import build_report
 from fedkvasir.report.study import build_study
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Scenario, load
-from fedkvasir.study import Line, Study
+from fedkvasir.study import Study, one_by_one
+from fedkvasir.sweep import tried
 from fedkvasir.trackers import find_trackers, followed
 
 if TYPE_CHECKING:
@@ -44,6 +47,47 @@ def run_scenario(
     """
     with Simulation(data, out, engine, workers, screen, track) as simulation:
         return simulation.run(load(scenario, overrides), fresh)
+
+
+def run_sweep(
+    scenario: Scenario,
+    data: str | Path | None = None,
+    out: str | Path = "runs",
+    workers: int = 1,
+    concurrent: int | None = None,
+    address: str | None = None,
+    screen: Screen | None = None,
+) -> Study:
+    """Carry out a sweep, or what is left of it, many runs at a time on this machine or a Ray cluster.
+
+    workers: processes of one run; concurrent: runs at a time, None: as many as there is room for; address: the cluster.
+    Raises UserError before anything is run where it cannot be; runs that fail are in the study's index.
+    """
+    _own_packages_first()
+    from server.sweep import Trials
+
+    screen = screen or Screen(quiet=True)
+    own = workers if workers > 1 or scenario.deadly else 0
+    execute = partial(_run_point, str(Path(data).resolve()) if data else None, str(Path(out).resolve()), own)
+    study = Study.of(scenario, Path(out))
+    with study.writing():
+        list(tried(scenario))  # what is wrong with a setting is said before Ray is started
+        live = LiveTable(screen)
+        with Trials(study, scenario, execute, own, concurrent, address) as trials, live.shown():
+            study.carry_out(scenario, trials, live)
+        build_study(study)
+    return study
+
+
+def _run_point(data: str | None, out: str, workers: int, scenario: Scenario, told: Callable[[int, float], None]) -> Run:
+    """A run of a sweep, in a trial's process; without workers its hospitals are in that process, too."""
+
+    def watch(event: Happening) -> None:
+        if event.kind == "round" and event.facts["score"] is not None:
+            told(event.round, event.facts["score"])
+
+    with Simulation(data, out, "ray" if workers else "local", workers or 1) as simulation:
+        return simulation.run(scenario, brief=True, watch=watch)
 
 
 class Simulation:
@@ -77,24 +121,45 @@ class Simulation:
         with self.screen.bars():
             return make_plan(scenario, self.data, self.screen.preparing)
 
-    def run(self, scenario: Scenario, fresh: bool = False, brief: bool = False) -> Run:
-        """Run a scenario to its end, or open its finished run; see :func:`run_scenario`. brief: no line a round."""
+    def run(
+        self,
+        scenario: Scenario,
+        fresh: bool = False,
+        brief: bool = False,
+        watch: Callable[[Happening], Any] = lambda event: None,
+    ) -> Run:
+        """Run a scenario to its end, or open its finished run; see :func:`run_scenario`.
+
+        brief: no line a round; watch: told of everything that happens.
+        """
+        if scenario.deadly and self.engine == "local":
+            raise UserError(
+                f"faults: {scenario.deadly} takes a process of its own, and --engine local has one: use --engine ray"
+            )
         plan = self.plan(scenario)
         run = Run(self.out / plan.name)
         say: Callable[[str], None] = (lambda text: None) if brief else self.screen.say
         with run.writing():
             if fresh:
                 run.clear()
-            number = 1 if self.engine == "local" else choose_workers(plan, self.workers)
-            run.start(plan, self.engine, number)
+            choice = Choice(1) if self.engine == "local" or run.finished else choose_workers(plan, self.workers)
+            run.start(plan, self.engine, choice.workers, choice.because)
             with followed(run, find_trackers(self.track), self.screen.warn) as follow:
                 if run.finished:
                     say(f"{plan.name} is finished; --fresh runs it again")
                 else:
                     hospitals = len(plan.training_centers)
-                    say(f"{plan.name}: {hospitals} hospitals train, engine {self.engine}, {number} worker(s)")
+                    say(f"{plan.name}: {hospitals} hospitals train, engine {self.engine}, {choice.workers} worker(s)")
+                    if plan.scenario.resources.workers == "auto":
+                        say(choice.because)
                     show = self.screen.progress if brief else self.screen.event
-                    self._federate(plan, run, number, lambda event: (show(plan, event), follow(event)))
+
+                    def tell(event: Happening) -> None:
+                        show(plan, event)
+                        follow(event)
+                        watch(event)
+
+                    self._federate(plan, run, choice.workers, tell)
                 for finished in (*run.members.values(), run):
                     if not (finished.folder / "report.html").is_file():
                         build_report(finished)
@@ -103,13 +168,10 @@ class Simulation:
     def study(self, scenario: Scenario, fresh: bool = False) -> Study:
         """Carry out a scenario's protocol, or what is left of it. Raises UserError before anything is run where the
         protocol cannot be carried out; runs that fail are in the study's index."""
+        scenario = scenario.model_copy(update={"sweep": None})
         study = Study.of(scenario, self.out)
-
-        def watch(line: Line, number: int, of: int) -> None:
-            self.screen.line(line, number, of)
-
         with study.writing():
-            study.carry_out(scenario, lambda own: self.run(own, fresh, brief=True), watch)
+            study.carry_out(scenario, one_by_one(lambda own: self.run(own, fresh, brief=True)), self.screen.line)
             build_study(study)
         return study
 
@@ -131,8 +193,15 @@ class Simulation:
         with self.screen.bars():
             self.screen.start("starting workers", None)
             grid = self._seated(plan, run, workers)
-            grid.on_reply = self.screen.advance
+            grid.on_reply, grid.on_notice = self.screen.advance, self._noting(run)
             federate(grid, plan, run, watch)
+
+    def _noting(self, run: Run) -> Callable[[str], None]:
+        def note(text: str) -> None:
+            self.screen.warn(text)
+            run.note(text)
+
+        return note
 
     def _seated(self, plan: Plan, run: Run, workers: int) -> "LocalGrid | RayGrid":
         """The grid with this run's centers; the workers of the run before where they are enough."""

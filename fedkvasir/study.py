@@ -1,13 +1,13 @@
-"""A study: the runs of a protocol, and an index of them that is right at any moment.
+"""A study: the runs of a protocol or a sweep, and an index of them that is right at any moment.
 
 OUT/<scenario>-<hash8>/         a run folder each; a finished run, whoever asked for it, is not run again
-OUT/<scenario>-study-<hash8>/   scenario.yaml, runs.parquet (the index), report.html
+OUT/<scenario>-study-<hash8>/   scenario.yaml, runs.parquet (the index), report.html; of a sweep <scenario>-sweep-...
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,20 +19,22 @@ from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.evaluation.protocol import summarise
 from fedkvasir.evaluation.selection import selection_score
 from fedkvasir.files import lock, write_atomic
-from fedkvasir.points import Point, cells
+from fedkvasir.points import Point
 from fedkvasir.runs import Run
-from fedkvasir.scenario import Protocol, Scenario, differing, flat, load
+from fedkvasir.scenario import LOCALS, Protocol, Scenario, differing, load
+from fedkvasir.sweep import explores, protocol_of, tried
 
 INDEX = (
     "method", "holdout", "hospital", "seed", "setting", "chosen", "state", "reason", "validation", "seen", "unseen",
     "wall_s", "run", "hash",
 )  # fmt: skip
 """Columns of runs.parquet, the first as :class:`~fedkvasir.points.Point` names them; the scenario's keys that differ
-follow. chosen: it counts in the tables; state: waiting, running, finished, failed; reason: why it failed; validation:
-the score that rounds and settings are chosen by; seen, unseen: uniform means over centers."""
+follow. chosen: it counts in the tables; state: waiting, running, finished, failed, or stopped because it was behind
+others; reason: why it failed or was stopped; validation: the score that rounds and settings are chosen by; seen,
+unseen: uniform means over centers."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Line:
     """A line of the index."""
 
@@ -54,6 +56,17 @@ class Line:
         self.validation, self.seen, self.unseen = validation_score(run), summary.seen, summary.unseen
         self.wall_s = run.result["wall_s"]
 
+    def fail(self, error: Exception) -> None:
+        """It could not be run to its end."""
+        known = isinstance(error, (UserError, RunFailed))
+        self.state, self.reason = "failed", str(error) if known else f"{type(error).__name__}: {error}"
+
+
+Changed = Callable[[Line], None]
+"""Told of every line whose state has changed."""
+Work = Callable[[Sequence[Line], Changed], None]
+"""Runs lines, one after another or many at a time, and says of each what became of it."""
+
 
 class Study:
     """A study's folder."""
@@ -63,11 +76,11 @@ class Study:
 
     @staticmethod
     def of(scenario: Scenario, out: Path) -> "Study":
-        """The study of a scenario with a protocol, in a folder named by everything that can change its numbers."""
-        assert scenario.protocol is not None
-        identity = [scenario.decisive(), scenario.protocol.model_dump(mode="json")]
+        """The study of a scenario with a protocol, or a sweep, in a folder named by all that can change its numbers."""
+        blocks = [block for block in (scenario.protocol, scenario.sweep) if block is not None]
+        identity = [scenario.decisive(), *(block.model_dump(mode="json") for block in blocks)]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return Study(out.resolve() / f"{scenario.name}-study-{digest[:8]}")
+        return Study(out.resolve() / f"{scenario.name}-{'sweep' if scenario.sweep else 'study'}-{digest[:8]}")
 
     @staticmethod
     def there(folder: Path) -> bool:
@@ -81,8 +94,7 @@ class Study:
 
     @property
     def protocol(self) -> Protocol:
-        assert self.scenario.protocol is not None
-        return self.scenario.protocol
+        return protocol_of(self.scenario)
 
     @property
     def index(self) -> pd.DataFrame:
@@ -100,69 +112,97 @@ class Study:
             yield
 
     def carry_out(
-        self,
-        scenario: Scenario,
-        execute: Callable[[Scenario], Run],
-        watch: Callable[[Line, int, int], None] = lambda line, number, of: None,
+        self, scenario: Scenario, work: Work, watch: Callable[[Line, int, int], None] = lambda line, number, of: None
     ) -> None:
         """Run every point; one that fails is listed with its reason, and the others are run all the same.
 
-        execute: runs a scenario to its end, or opens its finished run. watch: told of the line, its number and how many
-        there are, before and after each run. A full disk and Ctrl-C end it; the same call goes on.
+        watch: told of a line whose state has changed, its number and how many there are.
+        What ends ``work`` ends it (a full disk, Ctrl-C); the same call goes on.
         """
-        protocol = scenario.protocol
-        assert protocol is not None
-        first, (seed, *seeds) = cells(scenario), protocol.seeds
-        lines = [Line(point) for cell in first for point in cell.settings(protocol.tune)]
-        lines += [Line(cell.seeded(other)) for other in seeds for cell in first]
+        by_cell, seeds = list(tried(scenario)), protocol_of(scenario).seeds
+        first = [Line(point) for _, points in by_cell for point in points]
+        if explores(scenario):
+            later = [Line(cell.seeded(other)) for other in seeds[1:] for cell, _ in by_cell]
+        else:
+            first += [Line(line.point.seeded(other)) for other in seeds[1:] for line in list(first)]
+            later = []
+        lines = first + later
         write_atomic(self.folder / "scenario.yaml", scenario.dump())
         self._write(lines)
-        for number, line in enumerate(lines, start=1):
-            if line.point.seed != seed and protocol.tune:
-                chosen = _chosen(lines, line.point.cell)
-                if chosen is None:
-                    line.state, line.reason = "failed", "none of its settings could be run"
-                    continue
-                line.point = chosen.point.seeded(line.point.seed)
-            line.state = "running"
+
+        def changed(line: Line) -> None:
+            chosen = {cell.cell: best_setting(lines, cell) for cell, _ in by_cell}
+            for other in lines:
+                other.chosen = other.state == "finished" and other.point.setting == chosen[other.point.cell]
             self._write(lines)
-            watch(line, number, len(lines))
-            try:
-                line.note(execute(line.point.scenario))
-            except OSError:
-                raise
-            except (UserError, RunFailed) as error:
-                line.state, line.reason = "failed", str(error)
-            except Exception as error:  # whatever it was, it is this run's own and must not end the others
-                line.state, line.reason = "failed", f"{type(error).__name__}: {error}"
-            finally:
-                if line.state == "running":
-                    line.state = "waiting"
-                for other in lines:
-                    other.chosen = other.state == "finished" and (
-                        other.point.seed != seed or other is _chosen(lines, other.point.cell)
-                    )
-                self._write(lines)
-            watch(line, number, len(lines))
+            watch(line, lines.index(line) + 1, len(lines))
+
+        for batch in _in_order(first):
+            work(batch, changed)
+        for line in later:
+            settings = {other.point.setting: other.point for other in first if other.point.cell == line.point.cell}
+            best = best_setting(lines, line.point)
+            if best is None:
+                line.state, line.reason = "failed", "none of its settings could be run"
+                changed(line)
+            else:
+                line.point = settings[best].seeded(line.point.seed)
+        for batch in _in_order([line for line in later if line.state != "failed"]):
+            work(batch, changed)
 
     def _write(self, lines: list[Line]) -> None:
-        settings = [flat(line.point.scenario.decisive()) for line in lines]
-        keys = [key for key in differing(settings) if key != "seed"]
+        keys = [key for key in differing([line.point.keys for line in lines]) if key != "seed"]
         table = pd.DataFrame(
             [
                 {name: getattr(line if hasattr(line, name) else line.point, name) for name in INDEX}
-                | {key: own.get(key, "") for key in keys}
-                for line, own in zip(lines, settings, strict=True)
+                | {key: line.point.keys.get(key, "") for key in keys}
+                for line in lines
             ]
         )
         write_atomic(self.folder / "runs.parquet", table.to_parquet(index=False))
 
 
-def _chosen(lines: list[Line], cell: tuple[str, str, str]) -> Line | None:
-    """Of a cell's settings, run with the first seed, the one with the best validation score; the first of equals."""
-    own = [line for line in lines if line.point.cell == cell and line.state == "finished"]
-    own = [line for line in own if line.point.seed == own[0].point.seed]
-    return max(own, key=lambda line: line.validation if line.validation == line.validation else -1.0, default=None)
+def one_by_one(execute: Callable[[Scenario], Run]) -> Work:
+    """One run after another, in this process. A full disk and Ctrl-C end it.
+
+    execute: runs a scenario to its end, or opens its finished run.
+    """
+
+    def work(lines: Sequence[Line], changed: Changed) -> None:
+        for line in lines:
+            line.state = "running"
+            changed(line)
+            try:
+                line.note(execute(line.point.scenario))
+            except OSError:
+                raise
+            except Exception as error:  # whatever it was, it is this run's own and must not end the others
+                line.fail(error)
+            finally:
+                if line.state == "running":
+                    line.state = "waiting"
+                changed(line)
+
+    return work
+
+
+def _in_order(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
+    """Ensembles of hospitals' own models come after these."""
+    yield [line for line in lines if line.point.method != LOCALS]
+    yield [line for line in lines if line.point.method == LOCALS]
+
+
+def best_setting(lines: Sequence[Line], point: Point) -> str | None:
+    """Of the settings of a point's cell, the one with the best mean validation score over its seeds; of those
+    finished with most seeds, and the first of equals. None where nothing is finished.
+    """
+    own = [line for line in lines if line.point.cell == point.cell and line.state == "finished"]
+    scores: dict[str, list[float]] = {}
+    for line in own:
+        scores.setdefault(line.point.setting, []).append(
+            line.validation if line.validation == line.validation else -1.0
+        )
+    return max(scores, key=lambda setting: (len(scores[setting]), sum(scores[setting])), default=None)
 
 
 def validation_score(run: Run) -> float:

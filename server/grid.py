@@ -9,12 +9,13 @@ import importlib
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from logging import ERROR
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
@@ -24,9 +25,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedkvasir.algorithms.base import arrays_of
 from fedkvasir.errors import RunFailed
 from fedkvasir.randomness import derive_seed
 
+T = TypeVar("T")
 ATTEMPTS = 3
 """A message is sent this often before the worker that keeps dying on it is believed."""
 
@@ -45,8 +48,9 @@ class Node:
     def id(self) -> int:
         return derive_seed(0, "node", self.center)
 
-    def context(self) -> Context:
-        config: dict[str, Any] = {"center": self.center, "folder": self.folder}
+    def context(self, delivery: int = 1) -> Context:
+        """delivery: how often a message has been handed to a worker."""
+        config: dict[str, Any] = {"center": self.center, "folder": self.folder, "delivery": delivery}
         return Context(run_id=1, node_id=self.id, node_config=config, state=RecordDict(), run_config={})
 
 
@@ -59,6 +63,8 @@ class _OwnGrid(Grid):
         self.seat(nodes)
         self.on_reply: Callable[[str], None] = lambda center: None
         """Called with the center's name whenever a reply is in."""
+        self.on_notice: Callable[[str], None] = lambda text: None
+        """Called with what a person should know of how the work is done."""
         self._run = Run.create_empty(1)
 
     def seat(self, nodes: Iterable[Node]) -> None:
@@ -135,10 +141,12 @@ class LocalGrid(_OwnGrid):
 
 
 class RayGrid(_OwnGrid):
-    """Persistent Ray actors. A hospital stays with its worker, which keeps network and store.
+    """Persistent Ray actors, which keep network and store. A hospital stays with its worker as long as that one is as
+    fast as the others: its state lies on disk, so that who does the work changes nothing.
 
-    Arrays go into Ray's object store once a round, however many hospitals read them. A worker that dies is replaced
-    and its messages are sent again. At a timeout, workers that still owe an answer are replaced.
+    A worker gets one message at a time: one that dies counts against that message alone, is replaced, and the message
+    is handed out again. At a timeout busy workers are replaced, and what nobody has begun stays unanswered. Arrays go
+    into Ray's object store once a round, however many hospitals read them.
     """
 
     def __init__(self, nodes: Iterable[Node], client_app: str, threads: int, workers: int, gpu: float) -> None:
@@ -158,69 +166,90 @@ class RayGrid(_OwnGrid):
                 ray.init(num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level=ERROR)
         options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}
         self._make: Callable[[], Any] = lambda: ray.remote(_Worker).options(**options).remote(client_app, threads)
-        self._workers: list[Any] = [self._make() for _ in range(workers)]
+        self._workers: dict[int, Any] = {worker: self._make() for worker in range(workers)}
 
     def seat(self, nodes: Iterable[Node]) -> None:
         super().seat(nodes)
         self._worker_of = deal_to_workers(self.nodes.values(), self._size)
 
     def serves(self, threads: int, workers: int) -> bool:
-        return super().serves(threads, workers) and workers <= self._size
+        return super().serves(threads, workers) and workers <= len(self._workers)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         ray, end = self._ray, time.monotonic() + timeout if timeout else None
         stored: dict[int, Any] = {}
-        waiting: dict[Any, tuple[Message, int, Any]] = {}
-        messages = sorted(map(_address, messages), key=lambda m: -self.nodes[m.metadata.dst_node_id].train_work)
+        queues: list[deque[tuple[Message, int]]] = [deque() for _ in range(self._size)]
+        busy: dict[Any, tuple[int, Message, int]] = {}
+        for message in sorted(map(_address, messages), key=lambda m: -self.nodes[m.metadata.dst_node_id].train_work):
+            queues[self._worker_of[message.metadata.dst_node_id]].append((message, 1))
 
         def reference(record: ArrayRecord) -> Any:
             if id(record) not in stored:
                 stored[id(record)] = ray.put(record)
             return stored[id(record)]
 
-        def send(message: Message, attempt: int) -> None:
-            node = self.nodes[message.metadata.dst_node_id]
-            worker: Any = self._workers[self._worker_of[node.id]]
-            light, arrays = _strip(message)
-            references = [reference(record) for record in arrays.values()]
-            waiting[worker.handle.remote(light, node.context(), list(arrays), *references)] = (message, attempt, worker)
+        def hand_out(worker: int) -> None:
+            if task := take(queues, worker):
+                message, delivery = task
+                light, arrays = _strip(message)
+                context = self.nodes[message.metadata.dst_node_id].context(delivery)
+                references = [reference(record) for record in arrays.values()]
+                answer = self._workers[worker].handle.remote(light, context, list(arrays), *references)
+                busy[answer] = worker, message, delivery
 
-        for message in messages:
-            send(message, 1)
+        def hand_out_to_idle() -> None:
+            for worker in self._workers.keys() - {worker for worker, _, _ in busy.values()}:
+                hand_out(worker)
+
+        hand_out_to_idle()
         replies = []
-        while waiting:
+        while busy:
             left = None if end is None else max(end - time.monotonic(), 0)
-            done, _ = ray.wait(list(waiting), num_returns=1, timeout=left)
+            done, _ = ray.wait(list(busy), num_returns=1, timeout=left)
             if not done:
-                for worker in {id(worker): worker for _, _, worker in waiting.values()}.values():
+                for worker, _, _ in busy.values():
                     self._replace(worker)
                 break
-            message, attempt, worker = waiting.pop(done[0])
+            worker, message, delivery = busy.pop(done[0])
+            center = self.nodes[message.metadata.dst_node_id].center
             try:
-                replies.append(ray.get(done[0]))
+                reply = ray.get(done[0])
+                if _out_of_memory(reply) and len(self._workers) > 1:
+                    self._dismiss(worker)
+                    self.on_notice(f"{center}: out of GPU memory; goes on with {len(self._workers)} worker(s)")
+                    queues[worker].appendleft((message, delivery))
+                    hand_out_to_idle()
+                    continue
+                replies.append(reply)
             except ray.exceptions.RayActorError as error:
                 self._replace(worker)
-                if attempt < ATTEMPTS:
-                    send(message, attempt + 1)
+                if delivery < ATTEMPTS:
+                    queues[worker].appendleft((message, delivery + 1))
+                    hand_out(worker)
                     continue
                 reason = f"its worker died {ATTEMPTS} times ({type(error).__name__}); out of memory?"
                 replies.append(Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message))
-            self.on_reply(self.nodes[message.metadata.dst_node_id].center)
+            self.on_reply(center)
+            hand_out(worker)
         return replies
 
     def close(self) -> None:
         if self._own:
             self._ray.shutdown()
         else:
-            for worker in self._workers:
+            for worker in self._workers.values():
                 self._ray.kill(worker)
 
-    def _replace(self, worker: Any) -> None:
-        """Put a new worker in the place of one that is dead or hangs; once, however many messages it owed."""
-        if worker in self._workers:
-            with suppress(ValueError):  # already gone
-                self._ray.kill(worker)
-            self._workers[self._workers.index(worker)] = self._make()
+    def _replace(self, worker: int) -> None:
+        """Put a new worker in the place of one that is dead or hangs."""
+        with suppress(ValueError):  # already gone
+            self._ray.kill(self._workers[worker])
+        self._workers[worker] = self._make()
+
+    def _dismiss(self, worker: int) -> None:
+        """Do without a worker from now on: what it held on a GPU is free when this returns."""
+        with suppress(self._ray.exceptions.RayActorError):
+            self._ray.get(self._workers.pop(worker).leave.remote())
 
 
 class _Worker:
@@ -235,13 +264,32 @@ class _Worker:
             message.content[name] = record
         return _handle(self._app, message, context)
 
+    def leave(self) -> None:
+        """End the process."""
+        import ray
+
+        ray.actor.exit_actor()
+
+
+def _out_of_memory(reply: Message) -> bool:
+    """A GPU's; where a process takes too much of the host's, it is killed."""
+    return reply.has_error() and str(reply.error.reason).startswith("OutOfMemoryError")
+
 
 def _strip(message: Message) -> tuple[Message, dict[str, ArrayRecord]]:
     """A copy of the message without its arrays, and the arrays by name."""
-    arrays = dict(message.content.array_records.items())
+    arrays = arrays_of(message.content)
     light = copy.copy(message)
     light.content = RecordDict({name: record for name, record in message.content.items() if name not in arrays})
     return light, arrays
+
+
+def take(queues: Sequence[deque[T]], worker: int) -> T | None:
+    """A worker's next task: the first of its own queue, else the last of the longest; none where all are empty."""
+    if queues[worker]:
+        return queues[worker].popleft()
+    longest = max(queues, key=len)
+    return longest.pop() if longest else None
 
 
 def deal_to_workers(nodes: Iterable[Node], workers: int) -> dict[int, int]:

@@ -13,16 +13,16 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run as FlowerRun
 
 from fedkvasir import exchange
 from fedkvasir.algorithms import build_algorithm
-from fedkvasir.algorithms.base import Algorithm, from_record, to_record
+from fedkvasir.algorithms.base import Algorithm, arrays_of, from_record, to_record
 from fedkvasir.errors import RunFailed
-from fedkvasir.evaluation.protocol import center_scores, metric_names, task_of
+from fedkvasir.evaluation.protocol import metric_names, scores_by_center, task_of
 from fedkvasir.evaluation.selection import best_round, selection_score
 from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
@@ -41,6 +41,8 @@ class Event:
 
 
 Watch = Callable[[Event], None]
+ATTEMPTS = 3
+"""A round below quorum is asked for this often before the run stops."""
 
 
 class CohortGrid(Grid):
@@ -143,18 +145,17 @@ class Federation:
         view = CohortGrid(self.grid, [self.nodes[center] for center in cohort])
         messages = list(self.strategy.configure_train(number, to_record(before.shared), ConfigRecord(), view))
         for message in messages:
-            center, own = self._center(message), ConfigRecord(dict(message.content.config_records["config"]))
+            center, own = self._center(message), ConfigRecord(dict(cast(ConfigRecord, message.content["config"])))
             own["member"] = self.member
             own["start-from"], own["keep"] = before.kept.get(center, 0), before.best_kept.get(center, 0)
             message.content = RecordDict({**message.content, **records, "config": own})
         sent_bytes = {self._center(m): _payload_bytes(m) for m in messages}
-        replies = self._ask(messages, "train", number, self.scenario.federation.deadline_s)
+        good, failures = self._answers(number, cohort, messages, before)
         after = replace(before, round=number, kept=dict(before.kept), scores=dict(before.scores))
-        after.failures = list(before.failures)
-        good = self._quorum(number, cohort, replies, after)
+        after.failures = [*before.failures, *failures]
         weights = [_metrics(reply)["weight"] for reply in good.values()]
         after.buffers, after.local = (
-            exchange.average([from_record(reply.content.array_records[name]) for reply in good.values()], weights)
+            exchange.average([from_record(arrays_of(reply.content)[name]) for reply in good.values()], weights)
             for name in ("buffers", "local")
         )
         for center, reply in good.items():
@@ -186,29 +187,37 @@ class Federation:
         rng = np.random.default_rng(derive_seed(self.scenario.seed, "cohort", number))
         return sorted(rng.choice(centers, size=size, replace=False).tolist())
 
-    def _quorum(
-        self, number: int, cohort: list[str], replies: dict[str, Message], after: Checkpoint
-    ) -> dict[str, Message]:
-        """The good replies in order of center. Raises RunFailed if they are too few; records who failed and why."""
-        good, failures = {}, []
-        for center in cohort:
-            reply = replies.get(center)
-            if reply is not None and not reply.has_error():
-                good[center] = reply
-            else:
-                reason = "no answer before the deadline" if reply is None else str(reply.error.reason)
-                failures.append({"round": number, "center": center, "reason": reason})
+    def _answers(
+        self, number: int, cohort: list[str], messages: list[Message], before: Checkpoint
+    ) -> tuple[dict[str, Message], list[dict[str, Any]]]:
+        """The good replies by center, in order, and who failed at which attempt and why.
+
+        Below quorum, those without a good reply are asked again, for the same weights; the good ones are kept. Raises
+        RunFailed where they are too few after the last attempt.
+        """
+        sent = {"arrays": before.shared, "buffers": before.buffers, "local": before.local}
         needed = int(np.ceil(self.scenario.federation.quorum * len(cohort) - 1e-9))
-        if len(good) < needed:
-            named = "; ".join(f"{failure['center']}: {failure['reason']}" for failure in failures)
-            raise RunFailed(
-                f"round {number}: {len(good)} of {len(cohort)} hospitals answered, federation.quorum asks for {needed} "
-                f"({named})"
-            )
-        for failure in failures:
-            self.watch(Event("failure", number, failure))
-        after.failures += failures
-        return good
+        good: dict[str, Message] = {}
+        failures: list[dict[str, Any]] = []
+        for attempt in range(1, ATTEMPTS + 1):
+            asked = [_attempt(message, attempt) for message in messages if self._center(message) not in good]
+            replies = self._ask(asked, "train", number, self.scenario.federation.deadline_s)
+            for center in sorted(map(self._center, asked)):
+                if reason := complaint(replies.get(center), sent):
+                    failures.append({"round": number, "attempt": attempt, "center": center, "reason": reason})
+                    self.watch(Event("failure", number, failures[-1]))
+                else:
+                    good[center] = replies[center]
+            if len(good) >= needed:
+                mended = [{**failure, "mended": failure["center"] in good} for failure in failures]
+                return {center: good[center] for center in cohort if center in good}, mended
+        named = "; ".join(f"{f['center']}: {f['reason']}" for f in failures if f["attempt"] == ATTEMPTS)
+        kept = f"round {number - 1} is kept, and the same command goes on from there"
+        raise RunFailed(
+            f"round {number}: {len(good)} of {len(cohort)} hospitals answered, federation.quorum asks for {needed} "
+            f"({named}), and the others were asked {ATTEMPTS} times; "
+            + (kept if number > 1 else "the same command tries again")
+        )
 
     # ---- evaluation
 
@@ -245,22 +254,28 @@ class Federation:
             content = RecordDict({**records, "config": config})
             messages.append(Message(content, self.nodes[center], "evaluate"))
         replies = self._ask(messages, split, checkpoint.round)
-        parts = []
+        parts, costs = [], []
         for center in sorted(centers):
             reply = replies.get(center)
             if reply is None or reply.has_error():
                 reason = "no answer before the deadline" if reply is None else reply.error.reason
                 raise RunFailed(f"round {checkpoint.round}: {center} could not be evaluated on {split} ({reason})")
-            part = pd.read_parquet(io.BytesIO(cast(bytes, reply.content.config_records["samples"]["parquet"])))
+            part = pd.read_parquet(io.BytesIO(cast(bytes, reply.content["samples"]["parquet"])))
             parts.append(part)
             cost = {key: _metrics(reply)[key] for key in ("samples", "seconds", "network_s", "peak_mib")}
             cost |= {"bytes_down": _payload_bytes(messages[0]), "bytes_up": _payload_bytes(reply)}
             row = {"round": checkpoint.round, "phase": split, "center": center, "role": part["role"].iloc[0], **cost}
-            scores = center_scores(part)
-            rows += [{**row, "metric": name, "value": scores[name]} for name in metric_names(task_of(part))]
-        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-        if len(table):
-            table.insert(0, "checkpoint", label)
+            costs.append(row)
+        if not parts:
+            return pd.DataFrame()
+        table = pd.concat(parts, ignore_index=True)
+        scores = scores_by_center(table)
+        rows += [
+            {**cost, "metric": name, "value": scores[cost["center"]][name]}
+            for cost in costs
+            for name in metric_names(task_of(table))
+        ]
+        table.insert(0, "checkpoint", label)
         return table
 
     def _finish(self, last: Checkpoint) -> None:
@@ -326,7 +341,7 @@ def roll_call(grid: Grid, plan: Plan) -> dict[str, int]:
     for reply in grid.send_and_receive(messages):
         if reply.has_error():
             raise RunFailed(f"roll call: a node failed ({reply.error.reason})")
-        facts = reply.content.config_records["hospital"]
+        facts = cast(ConfigRecord, reply.content["hospital"])
         center = str(facts["center"])
         if facts["data_sha256"] != plan.data_sha256:
             raise RunFailed(f"roll call: {center} holds other images than the plan")
@@ -339,6 +354,35 @@ def roll_call(grid: Grid, plan: Plan) -> dict[str, int]:
             f"roll call: {len(nodes)} of {len(plan.centers)} centers answered; missing: {', '.join(missing)}"
         )
     return dict(sorted(nodes.items()))
+
+
+def complaint(reply: Message | None, sent: dict[str, exchange.State]) -> str:
+    """Why a reply to a train message cannot be averaged; empty where it can.
+
+    sent: record name -> the arrays that went out; the same names, shapes and types must come back, all of them finite.
+    """
+    if reply is None:
+        return "no answer before the deadline"
+    if reply.has_error():
+        return str(reply.error.reason)
+    states = {name: from_record(record) for name, record in arrays_of(reply.content).items()}
+    if any(_shapes(states.get(name, {})) != _shapes(state) for name, state in sent.items()):
+        return "sent arrays of other names, shapes or types"
+    arrays = [np.array(list(_metrics(reply).values())), *(a for state in states.values() for a in state.values())]
+    if not all(np.isfinite(array).all() for array in arrays):
+        return "sent values that are not numbers"
+    return ""
+
+
+def _shapes(state: exchange.State) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    return {name: (array.shape, array.dtype) for name, array in state.items()}
+
+
+def _attempt(message: Message, attempt: int) -> Message:
+    """A train message to be sent, marked with how often it has been."""
+    config = ConfigRecord({**cast(ConfigRecord, message.content["config"]), "attempt": attempt})
+    content, to = RecordDict({**message.content, "config": config}), message.metadata
+    return Message(content, to.dst_node_id, to.message_type, group_id=to.group_id)
 
 
 def _rounds_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -356,10 +400,9 @@ def _mean_loss(replies: dict[str, Message]) -> float:
 
 
 def _metrics(reply: Message) -> dict[str, float]:
-    return cast(dict[str, float], dict(reply.content.metric_records["metrics"]))
+    return cast(dict[str, float], dict(reply.content["metrics"]))
 
 
 def _payload_bytes(message: Message) -> int:
     """Bytes of all arrays in a message."""
-    records: Iterable[ArrayRecord] = message.content.array_records.values()
-    return sum(len(array.data) for record in records for array in record.values())
+    return sum(len(array.data) for record in arrays_of(message.content).values() for array in record.values())

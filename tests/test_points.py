@@ -41,6 +41,15 @@ def test_a_center_that_is_left_out_is_not_cut_into_hospitals(tiny: Path) -> None
     assert alone == ["alta-1", "alta-2", "cadiz", "edinburgh"]
 
 
+def test_who_is_left_out_has_nothing_to_fail_at(tiny: Path) -> None:
+    cut = "data.centers.alta.partition={kind: iid, parts: 2}"
+    faults = "faults=[{kind: dropout, center: alta-2}, {kind: dropout, center: bergen}, {kind: dropout}]"
+    found = points(tiny, "{kind: leave-one-center-out}", cut, faults)
+    struck = {point.holdout: [fault.center for fault in point.scenario.faults] for point in found}
+    assert struck["alta"] == ["bergen", None] and struck["bergen"] == ["alta-2", None]
+    assert struck["cadiz"] == ["alta-2", "bergen", None]
+
+
 def test_cross_site_trains_at_each_alone_and_together(tiny: Path) -> None:
     found = points(tiny, "{kind: cross-site, baselines: [pooled]}")
     assert [(p.method, p.hospital) for p in found] == [

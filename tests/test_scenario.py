@@ -25,6 +25,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         ("federation.quorum=2", "federation.quorum = 2"),
         ("evaluation.select=best-on-test", "evaluation.select = 'best-on-test'"),
         ("data.centers.alta.partition={kind: quantity}", "kind quantity takes shares"),
+        ("faults=[{kind: dropuot}]", "(did you mean 'dropout'?)"),
+        ("faults=[{kind: dropout, centre: alta}]", "unknown key faults.0.centre (did you mean 'center'?)"),
+        ("faults=[{kind: dropout, factor: 2}]", "faults.0: kind dropout takes no key of its own, here: factor"),
+        ("faults=[{kind: corrupt}]", "faults.0: kind corrupt takes how, here: none"),
+        ("faults=[{kind: corrupt, how: scaled}]", "kind corrupt takes factor and how, here: how"),
+        ("faults=[{kind: slow, seconds: 1, factor: 2}]", "kind slow takes seconds or factor, here: seconds, factor"),
+        ("faults=[{kind: slow, factor: 0.5}]", "kind slow takes a factor above 1"),
+        ("faults=[{kind: wrong-labels, share: 0.1, rounds: [1]}]", "takes neither rounds nor probability"),
+        ("faults=[{kind: dropout, rounds: [0]}]", "faults.0.rounds.0 = 0"),
+        ("faults=[{kind: hang}]", "would wait for ever (hang): set federation.deadline_s"),
+        ("faults=[{kind: late, seconds: 1}]", "would wait for ever (late): set federation.deadline_s"),
         ("training.lr", "is not of the form key.path=value"),
         ("task.x=1", "task is not a group of keys"),
     ],
@@ -54,6 +65,8 @@ def test_a_mistake_is_one_sentence_that_names_the_key(tiny: Path, override: str,
         ("algorithm=fedavgg", "unknown name 'fedavgg' (did you mean 'fedavg'?)"),
         ("algorithm={name: fedprox, mue: 1}", "algorithm.mue: fedprox does not take it (did you mean 'mu'?)"),
         ("algorithm={name: fedprox, mu: big}", "a number is needed"),
+        ("faults=[{kind: crash, center: atla}]", "faults.0.center = 'atla' is no hospital that trains (did you mean"),
+        ("faults=[{kind: crash, center: edinburgh}]", "is no hospital that trains"),
         ("data.centers.alta.dataset=synthetik", "unknown dataset 'synthetik' (did you mean 'synthetic'?)"),
     ],
 )
@@ -166,3 +179,18 @@ def test_the_schema_for_editors_takes_a_name_alone() -> None:
     schema = json_schema()
     for key in (schema["properties"]["algorithm"], schema["$defs"]["Training"]["properties"]["loss"]):
         assert {"type": "string"} in key["anyOf"]
+
+
+def test_a_run_without_faults_is_named_as_if_there_were_no_such_key(tiny: Path) -> None:
+    assert "faults" not in load(tiny).decisive()
+    assert "faults" in load(tiny, ("faults=[{kind: dropout}]",)).decisive()
+
+
+def test_faults_survive_being_written_and_are_said_in_words(tiny: Path) -> None:
+    scenario = load(tiny, ("faults=[{kind: corrupt, center: cadiz, rounds: [1, 2], how: nan}, {kind: crash}]",))
+    tiny.write_text(scenario.dump())
+    assert load(tiny) == scenario
+    assert [str(fault) for fault in scenario.faults] == [
+        "corrupt at cadiz (rounds 1, 2, how nan)",
+        "crash at every hospital",
+    ]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
@@ -97,6 +97,15 @@ FLOWER: dict[str, Any] = {
 
 def to_record(state: State) -> ArrayRecord:
     return ArrayRecord({name: Array(array) for name, array in state.items()})
+
+
+def arrays_of(content: RecordDict) -> dict[str, ArrayRecord]:
+    """A message's arrays by name.
+
+    Flower's ``content.array_records`` and its like refer to themselves and to the content, which would then stay in
+    memory until Python looks for cycles: a worker would hold the weights of many messages.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, ArrayRecord)}
 
 
 def from_record(record: Mapping[str, Array]) -> State:

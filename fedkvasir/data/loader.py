@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedkvasir.data.augment import Augment
-from fedkvasir.data.store import Store
+from fedkvasir.data.store import Store, store_at
 from fedkvasir.randomness import derive_seed
 
 
@@ -59,7 +58,7 @@ class Samples:
 
     @cached_property
     def _stores(self) -> dict[str, Store]:
-        return {folder: Store(Path(folder)) for folder in self.table["store"].unique()}
+        return {folder: store_at(folder) for folder in self.table["store"].unique()}
 
     @cached_property
     def _folders(self) -> np.ndarray:

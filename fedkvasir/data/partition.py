@@ -30,23 +30,24 @@ def deal(
     Raises ValueError if there are fewer groups than parts with a share.
     """
     goal = np.asarray(shares, dtype=np.float64) / np.sum(shares)
-    table = pd.DataFrame({"group": groups.to_numpy(), "stratum": 0 if strata is None else strata.to_numpy()})
-    sizes = table.groupby("group", sort=True).agg(count=("group", "size"), stratum=("stratum", "first"))
+    names, first, place, counts = np.unique(
+        groups.to_numpy(dtype=object), return_index=True, return_inverse=True, return_counts=True
+    )
     wanted = np.flatnonzero(goal > 0)
-    if len(sizes) < len(wanted):
-        raise ValueError(f"{len(wanted)} parts cannot be cut from {len(sizes)} group(s)")
-    rng = np.random.default_rng(derive_seed(seed, "deal", *purpose))
-    sizes = sizes.iloc[rng.permutation(len(sizes))].sort_values("stratum", kind="stable")
-    given = np.zeros(len(goal))
-    part_of: dict[str, int] = {}
-    for left, (group, count) in zip(range(len(sizes), 0, -1), sizes["count"].items(), strict=True):
-        empty = [part for part in wanted if given[part] == 0]
-        lag = goal * (given.sum() + count) - given
+    if len(names) < len(wanted):
+        raise ValueError(f"{len(wanted)} parts cannot be cut from {len(names)} group(s)")
+    order = np.random.default_rng(derive_seed(seed, "deal", *purpose)).permutation(len(names))
+    if strata is not None:
+        order = order[np.argsort(strata.to_numpy(dtype=object)[first[order]], kind="stable")]
+    given, part_of = np.zeros(len(goal)), np.zeros(len(names), dtype=np.int64)
+    for left, group in zip(range(len(names), 0, -1), order, strict=True):
+        empty = wanted[given[wanted] == 0]
         choose_from = empty if len(empty) >= left else wanted
-        part = max(choose_from, key=lambda candidate: (lag[candidate], -candidate))
-        given[part] += count
-        part_of[str(group)] = int(part)
-    return table["group"].map(part_of).to_numpy(dtype=np.int64)
+        lag = goal * (given.sum() + counts[group]) - given
+        part = choose_from[np.argmax(lag[choose_from])]  # the first of equals
+        given[part] += counts[group]
+        part_of[group] = part
+    return part_of[place]
 
 
 def dirichlet(

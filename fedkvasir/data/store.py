@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ class Store:
     @cached_property
     def _places(self) -> np.ndarray:
         """(N, 5): start and end in ``native.npy``, height, width, labels."""
-        return self.table[["start", "end", "height", "width", "labels"]].to_numpy(dtype=np.int64)
+        columns = ["start", "end", "height", "width", "labels"]
+        return pd.read_parquet(self.folder / "table.parquet", columns=columns).to_numpy(dtype=np.int64)
 
     def native_mask(self, row: int) -> np.ndarray:
         """The mask of one sample at its native size: (H, W) bool, or uint8 where it holds labels above 1."""
@@ -83,6 +84,12 @@ class Store:
         if labels > 1:
             return values.reshape(height, width)
         return np.unpackbits(values, count=height * width).reshape(height, width).astype(bool)
+
+
+@cache
+def store_at(folder: str) -> Store:
+    """The store in a folder, opened once a process, however many hospitals read it."""
+    return Store(Path(folder))
 
 
 def open_store(

@@ -18,6 +18,8 @@ DRAWS = 2000
 LEVEL = 0.95
 ENOUGH_GROUPS = 15
 """A center with fewer is named beside the interval."""
+NAMED = 12
+"""Centers named in a warning, at most."""
 BLOCK = 4_000_000
 """Draws times groups held at once: 32 MB."""
 
@@ -90,6 +92,8 @@ def interval(draws: np.ndarray, *sides: Sequence[Center]) -> tuple[float, float]
 def caution(centers: Sequence[Center]) -> list[str]:
     """What has to be printed beside an interval; nothing where all is well."""
     few = [f"{center.name} {center.groups}" for center in centers if 0 < center.groups < ENOUGH_GROUPS]
+    if len(few) > NAMED:
+        few = [*few[:NAMED], f"{len(few) - NAMED} more"]
     alike: dict[str, list[str]] = {}
     for center in centers:
         alike.setdefault(center.remark, []).append(center.name)

@@ -32,33 +32,37 @@ def center_scores(samples: pd.DataFrame) -> dict[str, float]:
     images, ``negatives`` counts images without polyp and without alarm (in no mean), ``missed`` polyps with Dice 0.
     Classification: over all images.
     """
+    (scores,) = scores_by_center(samples.assign(center="")).values()
+    return scores
+
+
+def scores_by_center(samples: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Center, in order of name -> :func:`center_scores`; the images of all centers are scored at once."""
     if task_of(samples) == "classification":
-        return classification.ratios(samples)
+        return {str(center): classification.ratios(own) for center, own in samples.groupby("center")}
     samples = segmentation.scored(samples)
-    per_image = segmentation.by_image(samples)
-    per_group = per_image.groupby("group").mean()
-    scores = {name: float(per_group[name].mean()) for name in segmentation.METRICS}
-    scores["dice_images"] = float(per_image["dice"].mean())
-    scores["missed"] = int(((samples["tp"] == 0) & (samples["fn"] > 0)).sum())
-    scores["negatives"] = int(per_image["dice"].isna().sum())
+    missed = ((samples["tp"] == 0) & (samples["fn"] > 0)).groupby(samples["center"]).sum()
+    center_of = samples.groupby("sample", sort=False)["center"].first()
+    scores: dict[str, dict[str, float]] = {}
+    for center, own in segmentation.by_image(samples).groupby(center_of):
+        groups = own.groupby("group").mean()
+        scores[str(center)] = {name: float(groups[name].mean()) for name in segmentation.METRICS}
+        scores[str(center)]["dice_images"] = float(own["dice"].mean())
+        scores[str(center)]["missed"] = int(missed[center])
+        scores[str(center)]["negatives"] = int(own["dice"].isna().sum())
     return scores
 
 
 def center_table(samples: pd.DataFrame, checkpoint: str = "best", split: str = "test") -> pd.DataFrame:
     """One row a center, training centers first: center, role, images, groups, then :func:`center_scores`."""
     chosen = samples[(samples["checkpoint"] == checkpoint) & (samples["split"] == split)]
-    rows = [
-        {
-            "center": center,
-            "role": role,
-            "images": own["sample"].nunique(),
-            "groups": own["group"].nunique(),
-            **center_scores(own),
-        }
-        for (role, center), own in chosen.groupby(["role", "center"], sort=True)
-    ]
-    table = pd.DataFrame(rows)
-    return table.sort_values(["role", "center"], ascending=[False, True], ignore_index=True) if rows else table
+    if chosen.empty:
+        return pd.DataFrame()
+    table = chosen.groupby("center").agg(
+        role=("role", "first"), images=("sample", "nunique"), groups=("group", "nunique")
+    )
+    table = table.join(pd.DataFrame.from_dict(scores_by_center(chosen), orient="index")).reset_index()
+    return table.sort_values(["role", "center"], ascending=[False, True], ignore_index=True)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from fedkvasir.evaluation.protocol import center_scores, headline, task_of
+from fedkvasir.evaluation.protocol import headline, scores_by_center, task_of
 
 
 def selection_score(samples: pd.DataFrame, rule: str) -> float:
@@ -19,7 +19,7 @@ def selection_score(samples: pd.DataFrame, rule: str) -> float:
     if samples.empty:
         raise ValueError(f"selection by {rule} needs {wanted[1]} records of {wanted[0]} centers; there are none")
     metric = headline(task_of(samples))
-    return float(pd.Series([center_scores(own)[metric] for _, own in samples.groupby("center")]).mean())
+    return float(pd.Series([scores[metric] for scores in scores_by_center(samples).values()]).mean())
 
 
 def best_round(scores: dict[int, float], rule: str, last: int) -> int:

@@ -30,6 +30,8 @@ ELSEWHERE = ("missed", "negatives")
 """Columns of a table of centers that the table of misses and false alarms shows beside what they are shares of."""
 INTERVAL = "95 % interval"
 BINS = 25
+MANY = 40
+"""With more centers than this a chart shows how they are spread, and the lowest of them."""
 NONE = Interval(math.nan, math.nan)
 
 
@@ -234,8 +236,8 @@ def confusion_tables(tested: pd.DataFrame) -> dict[str, Table]:
     return tables
 
 
-def spreads_table(spreads: Sequence[Spread]) -> Table:
-    """The numbers of :func:`~fedkvasir.report.charts.spreads_chart`."""
+def spreads_table(spreads: Sequence[Spread], of: str) -> Table:
+    """The numbers of :func:`~fedkvasir.report.charts.spreads_chart`; of: what was counted."""
     metric = TITLES[segmentation.HEADLINE]
     rows = [
         Row(f"{index / BINS:.2f} to {(index + 1) / BINS:.2f}", "", tuple(spread.counts[index] for spread in spreads))
@@ -246,7 +248,7 @@ def spreads_table(spreads: Sequence[Spread]) -> Table:
         for index, name in enumerate(("First quartile", "Median", "Third quartile"))
     ]
     columns = tuple(Column(spread.name) for spread in spreads)
-    return Table(f"Images of every center by their {metric}", columns, tuple(rows), tuple(footer), head=metric)
+    return Table(f"{of} by their {metric}", columns, tuple(rows), tuple(footer), head=metric)
 
 
 def calibration_table(curves: Sequence[Reliability]) -> Table:
@@ -271,11 +273,13 @@ def calibration_table(curves: Sequence[Reliability]) -> Table:
 
 
 def scores_chart(table: pd.DataFrame, task: str, sure: Uncertainty) -> Markup:
-    """Every center's score with its interval, and the means of those that trained and of those that did not."""
+    """Every center's score with its interval, the :data:`MANY` lowest of more, and the means of all that trained and of
+    all that did not."""
     summary = summarise(table, task)
+    shown = table.nsmallest(MANY, summary.metric) if len(table) > MANY else table
     rows = [
         Marks(center, role, (Mark(role, Estimate(score, *sure.of("center", center))),))
-        for center, role, score in zip(table["center"], table["role"], table[summary.metric], strict=True)
+        for center, role, score in zip(shown["center"], shown["role"], shown[summary.metric], strict=True)
     ]
     means = [
         (f"{scope} {three_decimals(mean)}", Mark(role, Estimate(mean, *NONE)))
@@ -285,17 +289,25 @@ def scores_chart(table: pd.DataFrame, task: str, sure: Uncertainty) -> Markup:
     return charts.estimates_chart(rows, TITLES[summary.metric], (0, 0.25, 0.5, 0.75, 1), means)
 
 
-def spreads(tested: pd.DataFrame, centers: Sequence[str]) -> list[Spread]:
-    """Segmentation: how the headline scores of a center's images are spread; nothing where no image has one."""
-    found, scored = [], False
-    for center in centers:
-        own = tested[tested["center"] == center]
-        scores = segmentation.by_image(own)[segmentation.HEADLINE].dropna()
-        scored |= len(scores) > 0
-        counts, _ = np.histogram(scores, BINS, (0, 1))
-        low, middle, high = map(float, scores.quantile([0.25, 0.5, 0.75]))
-        found.append(Spread(center, str(own["role"].iloc[0]), tuple(map(int, counts)), (low, middle, high)))
-    return found if scored else []
+def spreads(tested: pd.DataFrame, table: pd.DataFrame) -> list[Spread]:
+    """Segmentation: how the headline scores of a center's images are spread, with more than :data:`MANY` centers how
+    those of the seen and of the unseen ones are; nothing where no image has one. table: of centers."""
+    found, metric = [], segmentation.HEADLINE
+    if len(table) > MANY:
+        for scope, role in (("seen", "train"), ("unseen", "holdout")):
+            own = table.loc[table["role"] == role, metric]
+            if len(own):
+                found.append(_spread(f"{scope}: {len(own)} center{'s' if len(own) > 1 else ''}", role, own))
+    else:
+        for center, role in zip(table["center"], table["role"], strict=True):
+            found.append(_spread(center, role, segmentation.by_image(tested[tested["center"] == center])[metric]))
+    return found if any(any(spread.counts) for spread in found) else []
+
+
+def _spread(name: str, role: str, scores: pd.Series) -> Spread:
+    counts, _ = np.histogram(scores.dropna(), BINS, (0, 1))
+    low, middle, high = map(float, scores.quantile([0.25, 0.5, 0.75]))
+    return Spread(name, role, tuple(map(int, counts)), (low, middle, high))
 
 
 def reliabilities(tested: pd.DataFrame) -> list[Reliability]:

@@ -20,11 +20,11 @@ from fedkvasir.metrics.classification import BINS
 from fedkvasir.models import ensemble
 from fedkvasir.plan import Plan
 from fedkvasir.report import centers, charts
-from fedkvasir.report.centers import TITLES, Uncertainty, in_order, uncertainty
+from fedkvasir.report.centers import MANY, TITLES, Uncertainty, in_order, uncertainty
 from fedkvasir.report.charts import Line, Reliability, Spread
 from fedkvasir.report.published import published_of, published_table
 from fedkvasir.report.tables import Column, Row, Table, csv_text, decimals, number, three_decimals
-from fedkvasir.runs import Checkpoint, Run
+from fedkvasir.runs import Checkpoint, Run, failure_text
 
 REDUCTIONS = {
     "segmentation": "Dice, IoU, precision and recall: mean over the images of a group (a patient, a video sequence, a "
@@ -92,6 +92,11 @@ class Found:
     reliabilities: Sequence[Reliability]
     """Classification."""
 
+    @property
+    def many(self) -> bool:
+        """Too many centers for a mark each."""
+        return len(self.table) > MANY
+
 
 def describe(run: Run) -> dict[str, Any]:
     """Everything the template shows. ``None`` or empty: not there, or not there yet."""
@@ -106,6 +111,7 @@ def describe(run: Run) -> dict[str, Any]:
         "scenario": scenario,
         "name": run.folder.resolve().name,
         "state": state,
+        "failures": [failure_text(failure) for failure in state["failures"]],
         "metric": metric,
         "answer": centers.answer(found.table, scenario.task, found.sure) if found else None,
         "cards": cards(plan),
@@ -119,6 +125,7 @@ def describe(run: Run) -> dict[str, Any]:
         "rounds": _rounds(run, state["rounds"]),
         "reduction": REDUCTIONS[scenario.task],
         "pictures": _pictures(found, scenario.task) if found else (),
+        "many": found is not None and found.many,
         "calibration": _calibration(found.reliabilities) if found and found.reliabilities else None,
         "bins": BINS,
         "legend": [(charts.swatch(line), line.name) for line in lines.values()],
@@ -154,7 +161,7 @@ def _found(run: Run) -> Found | None:
     if not len(tested):
         return None
     table, masks = center_table(samples), run.plan.scenario.task == "segmentation"
-    spreads = centers.spreads(tested, list(table["center"])) if masks else []
+    spreads = centers.spreads(tested, table) if masks else []
     return Found(tested, table, uncertainty(samples), spreads, [] if masks else centers.reliabilities(tested))
 
 
@@ -181,7 +188,7 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
         tables["speed"] = _speed(speed(run.rounds, _facts(run)), plan)
     tables["holdings"] = _holdings(plan)
     if found and found.spreads:
-        tables["spread"] = centers.spreads_table(found.spreads)
+        tables["spread"] = centers.spreads_table(found.spreads, "Centers" if found.many else "Images of every center")
     if found and found.reliabilities:
         tables["calibration"] = centers.calibration_table(found.reliabilities)
     return tables | {name: _curve_table(title, lines) for name, (title, lines) in _curves(run).items()}
@@ -197,10 +204,12 @@ def download(tables: Mapping[str, Table], name: str) -> Markup:
 def _pictures(found: Found, task: str) -> list[Picture]:
     metric = TITLES[headline(task)]
     by_center = centers.scores_chart(found.table, task, found.sure)
-    pictures = [Picture(f"{metric} of every center with its 95 % interval", by_center, "centers")]
+    which = f"the {MANY} lowest of {len(found.table):,} centers, each" if found.many else "every center"
+    pictures = [Picture(f"{metric} of {which} with its 95 % interval", by_center, "centers")]
     if found.spreads:
-        spread = charts.spreads_chart(found.spreads, f"{metric} of an image")
-        pictures.append(Picture(f"{metric} of every image, by center", spread, "spread"))
+        what, whose = ("a center", "every center") if found.many else ("an image", "every image, by center")
+        spread = charts.spreads_chart(found.spreads, f"{metric} of {what}")
+        pictures.append(Picture(f"{metric} of {whose}", spread, "spread"))
     return [picture for picture in pictures if picture.chart]
 
 
@@ -295,7 +304,7 @@ def _curve_table(title: str, lines: Sequence[Line]) -> Table:
 
 
 def _lines(rounds: pd.DataFrame, phase: str, metric: str) -> list[Line]:
-    """One line a center, and their mean where there are several validated."""
+    """One line a center, of more than :data:`MANY` their tenths; and their mean where there are several validated."""
     if rounds.empty:
         return []
     role = "holdout" if phase == "test" else "train"
@@ -304,10 +313,11 @@ def _lines(rounds: pd.DataFrame, phase: str, metric: str) -> list[Line]:
     chosen = chosen[chosen["round"] > 0]
     # The closing test repeats rounds that `oracle` has seen already, with the same values.
     values = chosen.drop_duplicates(["round", "center"]).pivot(index="round", columns="center", values="value")
-    lines = [
-        Line(str(center), *charts.line_style(index, role), _points(values[center]))
-        for index, center in enumerate(values.columns)
-    ]
+    shown = values
+    if len(values.columns) > MANY:
+        tenths = {"lowest tenth of centers": 0.1, "median center": 0.5, "highest tenth of centers": 0.9}
+        shown = pd.DataFrame({name: values.quantile(share, axis=1) for name, share in tenths.items()})
+    lines = [Line(str(name), *charts.line_style(index, role), _points(shown[name])) for index, name in enumerate(shown)]
     if phase != "train" and len(lines) > 1:
         lines.append(Line("mean of centers", "mean", "", _points(values.mean(axis=1))))
     return lines
@@ -333,7 +343,7 @@ def _gallery(folder: Path, plan: Plan, metric: str) -> tuple[list[Strip], list[s
             left_out.append(str(center))
         else:
             shown.append(Strip(str(center), role, cases))
-    return shown, left_out
+    return shown, [*left_out[:10], *([f"{len(left_out) - 10} more"] if len(left_out) > 10 else [])]
 
 
 def _case(folder: Path, case: dict[str, Any], metric: str, task: str) -> Case:

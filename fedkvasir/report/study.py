@@ -24,7 +24,8 @@ from fedkvasir.report.centers import TITLES
 from fedkvasir.report.findings import Findings, find, is_shown
 from fedkvasir.report.methods import of_study
 from fedkvasir.report.sections import LEAK, ONE, RULES, cards, download, environment
-from fedkvasir.report.tables import Column, Row, Table, Value, bracket, number, three_decimals
+from fedkvasir.report.tables import Column, Row, Table, Value, bracket, number, three_decimals, without_empty
+from fedkvasir.report.tuning import importance_table, sentences, settings_table
 from fedkvasir.runs import Run
 from fedkvasir.scenario import LOCALS, POOLED
 from fedkvasir.study import Study
@@ -32,6 +33,7 @@ from fedkvasir.study import Study
 KINDS = {
     "holdout": "Holdouts are tested and take no part in training",
     "leave-one-center-out": "Each center in turn is left out: trained on the others, tested on all of it",
+    "within": "Tested at the hospitals that train, on other patients",
     "cross-site": "Trained at every hospital alone, and at all together; tested at every one",
 }
 BASELINES = {
@@ -103,10 +105,15 @@ class Outcome:
         return not set(self.index["state"]) & {"waiting", "running"}
 
     @property
+    def command(self) -> str:
+        """What goes on with it."""
+        return "fedkvasir sweep" if self.study.scenario.sweep else "fedkvasir run"
+
+    @property
     def progress(self) -> str:
         counts = Counter(self.index["state"])
-        failed = f", {counts['failed']} failed" if counts["failed"] else ""
-        return f"{counts['finished']} of {len(self.index)} runs finished{failed}"
+        others = "".join(f", {counts[state]} {state}" for state in ("stopped", "failed") if counts[state])
+        return f"{counts['finished']} of {len(self.index)} runs finished{others}"
 
     @property
     def lacking(self) -> Sequence[str]:
@@ -187,7 +194,7 @@ def _outcome(folder: Path, index_file: bytes) -> Outcome:
         tables["alone"] = _alone(findings)
     tables["crossing"] = crossing.table if crossing else None
     tables["steps"] = _steps(index, counted, runs) if len(counted) else None
-    tables["settings"] = _settings(index, study) if study.protocol.tune else None
+    tables["settings"], tables["importance"] = settings_table(index, study), importance_table(index, study)
     tables["runs"] = _runs(index, TITLES[headline(study.scenario.task)])
     there = {name: table for name, table in tables.items() if table is not None}
     return Outcome(study, index, runs, findings, why, there, crossing)
@@ -217,7 +224,7 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "outcome": outcome,
         "scenario": scenario,
         "protocol": protocol,
-        "block": yaml.safe_dump({"protocol": protocol.model_dump(mode="json")}, sort_keys=False, allow_unicode=True),
+        "block": yaml.safe_dump(_blocks(outcome.study), sort_keys=False, allow_unicode=True),
         "kind": KINDS[protocol.kind],
         "names": names,
         "seeds": _seeds(protocol.seeds),
@@ -227,7 +234,7 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "answer": answer(outcome.findings) if outcome.findings else "",
         "baselines": {name: BASELINES[name] for name in names if name in BASELINES},
         "equal": _equal(outcome.tables.get("steps")),
-        "settings": math.prod(len(values) for values in protocol.tune.values()),
+        "tuning": sentences(outcome.index, outcome.study) if "settings" in outcome.tables else [],
         "environment": _environment(outcome.runs.values()),
         "tables": outcome.tables,
         "download": partial(download, outcome.tables),
@@ -235,6 +242,13 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "number": number,
         "zip": zip,
     }
+
+
+def _blocks(study: Study) -> dict[str, Any]:
+    """What makes the study of the scenario."""
+    sweep = study.scenario.sweep
+    blocks = {"protocol": study.protocol.model_dump(mode="json")}
+    return blocks | ({"sweep": sweep.model_dump(mode="json")} if sweep else {})
 
 
 # ---- in words
@@ -387,28 +401,6 @@ def _steps_of(run: Run) -> int:
     return int(rounds.loc[(rounds["phase"] == "train") & (rounds["metric"] == "loss"), "steps"].sum())
 
 
-def _settings(index: pd.DataFrame, study: Study) -> Table:
-    """What was tried with the first seed, and what was chosen."""
-    tried = index[index["seed"] == study.protocol.seeds[0]]
-    rows = tuple(
-        Row(
-            row["method"],
-            "",
-            (
-                row["holdout"],
-                row["hospital"],
-                row["setting"],
-                float(row["validation"]),
-                "chosen" if row["chosen"] else row["state"] if row["state"] != "finished" else "",
-            ),
-        )
-        for row in tried.to_dict("records")
-    )
-    metric = f"Validation {TITLES[headline(study.scenario.task)]}"
-    columns = tuple(map(Column, ("Held out", "Trains alone", "Setting", metric, "Outcome")))
-    return _without_empty(Table("Settings that were tried", columns, rows, head="Method"))
-
-
 def _runs(index: pd.DataFrame, metric: str) -> Table:
     """Every run, with a link to its own report."""
     rows = tuple(
@@ -430,11 +422,4 @@ def _runs(index: pd.DataFrame, metric: str) -> Table:
     )
     words = ("Held out", "Trains alone", "Setting", "Seed", "State", "Reason")
     numbers = (Column(f"Validation {metric}"), Column("Seen"), Column("Unseen"), Column("Wall time, s", ONE))
-    return _without_empty(Table("Every run of the study", (*map(Column, words), *numbers), rows, head="Method"))
-
-
-def _without_empty(table: Table) -> Table:
-    """Without columns of words that no row has."""
-    kept = [index for index in range(len(table.columns)) if any(row.cells[index] != "" for row in table.rows)]
-    rows = (Row(row.head, row.role, tuple(row.cells[index] for index in kept), row.link) for row in table.rows)
-    return Table(table.caption, tuple(table.columns[index] for index in kept), tuple(rows), head=table.head)
+    return without_empty(Table("Every run of the study", (*map(Column, words), *numbers), rows, head="Method"))

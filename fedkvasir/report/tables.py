@@ -185,3 +185,10 @@ def _ampersands(cells: Sequence[str]) -> str:
 
 def _tex(text: str) -> str:
     return "".join(TEX.get(character, character) for character in text)
+
+
+def without_empty(table: Table) -> Table:
+    """Without columns of words that no row has."""
+    kept = [index for index in range(len(table.columns)) if any(row.cells[index] != "" for row in table.rows)]
+    rows = (Row(row.head, row.role, tuple(row.cells[index] for index in kept), row.link) for row in table.rows)
+    return Table(table.caption, tuple(table.columns[index] for index in kept), tuple(rows), head=table.head)

@@ -168,6 +168,12 @@ def test_a_center_of_empty_masks_is_named_and_in_no_mean() -> None:
     assert row(with_alarm, "unseen")["score"] == 0 and expected in row(with_alarm, "unseen")["warning"]
 
 
+def test_of_many_centers_with_few_groups_the_first_are_named() -> None:
+    table = intervals([segmentation({f"c{number:02d}": [[0.5], [0.7]] for number in range(30)})])
+    warning = row(table, "unseen")["warning"]
+    assert "(c00 2, c01 2, " in warning and "c11 2, 18 more)" in warning and "c12" not in warning
+
+
 def test_without_a_holdout_unseen_and_gap_are_empty_rows() -> None:
     table = intervals([SEEN]).set_index("scope")
     assert table.loc[["unseen", "gap"], ["score", "low", "high"]].isna().all(axis=None)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedkvasir.evaluation.protocol import center_scores, center_table, summarise
+from fedkvasir.evaluation.protocol import center_scores, center_table, scores_by_center, summarise
 from fedkvasir.evaluation.selection import best_round, selection_score
 
 
@@ -31,6 +31,13 @@ def test_a_center_is_the_mean_over_groups_of_the_mean_over_images() -> None:
     assert scores["dice"] == pytest.approx((0.5 + 0.5) / 2)
     assert scores["dice_images"] == pytest.approx((1 + 0 + 0.5) / 3)
     assert (scores["missed"], scores["negatives"]) == (1, 1)
+
+
+def test_scores_of_all_centers_at_once_are_those_of_each_alone() -> None:
+    together = scores_by_center(RECORDS)
+    assert list(together) == ["oslo", "rome"]
+    for center, scores in together.items():
+        assert scores == center_scores(RECORDS[RECORDS["center"] == center])
 
 
 def test_seen_unseen_gap_and_worst() -> None:

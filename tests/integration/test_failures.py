@@ -36,6 +36,19 @@ def test_nan_at_one_hospital_is_gone_without_where_the_quorum_allows_and_is_said
     assert run.table()["dice"].notna().all()
 
 
+def test_a_full_gpu_is_shared_by_fewer_and_the_bits_stay(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is averaged without: the hospital that found no room is asked again, in a worker that has the device."""
+    short = ("federation.rounds=2",)
+    expected = run_scenario(scenario, short, out=tmp_path / "alone", engine="local")
+    monkeypatch.setattr(simulation, "CLIENT_APP", "tests.integration.crowded_app:app")
+    run = run_scenario(scenario, short, out=tmp_path / "crowded", workers=2)
+    assert run.result["weights_sha256"] == expected.result["weights_sha256"] and not run.result["failures"]
+    (note,) = json.loads((run.folder / "environment.json").read_text())["notes"]
+    assert "out of GPU memory; goes on with 1 worker(s)" in note
+
+
 def test_changed_images_are_not_resumed_over(tmp_path: Path, tiny: Path) -> None:
     run = run_scenario(tiny, out=tmp_path, engine="local")
     facts = json.loads((run.folder / "plan.json").read_text())

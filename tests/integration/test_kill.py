@@ -1,4 +1,5 @@
-"""kill -9 of the driver or of a worker at any moment, then the same command: the same weights, no record doubled."""
+"""kill -9 of the driver, of a worker or of Ray's node at any moment, then the same command: the same weights, no record
+doubled or lost."""
 
 import os
 import signal
@@ -6,14 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
 from fedkvasir.runs import Run
 from fedkvasir.simulation import run_scenario
 
+RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "kill_storm.csv"
 OVERRIDES = ("training.epochs=6", "federation.rounds=3")
 
 
@@ -37,6 +42,11 @@ class Driver:
     def workers(self) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [child for child in children if "_Worker" in " ".join(child.cmdline())]
+
+    def node(self) -> psutil.Process | None:
+        """Ray's node of this run, once it is there."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return next((child for child in children if child.name() == "raylet"), None)
 
     def kill(self) -> None:
         """kill -9, and see that its workers do not outlive it (Ray's own agents take a minute longer)."""
@@ -85,7 +95,90 @@ def check(out: Path, expected: Run) -> None:
         )
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", pytest.param("scaffold", marks=pytest.mark.slow)])
+class Storm:
+    """Kills at random moments over runs of eight rounds, one run after another until there were enough of them."""
+
+    ROUNDS = ("federation.rounds=8", "algorithm=scaffold")  # scaffold: hospitals keep a state of their own
+    STARTING, LONGEST_S = 0.25, 4.0
+    """A quarter of the kills hits a driver that starts; the others one that has committed a round, at most so many
+    seconds later."""
+
+    def __init__(self, scenario: Path, folder: Path, expected: Run, seed: int) -> None:
+        self.scenario, self.folder, self.expected = scenario, folder, expected
+        self.rng, self.rows = np.random.default_rng(seed), list[dict[str, object]]()
+
+    def rage(self, kinds: list[str]) -> pd.DataFrame:
+        """One row a kill: run, kind, round that was committed last, and how the driver ended of it."""
+        runs = 0
+        while len(self.rows) < len(kinds):
+            runs += 1
+            out = self.folder / f"{runs}" / "runs"
+            out.parent.mkdir()
+            while not list(out.glob("*/result.json")):
+                driver = Driver(self.scenario, out, *self.ROUNDS)
+                while driver.process.poll() is None and len(self.rows) < len(kinds):
+                    self._strike(driver, runs, kinds[len(self.rows)])
+                if len(self.rows) == len(kinds) and driver.process.poll() is None:
+                    driver.finish()
+                assert driver.process.returncode in (0, 1, -signal.SIGKILL), driver.log.read_text()
+            check(out, self.expected)
+        return pd.DataFrame(self.rows)
+
+    def _strike(self, driver: Driver, run: int, kind: str) -> None:
+        before, starts = self._committed(driver), self.rng.random() < self.STARTING
+        while not starts and driver.process.poll() is None and self._committed(driver) == before:
+            time.sleep(0.05)
+        wait_s = self.rng.uniform(0, self.LONGEST_S)
+        with suppress(subprocess.TimeoutExpired):
+            driver.process.wait(wait_s)
+        try:
+            victims = {"driver": [driver.process], "worker": driver.workers(), "node": [driver.node()]}[kind]
+        except psutil.NoSuchProcess:
+            return  # it has ended
+        if not victims or victims[0] is None:
+            return  # not there yet, or gone: another moment
+        victim = victims[int(self.rng.integers(len(victims)))]
+        committed = self._committed(driver)
+        if kind == "driver":
+            driver.kill()
+        else:
+            victim.kill()
+        if kind == "node":
+            driver.process.wait(timeout=180)
+        self.rows.append(
+            {
+                "kill": len(self.rows) + 1,
+                "run": run,
+                "kind": kind,
+                "after_s": round(wait_s, 1),
+                "last_committed_round": committed,
+            }
+        )
+
+    @staticmethod
+    def _committed(driver: Driver) -> int:
+        return max((int(path.stem) for path in driver.out.glob("*/checkpoints/[0-9]*.safetensors")), default=0)
+
+
+def test_random_kills_of_driver_worker_and_node(tiny: Path, tmp_path: Path) -> None:
+    expected = run_scenario(tiny, (*OVERRIDES, *Storm.ROUNDS), out=tmp_path / "undisturbed", engine="local")
+    kills = Storm(tiny, tmp_path, expected, seed=0).rage(["worker", "driver", "node"])
+    assert kills["kind"].tolist() == ["worker", "driver", "node"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_thirty_random_kills(tiny: Path, tmp_path: Path) -> None:
+    """Its record is benchmarks/results/kill_storm.csv; every run in it ended in the undisturbed run's sha256."""
+    expected = run_scenario(tiny, (*OVERRIDES, *Storm.ROUNDS), out=tmp_path / "undisturbed", engine="local")
+    kinds = np.random.default_rng(0).choice(["driver", "worker", "node"], size=30).tolist()
+    kills = Storm(tiny, tmp_path, expected, seed=1).rage(kinds)
+    assert len(kills) == 30
+    kills.assign(weights_sha256=expected.result["weights_sha256"][:16]).to_csv(RECORD, index=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
 def test_the_driver_is_killed_twice(
     tiny: Path, tmp_path: Path, undisturbed: Callable[[Path, str], Run], algorithm: str
 ) -> None:

@@ -11,7 +11,7 @@ from fedkvasir.report.methods import methods_of, of_study
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Scenario, load
 from fedkvasir.simulation import Simulation, run_scenario
-from fedkvasir.study import Study, validation_score
+from fedkvasir.study import Study, one_by_one, validation_score
 from tests.conftest import Command
 
 SHORT = ("federation.rounds=1", "data.options.synthetic.patients_per_center=6")
@@ -95,7 +95,7 @@ def test_stopped_at_any_moment_the_index_is_right_and_the_same_call_goes_on(scen
             return simulation.run(point, brief=True)
 
         with pytest.raises(KeyboardInterrupt):
-            study.carry_out(own, execute)
+            study.carry_out(own, one_by_one(execute))
         assert done == ["alta", "bergen"]
         assert study.index["state"].tolist() == ["finished", "finished", "waiting", "waiting"]
         with pytest.raises(UserError, match="no method has finished a seed yet"):

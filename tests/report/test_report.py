@@ -328,6 +328,24 @@ def test_gallery_stays_within_the_size_of_a_report(tmp_path: Path, monkeypatch: 
     assert "Left out to keep the report small: cadiz, dijon" in shown.text
 
 
+def test_charts_of_many_centers_show_how_they_are_spread_and_the_lowest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections, "MANY", 2)
+    monkeypatch.setattr(centers, "MANY", 2)
+    run = make_run(tmp_path, make_plan("segmentation"))
+    shown, tables, scores = page(run), run_tables(run), run.table().set_index("center")["dice"]
+    assert "Dice of the 2 lowest of 4 centers, each with its 95 % interval" in shown.text
+    assert tables["spread"].titles == ("seen: 3 centers", "unseen: 1 center")
+    middle = next(line for line in tables["spread"].footer if line.head == "Median")
+    assert middle.cells == pytest.approx((scores[list(TRAINING)].median(), scores[HOLDOUT]))
+    tenths = ("lowest tenth of centers", "median center", "highest tenth of centers")
+    assert tables["curve-loss"].titles == tenths
+    assert tables["curve-dice"].titles == (*tenths, "mean of centers")
+    first = run.rounds.query("round == 1 and phase == 'train' and metric == 'loss'")["value"]
+    assert tables["curve-loss"].rows[0].cells == pytest.approx(tuple(first.quantile([0.1, 0.5, 0.9])))
+
+
 def test_center_without_a_score_is_a_dash(tmp_path: Path) -> None:
     run = make_run(tmp_path, make_plan("segmentation"))
     samples = run.samples

@@ -26,7 +26,7 @@ from fedkvasir.report.study import SHARES, answer, build_study, outcome_of, stud
 from fedkvasir.report.tables import MINUS, csv_text, latex, markdown
 from fedkvasir.runs import Checkpoint, Run
 from fedkvasir.scenario import LOCALS, Scenario, parse
-from fedkvasir.study import Study
+from fedkvasir.study import Study, one_by_one
 from tests.conftest import Command
 from tests.report.crafted import CLASSES, Page, records
 
@@ -120,7 +120,7 @@ Execute = Callable[[Scenario], Run]
 
 def carry_out(out: Path, scenario: Scenario, execute: Execute | None = None) -> Study:
     study = Study.of(scenario, out)
-    study.carry_out(scenario, execute or (lambda own: make_run(out, make_plan(own))))
+    study.carry_out(scenario, one_by_one(execute or (lambda own: make_run(out, make_plan(own)))))
     return study
 
 
@@ -399,11 +399,12 @@ def test_settings_that_were_tried_are_listed_with_the_one_that_counts(tmp_path: 
     scenario = make_scenario({"kind": "holdout", "seeds": [0, 1], "algorithms": ["fedavg", "fedprox"], "tune": tune})
     study = carry_out(tmp_path, scenario)
     shown, table = words(study), study_tables(study)["settings"]
-    assert "The same 2 settings were tried for every method, with seed 0: training.lr at 0.1, 1.0." in shown.text
-    assert table.titles == ("Held out", "Setting", "Validation Dice", "Outcome") and len(table.rows) == 4
+    assert "The same number of settings, 2, was tried of every method: training.lr at 0.1, 1.0." in shown.text
+    assert "All of them ran with seed 0, and the one with the best validation Dice is what counts" in shown.text
+    assert table.titles == ("Held out", "Setting", "Validation Dice", "Seeds", "Outcome") and len(table.rows) == 4
     for name in ("fedavg", "fedprox"):
         own = [row.cells for row in table.rows if row.head == name]
-        assert [cells[3] for cells in own] == ["", "chosen"] and own[1][2] > own[0][2]
+        assert [cells[4] for cells in own] == ["", "chosen"] and own[1][2] > own[0][2]
 
 
 # ---- what is not there, and what has to be told

@@ -1,5 +1,6 @@
 """The grid of our own: Flower's two private touches, dealing, error replies; and the loop's choice of centers."""
 
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fedkvasir.errors import RunFailed
 from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
-from server.grid import LocalGrid, Node, _address, deal_to_workers
+from server.grid import LocalGrid, Node, _address, deal_to_workers, take
 from server.rounds import CohortGrid, Federation, roll_call
 
 
@@ -39,6 +40,27 @@ def test_no_worker_has_more_than_its_share_and_one_hospital(work: list[float], w
     loads = [sum(node.train_work for node in nodes if dealt[node.id] == worker) for worker in range(workers)]
     assert max(loads) <= sum(work) / workers + max(work)
     assert dealt == deal_to_workers(reversed(nodes), workers)
+
+
+@given(st.lists(st.lists(st.integers(), max_size=5), min_size=1, max_size=4), st.data())
+def test_every_task_is_handed_out_once_and_a_workers_own_come_first_and_in_order(
+    own: list[list[int]], data: st.DataObject
+) -> None:
+    queues = [deque((worker, task) for task in enumerate(tasks)) for worker, tasks in enumerate(own)]
+    waiting, handed_out = [list(queue) for queue in queues], []
+    while any(queues):
+        worker = data.draw(st.integers(0, len(queues) - 1))
+        longest = max(map(len, queues))
+        task = take(queues, worker)
+        assert task is not None
+        handed_out.append(task)
+        at = task[0]
+        if waiting[worker]:
+            assert at == worker and task == waiting[at].pop(0)
+        else:
+            assert len(waiting[at]) == longest and task == waiting[at].pop()
+    assert sorted(handed_out) == sorted((worker, task) for worker, tasks in enumerate(own) for task in enumerate(tasks))
+    assert take(queues, 0) is None
 
 
 def test_what_a_hospital_raises_becomes_an_error_reply_and_the_others_answer(tiny: Path, tmp_path: Path) -> None:

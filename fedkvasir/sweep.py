@@ -1,0 +1,164 @@
+"""What a sweep tries: a scenario's ``sweep:`` block, or words of the command line, as settings of every method."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fedkvasir.errors import UserError
+from fedkvasir.plan import check_names
+from fedkvasir.points import Point, cells, methods
+from fedkvasir.randomness import derive_seed
+from fedkvasir.scenario import Algorithm, Protocol, Range, Scenario, Sweep, as_number, load, name_alone, variant
+
+DIGITS = 3
+"""Of what is drawn from a range."""
+Axes = Mapping[str, Sequence[Any] | Range]
+"""Key path -> what is tried of it."""
+
+
+def load_sweep(source: str | Path, words: Sequence[str] = ()) -> Scenario:
+    """A scenario with a ``sweep:`` block: the file's, and words ``key=value,value`` or ``seed=0..4``.
+
+    A word of one value is an override, unless the block has an axis of that name, which it then takes the place of.
+    Raises UserError where nothing is to be tried.
+    """
+    values = {word: _values(word.partition("=")[2]) for word in words}
+    plain = tuple(word for word in words if len(values[word]) == 1)
+    scenario = load(source, plain)
+    block = scenario.sweep.model_dump(mode="json") if scenario.sweep else {"grid": {}, "ranges": {}}
+    for word, own in values.items():
+        key = word.partition("=")[0]
+        if len(own) > 1 or key in block["grid"]:
+            block["ranges"].pop(key, None)
+            block["grid"][key] = own
+    if not block["grid"] and not block["ranges"]:
+        raise UserError(
+            f"{source}: nothing to sweep over; name an axis, e.g. algorithm=fedavg,fedprox or seed=0..4, or write a "
+            "sweep: block"
+        )
+    return variant(scenario, {"sweep": block})
+
+
+def as_study(scenario: Scenario) -> Scenario:
+    """The scenario whose protocol compares the sweep's algorithms with its seeds; without a sweep, itself.
+
+    Raises UserError where protocol and sweep contradict each other.
+    """
+    sweep, protocol = scenario.sweep, scenario.protocol
+    if sweep is None:
+        return scenario
+    if protocol and protocol.tune:
+        raise UserError("protocol.tune and sweep both name settings to try: move protocol.tune into sweep.grid")
+    if scenario.evaluation.select == "oracle" or (protocol and protocol.select == "oracle"):
+        raise UserError("a sweep chooses settings by validation images: set evaluation.select=train-val")
+    held_out = any(center.role == "holdout" for center in scenario.data.centers.values())
+    block: dict[str, Any] = {"kind": "holdout" if held_out else "within", "seeds": [scenario.seed]}
+    if protocol:
+        block = protocol.model_dump(mode="json")
+    if "seed" in sweep.grid:
+        block["seeds"] = sweep.grid["seed"]
+    if "algorithm" in sweep.grid:
+        block["algorithms"] = [fixed for fixed, _ in map(_told_apart, sweep.grid["algorithm"])]
+    return variant(scenario, {"protocol": block})
+
+
+def protocol_of(scenario: Scenario) -> Protocol:
+    """What the scenario's study compares: its protocol, with what the sweep says of algorithms and seeds."""
+    protocol = as_study(scenario).protocol
+    assert protocol is not None
+    return protocol
+
+
+def explores(scenario: Scenario) -> bool:
+    """Are settings tried with the first seed alone, and the best run with the others?"""
+    return scenario.sweep.explores if scenario.sweep else True
+
+
+def tried(scenario: Scenario) -> Iterator[tuple[Point, list[Point]]]:
+    """Every cell of a study, and its points with the first seed: the cell at every setting that is tried of it.
+
+    One point a setting; where optuna chooses them, ``budget`` times the cell itself. Raises UserError as
+    :func:`~fedkvasir.points.cells`, and for a setting that cannot be.
+    """
+    study = as_study(scenario)
+    assert study.protocol is not None
+    for cell in cells(study):
+        if study.sweep is None:
+            yield cell, cell.settings(study.protocol.tune)
+        elif study.sweep.search == "optuna":
+            assert study.sweep.budget is not None
+            for key, axis in axes_of(study, cell).items():
+                for value in (axis.low, axis.high) if isinstance(axis, Range) else axis:
+                    check_names(cell.at({key: value}).scenario)
+            yield cell, [cell] * study.sweep.budget
+        else:
+            points = [cell.at(changes) for changes in _changes(study.sweep, axes_of(study, cell))]
+            for point in points:
+                check_names(point.scenario)
+            yield cell, list({json.dumps(point.scenario.decisive()): point for point in points}.values())
+
+
+def axes_of(scenario: Scenario, cell: Point) -> Axes:
+    """What is varied of a cell: its algorithm's parameters that are lists, then what is common to all methods."""
+    sweep = scenario.sweep
+    assert sweep is not None
+    own: dict[str, Sequence[Any]] = {}
+    if "algorithm" in sweep.grid:
+        names = methods(protocol_of(scenario).algorithms)
+        lists = dict(zip(names, (lists for _, lists in map(_told_apart, sweep.grid["algorithm"])), strict=True))
+        own = {f"algorithm.{key}": values for key, values in lists.get(cell.method, {}).items()}
+    common = {key: values for key, values in sweep.grid.items() if key not in ("algorithm", "seed")}
+    return own | common | sweep.ranges
+
+
+def _changes(sweep: Sweep, axes: Axes) -> list[dict[str, Any]]:
+    """All combinations, or as many as the budget allows, drawn; every method draws the same of a common axis."""
+    if sweep.search == "grid":
+        values = [axis for axis in axes.values() if not isinstance(axis, Range)]
+        combinations = [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*values)]
+        if sweep.budget is None or sweep.budget >= len(combinations):
+            return combinations
+        drawn = np.random.default_rng(derive_seed(0, "sweep")).permutation(len(combinations))
+        return [combinations[index] for index in sorted(drawn[: sweep.budget])]
+    assert sweep.budget is not None
+    streams = {key: np.random.default_rng(derive_seed(0, "sweep", key)) for key in axes}
+    return [{key: draw(axis, streams[key]) for key, axis in axes.items()} for _ in range(sweep.budget)]
+
+
+def draw(axis: Sequence[Any] | Range, rng: np.random.Generator) -> Any:
+    """One value of an axis; of a range with three significant digits."""
+    if not isinstance(axis, Range):
+        return axis[int(rng.integers(len(axis)))]
+    low, high = (np.log([axis.low, axis.high])) if axis.log else (axis.low, axis.high)
+    value = rng.uniform(low, high)
+    return rounded(float(np.exp(value) if axis.log else value))
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _told_apart(algorithm: Any) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """An algorithm whose parameters that are lists have their first value, and those lists."""
+    named = Algorithm.model_validate(name_alone(algorithm))
+    lists = {key: list(value) for key, value in named.parameters.items() if isinstance(value, list | tuple)}
+    return named.model_dump() | {key: values[0] for key, values in lists.items()}, lists
+
+
+def _values(text: str) -> list[Any]:
+    """``a,b`` and ``0..4`` as values."""
+    try:
+        items = yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError:
+        return [text]  # an override that says itself what is wrong with it
+    values: list[Any] = []
+    for item in items:
+        ends = re.fullmatch(r"(\d+)\.\.(\d+)", item) if isinstance(item, str) else None
+        values += range(int(ends[1]), int(ends[2]) + 1) if ends else [as_number(item)]
+    return values

@@ -1,0 +1,302 @@
+"""Points of a study as trials of Ray Tune: many at a time, on this machine or on a Ray cluster.
+
+A trial is one process, which is the server of its run and, without workers, its hospitals as well; workers are actors
+inside the trial's placement group, so that a sweep fills the cluster and no more. Tune's own state is thrown
+away: what a point has come to lies in its run folder, and the same sweep goes on from there.
+"""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
+from functools import reduce
+from itertools import groupby
+from logging import ERROR
+from operator import getitem
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # a trial's paths are the user's
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the table is ours
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once: runs can always go on
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.search import Searcher
+
+from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.machine import cores
+from fedkvasir.points import Point
+from fedkvasir.runs import Run
+from fedkvasir.scenario import Range, Scenario
+from fedkvasir.study import Changed, Line, Study, validation_score
+from fedkvasir.sweep import Axes, axes_of, rounded
+
+RETRIES = 2
+"""A trial whose process or node dies is begun again so often; its run goes on from the last committed round."""
+SCORE, TIME = "validation", "round"
+WORST = -1.0
+"""Below any score: of a run that failed."""
+Execute = Callable[[Scenario, Callable[[int, float], None]], Run]
+"""Runs a scenario, and tells round and validation score of every round that was validated."""
+
+
+class Trials:
+    """Runs lines of a study on Ray; a :data:`~fedkvasir.study.Work`.
+
+    study: its folder must be seen by every node; execute: found by name on every node.
+    address: of a Ray cluster (``auto``, ``host:port``, ``ray://host:port``); None: this machine, for the sweep alone.
+    workers: processes of one run besides its own, which does without where there are none.
+    concurrent: runs at a time, None: as many as there is room for.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        scenario: Scenario,
+        execute: Execute,
+        workers: int = 0,
+        concurrent: int | None = None,
+        address: str | None = None,
+    ) -> None:
+        self.scenario, self.folder, self.execute = scenario, study.folder / "tune", execute
+        self.workers, self.concurrent, self.address = workers, concurrent, address
+        self.earlier = _earlier(study)
+
+    def __enter__(self) -> Self:
+        if ray.is_initialized():
+            raise UserError("Ray is in use in this process already; a sweep needs a Ray of its own")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": ERROR}
+        # Ray puts the folder it is started in first on its workers' path: a stray server.py there is not ours.
+        with chdir(Path(__file__).parents[1]):
+            if self.address is None:
+                ray.init(num_cpus=self._cpus, include_dashboard=False, **quiet)
+            else:
+                _refuse_silence(self.address)
+                try:
+                    ray.init(self.address, **quiet)
+                except (ConnectionError, ValueError) as error:
+                    raise UserError(f"--address {self.address}: no Ray cluster answers there ({error})") from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        ray.shutdown()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _cpus(self) -> int:
+        """Of this machine; where more runs are asked for at a time than it has cores, as many as they take."""
+        return max(cores(), (self.concurrent or 1) * (self.workers or 1) * self.scenario.resources.threads_per_center)
+
+    def __call__(self, lines: Sequence[Line], changed: Changed) -> None:
+        """Run all of them; those of one cell by themselves where what is tried, or goes on, depends on the others."""
+        left = [line for line in lines if line.state == "waiting"]
+        sweep = self.scenario.sweep
+        assert sweep is not None
+        if not sweep.explores or len({line.point.cell for line in left}) == len(left):
+            self._tune(left, changed, _numbers(left), 1)
+            return
+        for _, group in groupby(left, key=lambda line: line.point.cell):
+            own = list(group)
+            halving = None
+            if sweep.stop == "asha":
+                # A trial is stopped at max_t, too; after its last round a run is tested.
+                rounds = own[0].point.scenario.federation.rounds
+                halving = AsyncHyperBandScheduler(TIME, SCORE, "max", max_t=rounds + 1, reduction_factor=3)
+            if sweep.search == "optuna":
+                axes = axes_of(self.scenario, own[0].point)
+                search = _optuna(self.earlier.get(own[0].point.cell, ()), axes)
+                self._tune(own, changed, _space(axes), len(own), halving, search, axes)
+            else:
+                self._tune(own, changed, _numbers(own), 1, halving)
+
+    def _tune(
+        self,
+        lines: Sequence[Line],
+        changed: Changed,
+        space: dict[str, Any],
+        samples: int,
+        scheduler: AsyncHyperBandScheduler | None = None,
+        search: Searcher | None = None,
+        axes: Axes = MappingProxyType({}),
+    ) -> None:
+        if not lines:
+            return
+        watching = _Watching(lines, changed, axes)
+        own = tune.with_parameters(_trial, points=watching.points, execute=self.execute, axes=dict(axes))
+        trial = tune.with_resources(own, self._resources())
+        settings = tune.TuneConfig(
+            num_samples=samples,
+            max_concurrent_trials=self.concurrent,
+            scheduler=scheduler,
+            search_alg=search,
+            reuse_actors=scheduler is None,  # what asha stops is killed
+        )
+        kept = tune.RunConfig(
+            name=f"{len(lines)}-{id(lines)}",
+            storage_path=str(self.folder),
+            verbose=0,
+            callbacks=[watching],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        )
+        try:
+            results = tune.Tuner(trial, param_space=space, tune_config=settings, run_config=kept).fit()
+            for result in map(results.__getitem__, range(len(results))):
+                # Under ray:// Tune, and with it the callback, is in another process: all is learned here, at the end.
+                last = result.metrics if result.error is None else None
+                watching.over((result.metrics or {}).get("trial_id", str(result.config)), result.config or {}, last)
+        finally:
+            watching.end()
+
+    def _resources(self) -> tune.PlacementGroupFactory:
+        own = self.scenario.resources
+        one: dict[str, float] = {"CPU": own.threads_per_center}
+        if own.device != "cpu" and (gpus := ray.cluster_resources().get("GPU", 0)):
+            share = own.gpu_per_center
+            one["GPU"] = min(0.5, gpus) if share == "auto" else share
+        return tune.PlacementGroupFactory([{}, *[one] * self.workers] if self.workers else [one])
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself tries for a minute. Raises UserError where nothing listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: use auto, host:port or ray://host:port; nothing answers there"
+        ) from error
+
+
+def _trial(config: dict[str, Any], points: Sequence[Point], execute: Execute, axes: Axes) -> None:
+    """In the trial's process: run one point, report its rounds, at the end where its folder is or why it failed."""
+
+    def told(number: int, score: float) -> None:
+        tune.report({TIME: number, SCORE: score})
+
+    try:
+        run = execute(_point(config, points, axes).scenario, told)
+        tune.report({TIME: run.result["rounds"], SCORE: validation_score(run), "run": str(run.folder)})
+    except Exception as error:  # one run's own; what Tune begins again is a process that died
+        known = isinstance(error, (UserError, RunFailed))
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        tune.report({TIME: 0, SCORE: WORST, "reason": reason})
+
+
+def _point(config: Mapping[str, Any], points: Sequence[Point], axes: Axes) -> Point:
+    """What a trial's configuration stands for: the number of a point, or optuna's place in every axis."""
+    if "line" in config:
+        return points[config["line"]]
+    return points[0].at(
+        {key: rounded(config[key]) if isinstance(axis, Range) else axis[config[key]] for key, axis in axes.items()}
+    )
+
+
+def _numbers(lines: Sequence[Line]) -> dict[str, Any]:
+    return {"line": tune.grid_search(list(range(len(lines))))}
+
+
+def _space(axes: Axes) -> dict[str, Any]:
+    """For optuna: numbers of ranges, and of a list the index."""
+    drawn = {True: tune.loguniform, False: tune.uniform}
+    return {
+        key: drawn[axis.log](axis.low, axis.high) if isinstance(axis, Range) else tune.choice(list(range(len(axis))))
+        for key, axis in axes.items()
+    }
+
+
+def _earlier(study: Study) -> dict[tuple[str, str, str], list[Scenario]]:
+    """Of every cell, the scenarios that an earlier call of the same sweep has finished."""
+    found: dict[tuple[str, str, str], list[Scenario]] = {}
+    if Study.there(study.folder):
+        for row in study.index[study.index["state"] == "finished"].itertuples():
+            found.setdefault((row.method, row.holdout, row.hospital), []).append(study.run(row.run).plan.scenario)
+    return found
+
+
+def _optuna(earlier: Sequence[Scenario], axes: Axes) -> Searcher:
+    """Raises UserError without the extra. earlier: what was finished before, to begin with; it costs nothing."""
+    try:
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(
+            metric=SCORE, mode="max", seed=0, points_to_evaluate=[_place(own, axes) for own in earlier] or None
+        )
+    except (ImportError, AssertionError) as error:
+        raise UserError("sweep.search = optuna needs the extra: pip install 'fedkvasir[optuna]'") from error
+
+
+def _place(scenario: Scenario, axes: Axes) -> dict[str, Any]:
+    """Where a scenario lies in optuna's space."""
+    place = {}
+    for key, axis in axes.items():
+        value: Any = reduce(getitem, key.split("."), scenario.model_dump(mode="json"))
+        place[key] = value if isinstance(axis, Range) else list(axis).index(value)
+    return place
+
+
+class _Watching(tune.Callback):
+    """Tune's events, as what has become of the lines."""
+
+    def __init__(self, lines: Sequence[Line], changed: Changed, axes: Axes) -> None:
+        self.points, self.changed, self.axes = [line.point for line in lines], changed, axes
+        self.free = list(lines)
+        self.lines: dict[str, Line] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune writes its callbacks into its own state; what this one holds is of this process."""
+        return tune.Callback, ()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._become(self._line(trial.trial_id, trial.config), "running")
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.over(trial.trial_id, trial.config, trial.last_result)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.over(trial.trial_id, trial.config, None)
+
+    def over(self, trial_id: str, config: Mapping[str, Any], last: Mapping[str, Any] | None) -> None:
+        """A trial has ended. last: what it reported last; None: its process died, once too often."""
+        line = self._line(trial_id, config)
+        if line.state not in ("waiting", "running"):
+            return
+        if last is None:
+            self._become(line, "failed", f"its process died {RETRIES + 1} times; out of memory?")
+        elif "run" in last:
+            line.note(Run(last["run"]))
+            self.changed(line)
+        elif "reason" in last:
+            self._become(line, "failed", last["reason"])
+        else:
+            line.validation = last[SCORE]
+            self._become(line, "stopped", f"behind others of {line.point.method} at round {last[TIME]}")
+
+    def _line(self, trial_id: str, config: Mapping[str, Any]) -> Line:
+        """The trial's; of optuna's, the next that has none yet."""
+        if trial_id not in self.lines:
+            point = _point(config, self.points, self.axes)
+            line = next((line for line in self.free if line.point is point), self.free[0])
+            self.free.remove(line)
+            line.point, self.lines[trial_id] = point, line
+        return self.lines[trial_id]
+
+    def end(self) -> None:
+        """What was running when the sweep was stopped is left to do."""
+        for line in self.lines.values():
+            if line.state == "running":
+                line.state = "waiting"
+                self.changed(line)
+
+    def _become(self, line: Line, state: str, reason: str = "") -> None:
+        line.state, line.reason = state, reason
+        self.changed(line)

@@ -1,0 +1,218 @@
+"""Declared faults: who is struck depends on seed, fault, center and occasion alone; each kind does what it says."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clients.app import app, forget
+from clients.faults import inject, mislabel, striking
+from fedkvasir import exchange
+from fedkvasir.algorithms.base import from_record, to_record
+from fedkvasir.data.loader import Samples
+from fedkvasir.exchange import State
+from fedkvasir.models import build_model
+from fedkvasir.plan import make_plan
+from fedkvasir.scenario import Scenario, load
+from server.grid import LocalGrid, Node
+from server.rounds import complaint
+from tests.conftest import TINY
+
+OCCASIONS = [(number, attempt) for number in range(1, 101) for attempt in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Scenario]:
+    """``scenario("{kind: dropout}", "seed=1")``: the tiny scenario with one fault."""
+    path = tmp_path_factory.mktemp("faults") / "tiny.yaml"
+    path.write_text(TINY)
+    return lambda fault, *overrides: load(path, (f"faults=[{fault}]", *overrides))
+
+
+# ---- who is struck
+
+
+def test_draws_are_replayed_and_attempts_rounds_centers_and_seeds_have_their_own(
+    scenario: Callable[..., Scenario],
+) -> None:
+    def struck(seed: int, center: str, attempt: int) -> list[bool]:
+        half = scenario("{kind: dropout, probability: 0.5}", f"seed={seed}")
+        return [bool(striking(half, center, number, attempt)) for number in range(1, 101)]
+
+    cases = [(0, "alta", 1), (1, "alta", 1), (0, "bergen", 1), (0, "alta", 2)]
+    drawn = [struck(*case) for case in cases]
+    assert drawn == [struck(*case) for case in cases]
+    assert len({tuple(draw) for draw in drawn}) == 4
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 1.0])
+def test_as_many_are_struck_as_the_probability_says(scenario: Callable[..., Scenario], probability: float) -> None:
+    fault = scenario(f"{{kind: dropout, probability: {probability}}}")
+    share = np.mean([bool(striking(fault, "alta", *occasion)) for occasion in OCCASIONS])
+    assert share == 1 if probability == 1 else abs(share - probability) < 0.1
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.sampled_from(["alta", "bergen"]))
+def test_a_fault_strikes_where_and_when_it_is_declared(
+    scenario: Callable[..., Scenario], number: int, center: str
+) -> None:
+    declared = scenario("{kind: dropout, center: bergen, rounds: [2, 5]}")
+    assert bool(striking(declared, center, number, 1)) == (center == "bergen" and number in (2, 5))
+
+
+def test_only_a_crash_is_drawn_anew_when_a_message_is_handed_out_again(scenario: Callable[..., Scenario]) -> None:
+    """A worker that somebody else killed must not change what the scenario's faults do."""
+    for kind, alike in (("dropout", True), ("crash", False)):
+        half = scenario(f"{{kind: {kind}, probability: 0.5}}")
+        first, second = ([bool(striking(half, "alta", *when, n)) for when in OCCASIONS] for n in (1, 2))
+        assert (first == second) == alike
+
+
+# ---- what each kind does
+
+
+Answer = Callable[[Scenario], tuple[Message, State, float]]
+
+
+@pytest.fixture
+def answer(tmp_path: Path) -> Answer:
+    """Alta's reply to a train message of round 1, the arrays it was sent, and the seconds it took."""
+
+    def ask(scenario: Scenario) -> tuple[Message, State, float]:
+        plan = make_plan(scenario)
+        plan.save(tmp_path)
+        forget()
+        network = build_model(scenario.model, scenario.task, len(plan.classes), seed=1)
+        names = exchange.layout(network, set(), "average")
+        sent = {"arrays": exchange.read(network, names.shared), "buffers": exchange.read(network, names.buffers)}
+        config = {"server-round": 1, "attempt": 1, "start-from": 0, "keep": 0, "member": ""}
+        node = Node("alta", str(tmp_path), 1, 1)
+        grid = LocalGrid([node], "clients.app:app", 1)
+        records = {name: to_record(state) for name, state in {**sent, "local": {}, "frozen": {}}.items()}
+        message = grid.create_message(RecordDict({**records, "config": ConfigRecord(config)}), "train", node.id, "")
+        began = time.monotonic()
+        (reply,) = grid.send_and_receive([message])
+        return reply, sent["arrays"], time.monotonic() - began
+
+    torch.set_num_threads(1)
+    return ask
+
+
+def arrays(reply: Message) -> State:
+    return from_record(reply.content.array_records["arrays"])
+
+
+def test_who_drops_out_answers_with_that_and_does_not_train(scenario: Callable[..., Scenario], answer: Answer) -> None:
+    reply, sent, _ = answer(scenario("{kind: dropout, center: alta}"))
+    assert complaint(reply, {"arrays": sent}) == "dropped out, as the scenario's faults say"
+
+
+def test_slow_and_late_answers_are_right_and_take_longer(scenario: Callable[..., Scenario], answer: Answer) -> None:
+    plain, _, _ = answer(scenario("{kind: dropout, center: bergen}"))
+    for fault, times, more_s in (
+        ("{kind: slow, seconds: 0.7}", 1, 0.7),
+        ("{kind: slow, factor: 3}", 3, 0.0),
+        ("{kind: late, seconds: 0.5}", 0, 1.5),
+    ):
+        reply, _, took_s = answer(scenario(fault, "federation.deadline_s=1"))
+        assert exchange.sha256(arrays(reply)) == exchange.sha256(arrays(plain))
+        assert took_s >= times * reply.content.metric_records["metrics"]["seconds"] + more_s
+
+
+def test_corrupt_updates_and_what_the_server_says_to_them(scenario: Callable[..., Scenario], answer: Answer) -> None:
+    plain, sent, _ = answer(scenario("{kind: dropout, center: bergen}"))
+    trained = arrays(plain)
+    assert complaint(plain, {"arrays": sent}) == ""
+    nan, _, _ = answer(scenario("{kind: corrupt, how: nan}"))
+    assert complaint(nan, {"arrays": sent}) == "sent values that are not numbers"
+    misshapen, _, _ = answer(scenario("{kind: corrupt, how: wrong-shape}"))
+    assert complaint(misshapen, {"arrays": sent}) == "sent arrays of other names, shapes or types"
+    scaled, _, _ = answer(scenario("{kind: corrupt, how: scaled, factor: -10}"))
+    assert complaint(scaled, {"arrays": sent}) == ""
+    for name, array in arrays(scaled).items():
+        np.testing.assert_allclose(array - sent[name], -10 * (trained[name] - sent[name]), rtol=1e-3, atol=1e-5)
+
+
+def in_a_fork(scenario: Scenario) -> int:
+    """The id of a process that answers a train message of alta's."""
+    LocalGrid([], "clients.app:app", 1)
+    config = ConfigRecord({"server-round": 1, "attempt": 1})
+    message = Message(RecordDict({"config": config}), 7, "train")
+    context = Context(1, 7, {}, RecordDict(), {})
+    child = os.fork()
+    if not child:
+        inject(scenario, "alta", message, context, app)
+        os._exit(0)
+    return child
+
+
+def test_a_crash_is_kill_9_of_the_own_process(scenario: Callable[..., Scenario]) -> None:
+    _, status = os.waitpid(in_a_fork(scenario("{kind: crash}")), 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_who_hangs_never_answers(scenario: Callable[..., Scenario]) -> None:
+    child = in_a_fork(scenario("{kind: hang}", "federation.deadline_s=1"))
+    time.sleep(1.5)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+# ---- wrong labels
+
+
+def test_so_many_images_come_with_the_mask_of_another_and_more_of_them_include_these(
+    scenario: Callable[..., Scenario],
+) -> None:
+    plan = make_plan(scenario("{kind: wrong-labels, center: alta, share: 0.5}"))
+    wrong: list[set[int]] = []
+    for share in (0.25, 0.5):
+        samples = plan.part("alta", "train")
+        noisy = mislabel(samples, scenario(f"{{kind: wrong-labels, center: alta, share: {share}}}"))
+        everything = np.arange(len(samples))
+        np.testing.assert_array_equal(noisy.images(everything), samples.images(everything))
+        given, right = noisy.masks(everything), samples.masks(everything)
+        assert all(any((mask == own).all() for own in right) for mask in given)
+        own = noisy.mask_of  # type: ignore[attr-defined]
+        wrong.append(set(np.flatnonzero(own != everything)))
+        np.testing.assert_array_equal(given, right[own])
+        assert len(wrong[-1]) == round(share * len(samples))
+    assert wrong[0] < wrong[1]
+    elsewhere = plan.part("bergen", "train")
+    untouched = mislabel(elsewhere, plan.scenario).masks(np.arange(len(elsewhere)))
+    np.testing.assert_array_equal(untouched, elsewhere.masks(np.arange(len(elsewhere))))
+
+
+def test_pooled_images_are_mislabelled_as_they_are_at_their_hospitals(scenario: Callable[..., Scenario]) -> None:
+    """So that training in one place is compared on the same labels."""
+    plan = make_plan(scenario("{kind: wrong-labels, share: 0.4}"))
+    pooled = mislabel(plan.part("pooled", "train"), plan.scenario)
+    masks = dict(zip(pooled.table["sample"], pooled.masks(np.arange(len(pooled))), strict=True))
+    for center in plan.training_centers:
+        own = mislabel(plan.part(center, "train"), plan.scenario)
+        for sample, mask in zip(own.table["sample"], own.masks(np.arange(len(own))), strict=True):
+            np.testing.assert_array_equal(mask, masks[sample])
+
+
+@settings(deadline=None)
+@given(st.sampled_from([0.1, 0.5, 1.0]), st.integers(2, 9), st.integers(2, 30))
+def test_a_wrong_label_is_another_class(
+    scenario: Callable[..., Scenario], share: float, classes: int, count: int
+) -> None:
+    table = pd.DataFrame({"sample": [f"s{n}" for n in range(count)], "center": "alta", "target": range(count)})
+    samples = Samples(table.assign(target=table["target"] % classes), "classification", classes)
+    noisy = mislabel(samples, scenario(f"{{kind: wrong-labels, share: {share}}}"))
+    before, after = samples.table["target"], noisy.table["target"]
+    assert (before != after).sum() == round(share * count)
+    assert after.between(0, classes - 1).all()

@@ -1,0 +1,199 @@
+"""Points of a sweep run as trials of Ray Tune: real processes, many at a time, here and on a cluster of two nodes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedkvasir.runs import Run
+from fedkvasir.simulation import run_scenario, run_sweep
+from fedkvasir.study import Study
+from fedkvasir.sweep import load_sweep
+from tests.conftest import Command
+
+SHORT = ("federation.rounds=2", "data.options.synthetic.patients_per_center=6")
+RATES = ("training.lr=0.01,0.05",)
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def weights(study: Study) -> dict[tuple[str, str, int], str]:
+    """(method, setting, seed) -> sha256 of the run's weights."""
+    rows = study.index.itertuples()
+    return {(row.method, row.setting, row.seed): study.run(row.run).result["weights_sha256"] for row in rows}
+
+
+def command_of(process: psutil.Process) -> str:
+    """What it runs; nothing of one that is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+class Sweeping:
+    """`fedkvasir sweep` in a process of its own."""
+
+    def __init__(self, scenario: Path, out: Path, *words: str) -> None:
+        command = [str(Path(sys.executable).with_name("fedkvasir")), "sweep", str(scenario), *words, "--out", str(out)]
+        self.log, self.out = out.parent / "sweep.log", out
+        self.process = subprocess.Popen(command, stdout=self.log.open("a"), stderr=subprocess.STDOUT)
+
+    def wait_for(self, happened: Callable[[], object]) -> None:
+        end = time.monotonic() + 120
+        while not happened():
+            assert self.process.poll() is None, f"ended too early:\n{self.log.read_text()}"
+            assert time.monotonic() < end, f"it never happened:\n{self.log.read_text()}"
+            time.sleep(0.02)
+
+    def committed(self, number: int) -> bool:
+        return any(self.out.glob(f"*/checkpoints/{number:04d}.safetensors"))
+
+    def trials(self) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "ImplicitFunc" in command_of(child)]
+
+
+@pytest.fixture(scope="module")
+def sweep(scenario: Path, out: Path) -> Study:
+    return run_sweep(load_sweep(scenario, (*SHORT, "algorithm=fedavg,fedbn", *RATES)), out=out)
+
+
+def test_every_point_is_run_and_the_best_setting_of_every_method_counts(sweep: Study) -> None:
+    index = sweep.index
+    assert index["state"].tolist() == ["finished"] * 4
+    for _, own in index.groupby("method"):
+        assert own.loc[own["chosen"], "validation"].item() == own["validation"].max()
+    page = (sweep.folder / "report.html").read_text()
+    assert "The same number of settings, 2, was tried of every method" in page and "What it depends on" in page
+    assert not (sweep.folder / "tune").exists()  # Tune's own state is thrown away
+
+
+def test_a_point_has_the_same_bits_alone(sweep: Study, scenario: Path, tmp_path: Path) -> None:
+    alone = run_scenario(scenario, (*SHORT, "algorithm=fedbn", "training.lr=0.05"), out=tmp_path, engine="local")
+    assert weights(sweep)["fedbn", "training.lr=0.05", 0] == alone.result["weights_sha256"]
+
+
+def test_nothing_is_computed_twice_and_a_killed_trial_goes_on(sweep: Study, scenario: Path, out: Path) -> None:
+    done = {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")}
+    words = (*SHORT, "algorithm=fedavg", *RATES, "seed=0..1")
+    running = Sweeping(scenario, out, *words)
+    running.wait_for(lambda: len(list(out.glob("tiny-*/plan.json"))) > len(done) and running.trials())
+    for trial in running.trials():
+        trial.kill()
+    assert running.process.wait(timeout=200) == 0, running.log.read_text()
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(list(out.glob("*/result.json"))) == len(done) + 2
+    study = Study.of(load_sweep(scenario, words), out)
+    assert study.index["state"].tolist() == ["finished"] * 4
+    assert {key: value for key, value in weights(study).items() if key[2] == 0} == {
+        key: value for key, value in weights(sweep).items() if key[0] == "fedavg"
+    }
+
+
+def test_ctrl_c_ends_it_at_once_and_the_same_command_goes_on(scenario: Path, tmp_path: Path) -> None:
+    words = (*SHORT, "training.epochs=6", "federation.rounds=3", *RATES)
+    running = Sweeping(scenario, tmp_path / "runs", *words)
+    running.wait_for(lambda: running.committed(1))
+    trials = running.trials()
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(timeout=30) == 1
+    said = running.log.read_text()
+    assert "the same command goes on" in said and "Traceback" not in said
+    _, alive = psutil.wait_procs(trials, timeout=30)
+    assert not alive
+    study = Study.of(load_sweep(scenario, words), tmp_path / "runs")
+    assert set(study.index["state"]) <= {"waiting", "finished"} and (study.index["state"] == "waiting").any()
+    again = Sweeping(scenario, tmp_path / "runs", *words)
+    assert again.process.wait(timeout=200) == 0, again.log.read_text()
+    assert study.index["state"].tolist() == ["finished"] * 2
+
+
+def test_a_point_that_fails_is_listed_and_the_others_are_run(scenario: Path, tmp_path: Path, command: Command) -> None:
+    said = command("sweep", scenario, *SHORT, "training.lr=0.05,1e38", "--out", tmp_path, "--workers", 2)
+    assert said.returncode == 1 and "1 of 2 runs failed" in said.stderr and "Traceback" not in said.stderr
+    (folder,) = tmp_path.glob("tiny-sweep-*")
+    fine, failed = Study(folder).index.itertuples()
+    assert failed.state == "failed" and "no longer a number" in failed.reason
+    assert fine.state == "finished" and Run(tmp_path / fine.run).result["rounds"] == 2
+
+
+@pytest.mark.slow
+def test_asha_stops_what_is_behind_and_what_goes_on_is_whole(scenario: Path, tmp_path: Path) -> None:
+    block = "sweep={grid: {training.lr: [0.002, 0.005, 0.2, 0.3, 0.4]}, stop: asha}"
+    words = (block, "federation.rounds=4", "data.options.synthetic.patients_per_center=6", "seed=0,1")
+    study = run_sweep(load_sweep(scenario, words), out=tmp_path, concurrent=1)
+    index = study.index
+    assert len(index) == 5 + 1 and {"stopped", "finished"} == set(index["state"])
+    assert index.loc[index["state"] == "stopped", "reason"].str.contains("behind others of fedavg at round").all()
+    for row in index[index["state"] == "finished"].itertuples():
+        assert study.run(row.run).result["rounds"] == 4
+    assert index.loc[index["seed"] == 1, "setting"].item() == index.loc[index["chosen"], "setting"].iloc[0]
+
+
+@pytest.mark.slow
+def test_optuna_spends_the_budget_of_every_method_and_goes_on_from_what_it_knows(
+    scenario: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    block = "sweep={ranges: {training.lr: {low: 0.001, high: 0.3, log: true}}, search: optuna, budget: %d}"
+    rest = ("algorithm=fedavg,{name: fedprox, mu: [0.1, 1]}", "federation.rounds=1")
+    study = run_sweep(load_sweep(scenario, (block % 3, *rest)), out=tmp_path)
+    index = study.index
+    assert index["state"].tolist() == ["finished"] * 6 and index.groupby("method").size().tolist() == [3, 3]
+    again = run_sweep(load_sweep(scenario, (block % 3, *rest)), out=tmp_path)
+    assert len(list(tmp_path.glob("*/result.json"))) == index["run"].nunique()  # nothing new was tried
+    assert set(again.index["run"]) == set(index["run"])
+
+
+# ---- a cluster
+
+
+def started(*words: str, env: dict[str, str]) -> list[psutil.Process]:
+    """Start a node; the processes that are new and Ray's."""
+    before = set(psutil.pids())
+    subprocess.run([RAY, "start", *words], check=True, capture_output=True, env=env, timeout=120)
+    new = [psutil.Process(pid) for pid in psutil.pids() if pid not in before]
+    return [process for process in new if "ray" in command_of(process)]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """Two nodes of one processor each, on loopback; its address."""
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    common = ["--num-cpus", "1", "--num-gpus", "0", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
+    head = ["--head", "--port", "6399", "--include-dashboard", "false", "--temp-dir", f"/tmp/ray-{os.getpid()}"]
+    mine = started(*common, *head, "--ray-client-server-port", "20399", env=env)
+    try:
+        mine += started(*common, "--address", "127.0.0.1:6399", env=env)
+        yield "127.0.0.1:6399"
+    finally:
+        for process in mine:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(mine, timeout=20)
+        for process in alive:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_a_point_has_the_same_bits_among_eight_and_on_a_cluster_of_two_nodes(
+    scenario: Path, tmp_path: Path, cluster: str, command: Command
+) -> None:
+    eight = (*SHORT, "algorithm=fedavg,fedbn", "training.lr=0.01,0.02,0.03,0.05")
+    beside = run_sweep(load_sweep(scenario, eight), out=tmp_path / "eight", concurrent=8)
+    words = (*SHORT, "algorithm=fedavg,fedbn", *RATES)
+    said = command("sweep", scenario, *words, "--out", tmp_path / "cluster", "--address", cluster)
+    assert said.returncode == 0, said.stderr
+    there = Study.of(load_sweep(scenario, words), tmp_path / "cluster")
+    alone = run_scenario(scenario, (*SHORT, "algorithm=fedbn", "training.lr=0.05"), out=tmp_path / "alone")
+    expected = alone.result["weights_sha256"]
+    point = ("fedbn", "training.lr=0.05", 0)
+    assert weights(beside)[point] == weights(there)[point] == expected
+    assert weights(there).items() <= weights(beside).items()

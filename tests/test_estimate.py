@@ -1,0 +1,48 @@
+"""How many hospitals work at a time: by cores, by what is asked for, or by what one measured step takes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedkvasir import machine
+from fedkvasir.errors import UserError
+from fedkvasir.estimate import Step, choose_workers, measure_step, within_limits
+from fedkvasir.plan import Plan, make_plan
+from fedkvasir.scenario import load
+
+
+def plan_of(scenario: Path, *overrides: str) -> Plan:
+    return make_plan(load(scenario, overrides))
+
+
+def test_a_number_is_taken_and_the_command_line_has_the_last_word(tiny: Path) -> None:
+    plan = plan_of(tiny, "resources.workers=3")
+    assert choose_workers(plan, None).workers == 3 and choose_workers(plan, 2).workers == 2
+
+
+def test_otherwise_as_many_as_there_are_cores_and_hospitals(tiny: Path) -> None:
+    assert choose_workers(plan_of(tiny), None).workers == min(machine.cores(), 3)
+    assert choose_workers(plan_of(tiny, "resources.threads_per_center=99"), None).workers == 1
+
+
+def test_what_gpus_lack_is_never_asked_for(tiny: Path) -> None:
+    plan = replace(plan_of(tiny, "resources.gpu_per_center=1.0"), device="cuda")
+    with pytest.raises(UserError, match=r"4 workers at resources.gpu_per_center=1.0 need 4 GPUs, here are \d+"):
+        choose_workers(plan, 4)
+
+
+def test_a_step_is_measured_in_a_process_of_its_own(tiny: Path) -> None:
+    plan = plan_of(tiny, "resources=auto")
+    step = measure_step(plan)
+    assert 0 < step.seconds < 30 and 50 < step.host_mib < 4000 and step.gpu_mib == 0
+    choice = within_limits(plan, step)
+    assert 1 <= choice.workers <= min(machine.cores(), 3)
+    assert "3 hospitals train allow 3" in choice.because and "a step takes" in choice.because
+
+
+def test_memory_limits_how_many_share_it(tiny: Path) -> None:
+    plan, free_mib = plan_of(tiny, "resources=auto"), machine.free_memory_bytes() / 2**20
+    assert within_limits(plan, Step(1.0, 0.5 * free_mib, 0.0)).workers == 1
+    with pytest.raises(UserError, match=r"finds no room for one hospital: .* GiB of free memory at"):
+        within_limits(plan, Step(1.0, 2 * free_mib, 0.0))

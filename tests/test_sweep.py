@@ -1,0 +1,107 @@
+"""A sweep as the settings that it tries of every method."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fedkvasir.errors import UserError
+from fedkvasir.points import Point
+from fedkvasir.scenario import load
+from fedkvasir.study import Study
+from fedkvasir.sweep import load_sweep, protocol_of, tried
+
+RANGE = "{training.lr: {low: 0.0001, high: 0.1, log: true}}"
+
+
+def settings(scenario: Path, *words: str) -> dict[str, list[Point]]:
+    """Method -> its points, of a scenario with one holdout."""
+    return {cell.method: points for cell, points in tried(load_sweep(scenario, words))}
+
+
+def texts(points: list[Point]) -> list[str]:
+    return [point.setting for point in points]
+
+
+def test_words_of_several_values_are_axes_and_others_overrides(tiny: Path) -> None:
+    scenario = load_sweep(tiny, ["algorithm=fedavg,fedbn", "seed=0..4", "training.lr=1e-3,0.05", "federation.rounds=2"])
+    assert scenario.federation.rounds == 2 and scenario.sweep is not None
+    assert protocol_of(scenario).seeds == (0, 1, 2, 3, 4) and protocol_of(scenario).kind == "holdout"
+    found = {cell.method: points for cell, points in tried(scenario)}
+    assert texts(found["fedavg"]) == texts(found["fedbn"]) == ["training.lr=0.001", "training.lr=0.05"]
+
+
+def test_a_point_is_the_run_that_the_same_overrides_make(tiny: Path) -> None:
+    found = settings(tiny, "algorithm=fedavg,fedbn", "training.lr=1e-3,0.05")
+    assert found["fedbn"][0].scenario == load(tiny, ("algorithm=fedbn", "training.lr=1e-3"))
+
+
+def test_an_algorithms_own_parameters_are_varied_for_it_alone(tiny: Path) -> None:
+    found = settings(tiny, "algorithm=fedavg,{name: fedprox, mu: [0.1, 1]}", "training.lr=0.1,0.2")
+    assert len(found["fedavg"]) == 2 and len(found["fedprox"]) == 4
+    assert {point.scenario.algorithm.parameters["mu"] for point in found["fedprox"]} == {0.1, 1}
+
+
+def test_a_budget_gives_every_method_the_same_number_of_settings(tiny: Path) -> None:
+    words = "algorithm=fedavg,{name: fedprox, mu: [0.1, 1]}", "training.lr=0.1,0.2,0.3", "sweep.budget=3"
+    found = settings(tiny, *words)
+    assert Counter(map(len, found.values())) == {3: 2} and texts(found["fedprox"]) != texts(found["fedavg"])
+    assert settings(tiny, *words) == found  # drawn, but the same every time
+
+
+def test_methods_draw_the_same_of_what_they_have_in_common(tiny: Path) -> None:
+    block = f"sweep={{ranges: {RANGE}, search: random, budget: 4}}"
+    found = settings(tiny, block, "algorithm=fedavg,{name: fedprox, mu: [0.1, 1, 10]}")
+    rates = {method: [point.scenario.training.lr for point in points] for method, points in found.items()}
+    assert rates["fedavg"] == rates["fedprox"] and len(set(rates["fedavg"])) == 4
+    assert all(0.0001 <= rate <= 0.1 for rate in rates["fedavg"])
+    assert min(rates["fedavg"]) < 0.01 < max(rates["fedavg"])  # evenly by order of magnitude
+
+
+def test_a_setting_that_comes_twice_is_tried_once(tiny: Path) -> None:
+    assert len(settings(tiny, "training.lr=0.1,1e-1,0.2")["fedavg"]) == 2
+
+
+def test_a_scenario_with_a_protocol_is_swept_in_all_of_its_arms(tiny: Path) -> None:
+    protocol = "protocol={kind: leave-one-center-out, seeds: [3], baselines: [pooled]}"
+    cells = [(c.holdout, c.method, len(p)) for c, p in tried(load_sweep(tiny, [protocol, "training.lr=0.1,0.2"]))]
+    assert len(cells) == 8 and {count for _, _, count in cells} == {2}
+    assert protocol_of(load_sweep(tiny, [protocol, "training.lr=0.1,0.2"])).seeds == (3,)
+
+
+def test_without_a_holdout_hospitals_are_tested_within(tiny: Path) -> None:
+    words = "data.centers.edinburgh.role=train", "training.lr=0.1,0.2"
+    assert protocol_of(load_sweep(tiny, words)).kind == "within"
+    assert settings(tiny, *words)["fedavg"][0].holdout == ""
+
+
+def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_path: Path) -> None:
+    scenario = load_sweep(tiny, ["protocol={kind: holdout}", "training.lr=0.1,0.2"])
+    study, sweep = (Study.of(own, tmp_path) for own in (scenario.model_copy(update={"sweep": None}), scenario))
+    assert study.folder.name.startswith("tiny-study-") and sweep.folder.name.startswith("tiny-sweep-")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "nothing to sweep over"),
+        (("training.lrr=1,2",), "unknown key training.lrr (did you mean 'lr'?)"),
+        (("training.lr=0.1,x",), "training.lr = 'x'"),
+        (("algorithm=fedavg,fedpro",), "did you mean 'fedprox'?"),
+        (("algorithm=fedavg,{name: fedprox, mu: [1, a]}",), "mu"),
+        (("seed=0,0",), "0 stands there twice"),
+        (("training.lr=1,2", "evaluation.select=oracle"), "set evaluation.select=train-val"),
+        (
+            ("training.lr=1,2", "protocol={kind: holdout, tune: {training.lr: [1]}}"),
+            "move protocol.tune into sweep.grid",
+        ),
+        (("sweep={grid: {training.lr: [1, 2]}, search: random}",), "needs budget"),
+        ((f"sweep={{ranges: {RANGE}}}",), "set search: random or search: optuna"),
+        (("sweep={ranges: {training.lr: {low: 1, high: 0.1}}, search: random, budget: 2}",), "low < high"),
+        (("sweep={ranges: {training.lr: {low: -1, high: 1}}, search: optuna, budget: 2}",), "training.lr = -1"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_at_once(tiny: Path, words: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        settings(tiny, *words)
+    assert sentence in str(refused.value)
