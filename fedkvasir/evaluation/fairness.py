@@ -46,7 +46,9 @@ def _spread(centers: pd.DataFrame, records: Runs) -> dict[str, object]:
         if place < len(centers):
             row |= {f"{name}_center": centers.index[place][1], name: score[place]}
     if task_of(records[0]) == "segmentation":
-        row["percentile_10"] = pd.concat([by_image(table)["dice"] for table in records]).quantile(0.1)
+        # By role: in a study an image may be tested where its center trains and where it is held out.
+        dice = [by_image(own)["dice"] for table in records for _, own in table.groupby("role")]
+        row["percentile_10"] = pd.concat(dice).quantile(0.1)
     compared = centers.dropna()
     row |= {"sd": score.std(), "range": np.ptp(score), "local_centers": len(compared)}
     return row | {"beat_local": (compared["score"] > compared["alone"]).mean()}

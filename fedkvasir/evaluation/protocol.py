@@ -42,6 +42,8 @@ def scores_by_center(samples: pd.DataFrame) -> dict[str, dict[str, float]]:
         return {str(center): classification.ratios(own) for center, own in samples.groupby("center")}
     samples = segmentation.scored(samples)
     missed = ((samples["tp"] == 0) & (samples["fn"] > 0)).groupby(samples["center"]).sum()
+    # In a study an image may be tested at two centers: where its center trains, and where it is held out.
+    samples = samples.assign(sample=samples["center"] + "\0" + samples["sample"])
     center_of = samples.groupby("sample", sort=False)["center"].first()
     scores: dict[str, dict[str, float]] = {}
     for center, own in segmentation.by_image(samples).groupby(center_of):
@@ -58,10 +60,12 @@ def center_table(samples: pd.DataFrame, checkpoint: str = "best", split: str = "
     chosen = samples[(samples["checkpoint"] == checkpoint) & (samples["split"] == split)]
     if chosen.empty:
         return pd.DataFrame()
-    table = chosen.groupby("center").agg(
-        role=("role", "first"), images=("sample", "nunique"), groups=("group", "nunique")
-    )
-    table = table.join(pd.DataFrame.from_dict(scores_by_center(chosen), orient="index")).reset_index()
+    parts = []
+    for role, own in chosen.groupby("role", sort=False):
+        counts = own.groupby("center").agg(images=("sample", "nunique"), groups=("group", "nunique"))
+        counts.insert(0, "role", role)
+        parts.append(counts.join(pd.DataFrame.from_dict(scores_by_center(own), orient="index")).reset_index())
+    table = pd.concat(parts)
     return table.sort_values(["role", "center"], ascending=[False, True], ignore_index=True)
 
 

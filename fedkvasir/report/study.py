@@ -18,6 +18,7 @@ from fedkvasir.data.catalog import Card
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import headline
 from fedkvasir.files import write_atomic
+from fedkvasir.metrics.segmentation import scored
 from fedkvasir.points import LOCAL, in_words
 from fedkvasir.report import TEMPLATES, charts, comparison
 from fedkvasir.report.centers import TITLES
@@ -191,7 +192,7 @@ def _outcome(folder: Path, index_file: bytes) -> Outcome:
     if findings:
         tables |= comparison.tables(findings)
         del tables["runs"]  # by method; the study's own come last
-        tables["alone"] = _alone(findings)
+        tables["missed"], tables["alone"] = _missed(findings), _alone(findings)
     tables["crossing"] = crossing.table if crossing else None
     tables["steps"] = _steps(index, counted, runs) if len(counted) else None
     tables["settings"], tables["importance"] = settings_table(index, study), importance_table(index, study)
@@ -346,6 +347,21 @@ def _alone(findings: Findings) -> Table | None:
     columns = (Column("Hospitals"), Column("Better"), Column("Share", comparison.TWO), Column("Not better"))
     caption = f"Hospitals at which {findings.metric} is higher than with training alone, means over seeds"
     return Table(caption, columns, tuple(rows), head="Method")
+
+
+def _missed(findings: Findings) -> Table | None:
+    """Polyps of which nothing was found, by center; of segmentation."""
+    centers, rows = list(findings.methods[0].scopes), []
+    for method in findings.methods:
+        samples = pd.concat(method.samples)
+        if "tp" not in samples:
+            return None
+        samples = scored(samples)
+        shown = samples[samples["tp"] + samples["fn"] > 0]
+        percent = (shown["tp"] == 0).groupby(shown["center"]).mean() * 100
+        rows.append(Row(method.name, "", tuple(float(share) for share in percent.reindex(centers))))
+    caption = "Polyps of which no pixel was found, percent of those that the test images show, over all seeds"
+    return Table(caption, tuple(Column(center, ONE) for center in centers), tuple(rows), head="Method")
 
 
 def _crossing(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run], metric: str) -> Crossing | None:
