@@ -182,13 +182,35 @@ def test_parts_stand_in_the_order_in_which_they_are_asked_for(html: str) -> None
 def test_every_table_carries_its_numbers_as_csv(study: Study, html: str) -> None:
     links = dict(re.findall(r'<a class="csv" download="(\S+)\.csv" href="data:text/csv;base64,(\S+)"', html))
     tables = study_tables(study)
-    assert list(tables) == ["scores", "centers", "pairs", "ranks", "fairness", "alone", "crossing", "steps", "runs"]
+    assert list(tables) == [
+        "scores",
+        "centers",
+        "pairs",
+        "ranks",
+        "fairness",
+        "missed",
+        "alone",
+        "crossing",
+        "steps",
+        "runs",
+    ]
     assert {name: base64.b64decode(data).decode() for name, data in links.items()} == {
         name: csv_text(table) for name, table in tables.items()
     }
 
 
 # ---- what it says
+
+
+def test_missed_polyps_are_counted_by_center(study: Study) -> None:
+    table, counted = study_tables(study)["missed"], findings(study)
+    assert [row.head for row in table.rows] == [method.name for method in counted.methods]
+    for row, method in zip(table.rows, counted.methods, strict=True):
+        records = pd.concat(method.samples)
+        shown = records[records["tp"] + records["fn"] > 0]
+        for center, percent in zip(table.titles, row.cells, strict=True):
+            own = shown[shown["center"] == center]
+            assert percent == pytest.approx(100 * (own["tp"] == 0).sum() / len(own))
 
 
 def test_scores_are_those_of_the_statistics(study: Study, shown: Page) -> None:
@@ -442,7 +464,7 @@ def test_unfinished_study_shows_what_is_there(tmp_path: Path, done: int) -> None
     scenario = make_scenario(protocol)
     study = Study.of(scenario, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        study.carry_out(scenario, execute)
+        study.carry_out(scenario, one_by_one(execute))
     shown = words(study)
     assert f"Not finished: {done} of 5 runs finished" in shown.text
     assert ("Nothing to compare" in shown.text) == (done == 0)
