@@ -80,6 +80,7 @@ def test_a_point_has_the_same_bits_alone(sweep: Study, scenario: Path, tmp_path:
     assert weights(sweep)["fedbn", "training.lr=0.05", 0] == alone.result["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_twice_and_a_killed_trial_goes_on(sweep: Study, scenario: Path, out: Path) -> None:
     done = {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")}
     words = (*SHORT, "algorithm=fedavg", *RATES, "seed=0..1")
@@ -87,7 +88,7 @@ def test_nothing_is_computed_twice_and_a_killed_trial_goes_on(sweep: Study, scen
     running.wait_for(lambda: len(list(out.glob("tiny-*/plan.json"))) > len(done) and running.trials())
     for trial in running.trials():
         trial.kill()
-    assert running.process.wait(timeout=200) == 0, running.log.read_text()
+    assert running.process.wait(timeout=400) == 0, running.log.read_text()
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(list(out.glob("*/result.json"))) == len(done) + 2
     study = Study.of(load_sweep(scenario, words), out)
@@ -97,6 +98,7 @@ def test_nothing_is_computed_twice_and_a_killed_trial_goes_on(sweep: Study, scen
     }
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_at_once_and_the_same_command_goes_on(scenario: Path, tmp_path: Path) -> None:
     words = (*SHORT, "training.epochs=6", "federation.rounds=3", *RATES)
     running = Sweeping(scenario, tmp_path / "runs", *words)
@@ -111,7 +113,7 @@ def test_ctrl_c_ends_it_at_once_and_the_same_command_goes_on(scenario: Path, tmp
     study = Study.of(load_sweep(scenario, words), tmp_path / "runs")
     assert set(study.index["state"]) <= {"waiting", "finished"} and (study.index["state"] == "waiting").any()
     again = Sweeping(scenario, tmp_path / "runs", *words)
-    assert again.process.wait(timeout=200) == 0, again.log.read_text()
+    assert again.process.wait(timeout=400) == 0, again.log.read_text()
     assert study.index["state"].tolist() == ["finished"] * 2
 
 
