@@ -69,7 +69,7 @@ FLAT, STEADY, ROOM_MIB, CALL_S = 0.03, 0.01, 1536, 60
 
 
 class Scales(Screen):
-    """Silent; weighs all processes at the end of every round."""
+    """Weighs all processes at the end of every round, and says so."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
@@ -78,8 +78,10 @@ class Scales(Screen):
 
     def event(self, plan: Plan, event: Happening) -> None:
         if event.kind == "round":
-            seconds = time.monotonic() - self.began
-            self.rows += [{"round": event.round, **row, "seconds": seconds} for row in weigh()]
+            seconds, weighed = time.monotonic() - self.began, weigh()
+            self.rows += [{"round": event.round, **row, "seconds": seconds} for row in weighed]
+            said = ", ".join(f"{row['process']} {row['rss_mib']:.0f}" for row in weighed)
+            print(f"round {event.round}: {said} MiB resident, {seconds:.1f} s", file=sys.stderr, flush=True)
             self.began = time.monotonic()
 
 
@@ -199,11 +201,13 @@ def main() -> None:
         weighed, overrides = EXPERIMENTS[given.weigh]
         print(json.dumps(weighed((*overrides, *given.overrides))))
         return
-    table = pd.concat([in_its_own_process(name, given.overrides) for name in given.experiment or EXPERIMENTS])
     machine = environment("ray", WORKERS)["machine"]["processor"]
-    table = table.assign(machine=machine, cores=cores(), workers=WORKERS, data="rendered")
-    keep(table, given.results)
-    said = verdicts(table)
+    tables = []
+    for name in given.experiment or EXPERIMENTS:
+        table = in_its_own_process(name, given.overrides)
+        tables.append(table.assign(machine=machine, cores=cores(), workers=WORKERS, data="rendered"))
+        keep(tables[-1], given.results)
+    said = verdicts(pd.concat(tables))
     print(f"{machine}, {cores()} cores, {WORKERS} workers, rendered data")
     for holds, text in said:
         print(f"{'holds' if holds else 'FAILS'}  {text}")

@@ -30,8 +30,8 @@ ELSEWHERE = ("missed", "negatives")
 """Columns of a table of centers that the table of misses and false alarms shows beside what they are shares of."""
 INTERVAL = "95 % interval"
 BINS = 25
-MANY = 40
-"""With more centers than this a chart shows how they are spread, and the lowest of them."""
+MANY, LOWEST = 40, 12
+"""With more centers than this a chart shows how they are spread, and so many of the lowest."""
 NONE = Interval(math.nan, math.nan)
 
 
@@ -273,10 +273,10 @@ def calibration_table(curves: Sequence[Reliability]) -> Table:
 
 
 def scores_chart(table: pd.DataFrame, task: str, sure: Uncertainty) -> Markup:
-    """Every center's score with its interval, the :data:`MANY` lowest of more, and the means of all that trained and of
-    all that did not."""
+    """Every center's score with its interval, of more than :data:`MANY` the lowest, and the means of all that trained
+    and of all that did not."""
     summary = summarise(table, task)
-    shown = table.nsmallest(MANY, summary.metric) if len(table) > MANY else table
+    shown = table.nsmallest(LOWEST, summary.metric) if len(table) > MANY else table
     rows = [
         Marks(center, role, (Mark(role, Estimate(score, *sure.of("center", center))),))
         for center, role, score in zip(shown["center"], shown["role"], shown[summary.metric], strict=True)

@@ -20,7 +20,7 @@ from fedkvasir.metrics.classification import BINS
 from fedkvasir.models import ensemble
 from fedkvasir.plan import Plan
 from fedkvasir.report import centers, charts
-from fedkvasir.report.centers import MANY, TITLES, Uncertainty, in_order, uncertainty
+from fedkvasir.report.centers import LOWEST, MANY, TITLES, Uncertainty, in_order, uncertainty
 from fedkvasir.report.charts import Line, Reliability, Spread
 from fedkvasir.report.published import published_of, published_table
 from fedkvasir.report.tables import Column, Row, Table, csv_text, decimals, number, three_decimals
@@ -48,8 +48,8 @@ FIGURES = ("spread", "calibration", "curve-")
 LEAK = "LEAKAGE: "
 """How the plan begins a warning that test and training data overlap."""
 ONE, WHOLE = partial(decimals, 1), partial(decimals, 0)
-GALLERY_BYTES = 6_500_000
-"""Of pictures as text; leaves the whole report below 8 MB however many centers there are."""
+GALLERY_BYTES, LINES_BYTES = 6_500_000, 3_600
+"""Of pictures as text, less what every center's lines in the tables take: a report of 1,000 centers is below 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def download(tables: Mapping[str, Table], name: str) -> Markup:
 def _pictures(found: Found, task: str) -> list[Picture]:
     metric = TITLES[headline(task)]
     by_center = centers.scores_chart(found.table, task, found.sure)
-    which = f"the {MANY} lowest of {len(found.table):,} centers, each" if found.many else "every center"
+    which = f"the {LOWEST} lowest of {len(found.table):,} centers, each" if found.many else "every center"
     pictures = [Picture(f"{metric} of {which} with its 95 % interval", by_center, "centers")]
     if found.spreads:
         what, whose = ("a center", "every center") if found.many else ("an image", "every image, by center")
@@ -332,7 +332,7 @@ def _points(values: pd.Series) -> tuple[tuple[int, float], ...]:
 
 def _gallery(folder: Path, plan: Plan, metric: str) -> tuple[list[Strip], list[str]]:
     """A strip for every center that has one, and the centers left out for the report's size."""
-    shown, left_out, size = [], [], 0
+    shown, left_out, size = [], [], LINES_BYTES * len(plan.centers)
     for center, role in in_order(plan)["role"].items():
         listing = folder / f"{center}.json"
         if not listing.is_file():

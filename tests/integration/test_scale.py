@@ -5,14 +5,18 @@ import runpy
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.hospital import Hospital
+from fedkvasir.algorithms.base import to_record
+from fedkvasir.exchange import State
 from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
@@ -56,6 +60,34 @@ def test_hospitals_share_the_pixels_and_nothing_is_kept_of_one_that_has_answered
     (store,) = federation.plan.samples["store"].unique()
     mapped = [place.path for place in psutil.Process().memory_maps(grouped=False)]
     assert mapped.count(f"{store}/images.npy") == mapped.count(f"{store}/masks.npy") == 1
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_weights_are_let_go_of_with_the_answer(scale: dict[str, Any], tiny: Path, tmp_path: Path, kind: str) -> None:
+    """At once: what waits for Python to look for cycles piles up in a worker, message by message."""
+    federation = federation_of(scale, tiny, tmp_path, 2)
+    begun, (node, _) = federation._resume(), federation.nodes.values()
+    facts: dict[str, Any] = {
+        "server-round": 1,
+        "attempt": 1,
+        "keep": 0,
+        "member": "",
+        "split": "val",
+        "start-from": 0,
+        "gallery": False,
+    }
+    states: dict[str, State] = {"arrays": begun.shared, "buffers": begun.buffers, "local": {}, "frozen": {}}
+    content = RecordDict({name: to_record(state) for name, state in states.items()})
+    content["config"] = ConfigRecord(facts)
+    kept = weakref.ref(content)
+    gc.disable()
+    try:
+        (reply,) = federation.grid.send_and_receive([Message(content, node, kind)])
+        assert not reply.has_error()
+        del content
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_what_must_hold_is_judged_by_the_figures(scale: dict[str, Any]) -> None:

@@ -331,8 +331,9 @@ def test_gallery_stays_within_the_size_of_a_report(tmp_path: Path, monkeypatch: 
 def test_charts_of_many_centers_show_how_they_are_spread_and_the_lowest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sections, "MANY", 2)
-    monkeypatch.setattr(centers, "MANY", 2)
+    for module in (sections, centers):
+        monkeypatch.setattr(module, "MANY", 2)
+        monkeypatch.setattr(module, "LOWEST", 2)
     run = make_run(tmp_path, make_plan("segmentation"))
     shown, tables, scores = page(run), run_tables(run), run.table().set_index("center")["dice"]
     assert "Dice of the 2 lowest of 4 centers, each with its 95 % interval" in shown.text
