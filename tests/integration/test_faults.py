@@ -75,6 +75,7 @@ def test_a_crash_is_survived_where_the_next_delivery_is_not_struck(federate: Fed
     assert outcome(federate(fault, seed)) == outcome(federate("", seed))
 
 
+@pytest.mark.slow
 def test_who_crashes_every_worker_is_gone_on_without_and_takes_nobody_along(federate: Federate) -> None:
     run = federate("{kind: crash, center: bergen, rounds: [2]}", MAJORITY)
     (failure,) = run.result["failures"]
@@ -103,6 +104,7 @@ def test_updates_that_cannot_be_averaged_are_not_and_scaled_ones_are(
     assert outcome(without_scaled)[0] != outcome(run)[0] and outcome(without_scaled)[1] == outcome(run)[1]
 
 
+@pytest.mark.slow
 def test_a_late_reply_enters_neither_this_round_nor_the_next(federate: Federate) -> None:
     """As if it had dropped out, though it trained."""
     late = federate("{kind: late, center: alta, rounds: [1], seconds: 1}", MAJORITY, DEADLINE)

@@ -160,6 +160,7 @@ class Storm:
         return max((int(path.stem) for path in driver.out.glob("*/checkpoints/[0-9]*.safetensors")), default=0)
 
 
+@pytest.mark.timeout(600)
 def test_random_kills_of_driver_worker_and_node(tiny: Path, tmp_path: Path) -> None:
     expected = run_scenario(tiny, (*OVERRIDES, *Storm.ROUNDS), out=tmp_path / "undisturbed", engine="local")
     kills = Storm(tiny, tmp_path, expected, seed=0).rage(["worker", "driver", "node"])
@@ -210,7 +211,8 @@ def test_the_driver_is_killed_between_a_hospitals_training_and_the_commit(
     check(out, undisturbed(tiny, "scaffold"))
 
 
-@pytest.mark.parametrize("algorithm", [pytest.param("fedavg", marks=pytest.mark.slow), "scaffold"])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
 def test_a_worker_is_killed_and_the_run_goes_on_by_itself(
     tiny: Path, tmp_path: Path, undisturbed: Callable[[Path, str], Run], algorithm: str
 ) -> None:
