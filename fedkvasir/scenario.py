@@ -325,6 +325,8 @@ class Sweep(_Frozen):
             raise ValueError("ranges are drawn from: set search: random or search: optuna")
         if self.search != "grid" and self.budget is None:
             raise ValueError(f"search: {self.search} needs budget, the number of settings tried of every method")
+        if self.search == "optuna" and self.budget == 1:
+            raise ValueError("search: optuna learns from what it has tried: set budget to 2 or more")
         if twice := self.grid.keys() & self.ranges.keys():
             raise ValueError(f"{min(twice)} stands in grid and in ranges")
         return self

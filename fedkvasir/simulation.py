@@ -83,8 +83,11 @@ def _run_point(data: str | None, out: str, workers: int, scenario: Scenario, tol
     """A run of a sweep, in a trial's process; without workers its hospitals are in that process, too."""
 
     def watch(event: Happening) -> None:
+        known = event.facts["scores"] if event.kind == "resume" else {}
         if event.kind == "round" and event.facts["score"] is not None:
-            told(event.round, event.facts["score"])
+            known = {event.round: event.facts["score"]}
+        for number, score in sorted(known.items()):
+            told(number, score)
 
     with Simulation(data, out, "ray" if workers else "local", workers or 1) as simulation:
         return simulation.run(scenario, brief=True, watch=watch)

@@ -303,7 +303,7 @@ class Federation:
         if last is not None:
             for name in self.algorithm.server_state:
                 setattr(self.strategy, name, last.server.get(name))
-            self.watch(Event("resume", last.round, {"rounds": scenario.federation.rounds}))
+            self.watch(Event("resume", last.round, {"rounds": scenario.federation.rounds, "scores": last.scores}))
             return last
         seed = None if self.run.members else derive_seed(scenario.seed, "weights")
         network = build_model(scenario.model, scenario.task, len(self.plan.classes), seed)

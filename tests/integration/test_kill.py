@@ -198,6 +198,7 @@ def test_the_driver_is_killed_twice(
     check(out, expected)
 
 
+@pytest.mark.slow
 def test_the_driver_is_killed_between_a_hospitals_training_and_the_commit(
     tiny: Path, tmp_path: Path, undisturbed: Callable[[Path, str], Run]
 ) -> None:

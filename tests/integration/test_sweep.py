@@ -117,6 +117,7 @@ def test_ctrl_c_ends_it_at_once_and_the_same_command_goes_on(scenario: Path, tmp
     assert study.index["state"].tolist() == ["finished"] * 2
 
 
+@pytest.mark.slow
 def test_a_point_that_fails_is_listed_and_the_others_are_run(scenario: Path, tmp_path: Path, command: Command) -> None:
     said = command("sweep", scenario, *SHORT, "training.lr=0.05,1e38", "--out", tmp_path, "--workers", 2)
     assert said.returncode == 1 and "1 of 2 runs failed" in said.stderr and "Traceback" not in said.stderr
