@@ -36,6 +36,7 @@ def test_nan_at_one_hospital_is_gone_without_where_the_quorum_allows_and_is_said
     assert run.table()["dice"].notna().all()
 
 
+@pytest.mark.slow
 def test_a_full_gpu_is_shared_by_fewer_and_the_bits_stay(
     scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_below_quorum_the_missing_are_asked_again_and_nothing_is_lost(federate: 
     assert sha256 == outcome(federate("", seed))[0]
 
 
+@pytest.mark.slow
 def test_a_crash_is_survived_where_the_next_delivery_is_not_struck(federate: Federate, scenario: Path) -> None:
     """Its neighbours' messages are not lost with the worker, and the message of a lost one is handed out again."""
     fault = "{kind: crash, center: bergen, probability: 0.5, rounds: [1]}"
@@ -124,6 +125,7 @@ def test_the_report_says_what_was_declared_and_what_failed(federate: Federate) -
     assert "Round 1, alta: dropped out" in page
 
 
+@pytest.mark.slow
 def test_a_hung_hospital_is_cut_at_the_deadline_and_does_not_keep_the_process(scenario: Path, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("fedkvasir")), "run", str(scenario), TWO_ROUNDS, MAJORITY, DEADLINE]
     command += ["faults=[{kind: hang, center: bergen, rounds: [1]}]", "--workers", "2", "--out", str(tmp_path)]
