@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """The run itself could not go on: too few hospitals, a full disk, a lost worker. Exit code 1."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why one run of several failed: the sentence of an error of ours; of another one its kind as well."""
+    return str(error) if isinstance(error, (UserError, RunFailed)) else f"{type(error).__name__}: {error}"

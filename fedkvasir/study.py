@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.errors import UserError, reason_of
 from fedkvasir.evaluation.protocol import summarise
 from fedkvasir.evaluation.selection import selection_score
 from fedkvasir.files import lock, write_atomic
@@ -58,8 +58,7 @@ class Line:
 
     def fail(self, error: Exception) -> None:
         """It could not be run to its end."""
-        known = isinstance(error, (UserError, RunFailed))
-        self.state, self.reason = "failed", str(error) if known else f"{type(error).__name__}: {error}"
+        self.state, self.reason = "failed", reason_of(error)
 
 
 Changed = Callable[[Line], None]

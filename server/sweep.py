@@ -29,7 +29,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
-from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.errors import UserError, reason_of
 from fedkvasir.machine import cores
 from fedkvasir.points import Point
 from fedkvasir.runs import Run
@@ -187,9 +187,7 @@ def _trial(config: dict[str, Any], points: Sequence[Point], execute: Execute, ax
         run = execute(_point(config, points, axes).scenario, told)
         tune.report({TIME: run.result["rounds"], SCORE: validation_score(run), "run": str(run.folder)})
     except Exception as error:  # one run's own; what Tune begins again is a process that died
-        known = isinstance(error, (UserError, RunFailed))
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
-        tune.report({TIME: 0, SCORE: WORST, "reason": reason})
+        tune.report({TIME: 0, SCORE: WORST, "reason": reason_of(error)})
 
 
 def _point(config: Mapping[str, Any], points: Sequence[Point], axes: Axes) -> Point:

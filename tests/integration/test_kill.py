@@ -4,7 +4,6 @@ doubled or lost."""
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,31 +16,20 @@ import pytest
 
 from fedkvasir.runs import Run
 from fedkvasir.simulation import run_scenario
+from tests.integration.background import Background
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "kill_storm.csv"
 OVERRIDES = ("training.epochs=6", "federation.rounds=3")
 
 
-class Driver:
+class Driver(Background):
     """`fedkvasir run` in a process of its own, with two Ray workers."""
 
     def __init__(self, scenario: Path, out: Path, *overrides: str) -> None:
-        command = [str(Path(sys.executable).with_name("fedkvasir")), "run", str(scenario), *OVERRIDES, *overrides]
-        command += ["--out", str(out), "--workers", "2"]
-        self.log = out.parent / "driver.log"
-        self.process = subprocess.Popen(command, stdout=self.log.open("a"), stderr=subprocess.STDOUT)
-        self.out = out
-
-    def wait_for(self, happened: Callable[[], bool]) -> None:
-        end = time.monotonic() + 120
-        while not happened():
-            assert self.process.poll() is None, f"ended too early:\n{self.log.read_text()}"
-            assert time.monotonic() < end, f"it never happened:\n{self.log.read_text()}"
-            time.sleep(0.01)
+        super().__init__(out, "run", str(scenario), *OVERRIDES, *overrides, "--workers", "2")
 
     def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "_Worker" in " ".join(child.cmdline())]
+        return self.children("_Worker")
 
     def node(self) -> psutil.Process | None:
         """Ray's node of this run, once it is there."""
@@ -58,9 +46,6 @@ class Driver:
 
     def finish(self) -> None:
         assert self.process.wait(timeout=200) == 0, self.log.read_text()
-
-    def committed(self, number: int) -> bool:
-        return any(self.out.glob(f"*/checkpoints/{number:04d}.safetensors"))
 
     def trained(self, center: str, number: int) -> bool:
         """The hospital has trained this round and kept its state; the server may not have heard of it yet."""

@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from fedkvasir.simulation import run_scenario, run_sweep
 from fedkvasir.study import Study
 from fedkvasir.sweep import load_sweep
 from tests.conftest import Command
+from tests.integration.background import Background, command_of
 
 SHORT = ("federation.rounds=2", "data.options.synthetic.patients_per_center=6")
 RATES = ("training.lr=0.01,0.05",)
@@ -29,35 +29,14 @@ def weights(study: Study) -> dict[tuple[str, str, int], str]:
     return {(row.method, row.setting, row.seed): study.run(row.run).result["weights_sha256"] for row in rows}
 
 
-def command_of(process: psutil.Process) -> str:
-    """What it runs; nothing of one that is gone."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-class Sweeping:
+class Sweeping(Background):
     """`fedkvasir sweep` in a process of its own."""
 
     def __init__(self, scenario: Path, out: Path, *words: str) -> None:
-        command = [str(Path(sys.executable).with_name("fedkvasir")), "sweep", str(scenario), *words, "--out", str(out)]
-        self.log, self.out = out.parent / "sweep.log", out
-        self.process = subprocess.Popen(command, stdout=self.log.open("a"), stderr=subprocess.STDOUT)
-
-    def wait_for(self, happened: Callable[[], object]) -> None:
-        end = time.monotonic() + 120
-        while not happened():
-            assert self.process.poll() is None, f"ended too early:\n{self.log.read_text()}"
-            assert time.monotonic() < end, f"it never happened:\n{self.log.read_text()}"
-            time.sleep(0.02)
-
-    def committed(self, number: int) -> bool:
-        return any(self.out.glob(f"*/checkpoints/{number:04d}.safetensors"))
+        super().__init__(out, "sweep", str(scenario), *words)
 
     def trials(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "ImplicitFunc" in command_of(child)]
+        return self.children("ImplicitFunc")
 
 
 @pytest.fixture(scope="module")
