@@ -224,6 +224,22 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(
     check(out, undisturbed(tiny, "fedavg"))
 
 
+@pytest.mark.slow
+def test_ctrl_c_twice_within_a_second_still_leaves_a_run_that_goes_on(
+    tiny: Path, tmp_path: Path, undisturbed: Callable[[Path, str], Run]
+) -> None:
+    out = tmp_path / "runs"
+    driver = Driver(tiny, out, "algorithm=fedavg")
+    driver.wait_for(lambda: driver.committed(1))
+    for _ in range(2):
+        os.kill(driver.process.pid, signal.SIGINT)
+        time.sleep(0.4)
+    assert driver.process.wait(timeout=60) != 0
+    Driver(tiny, out, "algorithm=fedavg").finish()
+    assert "going on after round" in driver.log.read_text()
+    check(out, undisturbed(tiny, "fedavg"))
+
+
 def test_two_commands_never_write_one_folder(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     driver = Driver(tiny, out)
