@@ -1,6 +1,7 @@
 """What many tests share: a private cache, the real data where it is, tiny scenarios that run in seconds."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,20 @@ from fedkvasir import cli
 from fedkvasir.data.miniatures import miniature
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Started in the background of a shell, or by some CI, this process ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first, so that two processes end together."""
-    longest = ("test_kill.py", "test_engines.py", "test_scenarios.py")
+    longest = (
+        "test_kill.py",
+        "test_engines.py",
+        "test_trackers.py",
+        "test_sweep.py",
+        "test_study.py",
+        "test_scenarios.py",
+    )
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
