@@ -37,8 +37,9 @@ from fedkvasir.scenario import Range, Scenario
 from fedkvasir.study import Changed, Line, Study, validation_score
 from fedkvasir.sweep import Axes, axes_of, rounded
 
-RETRIES = 2
-"""A trial whose process or node dies is begun again so often; its run goes on from the last committed round."""
+RETRIES = 8
+"""A trial whose process or node dies is begun again; its run goes on from the last committed round. Tune counts a death
+once for every call that it waits for, up to three times."""
 SCORE, TIME = "validation", "round"
 WORST = -1.0
 """Below any score: of a run that failed."""
@@ -269,7 +270,7 @@ class _Watching(tune.Callback):
         if line.state not in ("waiting", "running"):
             return
         if last is None:
-            self._become(line, "failed", f"its process died {RETRIES + 1} times; out of memory?")
+            self._become(line, "failed", "its process died again and again; out of memory?")
         elif "run" in last:
             line.note(Run(last["run"]))
             self.changed(line)

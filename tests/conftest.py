@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import hypothesis
 import pytest
 
 from fedkvasir import cli
@@ -15,6 +16,9 @@ from fedkvasir.data.miniatures import miniature
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Started in the background of a shell, or by some CI, this process ignores Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
@@ -136,7 +136,6 @@ def test_lovasz_is_the_lovasz_extension_of_the_jaccard_loss() -> None:
     assert float(lovasz_loss(logits, target)) == pytest.approx(np.mean(values), abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
 def test_lovasz_of_hard_errors_is_the_jaccard_loss(pixels: list[tuple[bool, bool]]) -> None:
     """What an extension is: on the corners (an error of one, or none) it is the loss itself."""

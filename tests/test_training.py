@@ -78,7 +78,7 @@ def alta(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     return plan_of(path).part("alta", "train")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(count=st.integers(2, 12), batch_size=st.integers(2, 6), accumulate=st.integers(2, 5))
 def test_small_batches_together_are_one_large_batch(
     alta: Samples, count: int, batch_size: int, accumulate: int

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,8 +53,8 @@ def test_a_full_gpu_is_shared_by_fewer_and_the_bits_stay(
 def test_changed_images_are_not_resumed_over(tmp_path: Path, tiny: Path) -> None:
     run = run_scenario(tiny, out=tmp_path, engine="local")
     facts = json.loads((run.folder / "plan.json").read_text())
-    (run.folder / "plan.json").write_text(json.dumps(facts | {"data_sha256": "other pixels"}))
-    with pytest.raises(UserError, match=r"images have changed since .* --fresh"):
+    (run.folder / "plan.json").write_text(json.dumps(facts | {"pixels": facts["pixels"] | {"alta": "other"}}))
+    with pytest.raises(UserError, match=r"images of alta have changed since .* --fresh"):
         run_scenario(tiny, out=tmp_path, engine="local")
 
 
@@ -92,6 +92,37 @@ def test_a_full_disk_under_the_store_says_what_it_needs(command: Command, tiny: 
     size = "data.image_size=64"
     done = command("run", tiny, size, "--engine", "local", cwd=tiny.parent, FEDKVASIR_CACHE=str(small_disk))
     assert done.returncode == 1 and "No space left on device" in done.stderr
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """``read_only("ro")`` makes the folder ``runs`` one that cannot be written, even by root; ``"rw"`` undoes it."""
+    place = tmp_path / "runs"
+    place.mkdir()
+
+    def mount(*words: str) -> None:
+        if subprocess.run(["mount", *words], capture_output=True).returncode:
+            pytest.skip("a file system cannot be mounted here (it takes root)")
+
+    mount("-t", "tmpfs", "-o", "size=200m", "tmpfs", str(place))
+    yield lambda how: mount("-o", f"remount,{how}", str(place))
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_sentence_and_can_be_read(
+    command: Command, tiny: Path, tmp_path: Path, read_only: Callable[[str], None]
+) -> None:
+    words = ("run", tiny, "--engine", "local", "--out", tmp_path / "runs")
+    assert command(*words, "federation.rounds=1", cwd=tmp_path).returncode == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    read_only("ro")
+    for more in ((), ("federation.rounds=1",), ("federation.rounds=1", "--fresh")):
+        done = command(*words, *more, cwd=tmp_path)
+        assert done.returncode == 1 and "Read-only file system" in done.stderr and done.stderr.count("\n") == 1
+    assert "edinburgh" in command("report", folder, "--format", "markdown", cwd=tmp_path).stdout
+    read_only("rw")
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 0 and len(list((tmp_path / "runs").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from server.grid import LocalGrid
-from server.rounds import Federation
+from server.rounds import Federation, roll_call
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "benchmarks" / "scale.py"
@@ -36,7 +36,8 @@ def scale() -> dict[str, Any]:
 def federation_of(scale: dict[str, Any], tiny: Path, folder: Path, hospitals: int) -> Federation:
     plan, run = scale["crowd"](make_plan(load(tiny)), hospitals), Run(folder / "run")
     run.start(plan, "local", 1)
-    return Federation(LocalGrid(scale["nodes_of"](plan, run), "clients.app:app", 1), plan, run, lambda event: None)
+    grid = LocalGrid(scale["nodes_of"](plan, run), "clients.app:app", 1)
+    return Federation(grid, roll_call(grid, plan), plan, run, lambda event: None)
 
 
 def test_ten_thousand_hospitals_are_called_and_drawn_within_a_minute(
@@ -72,6 +73,7 @@ def test_weights_are_let_go_of_with_the_answer(scale: dict[str, Any], tiny: Path
         "attempt": 1,
         "keep": 0,
         "member": "",
+        "validate": "",
         "split": "val",
         "start-from": 0,
         "gallery": False,
@@ -111,6 +113,7 @@ def test_what_must_hold_is_judged_by_the_figures(scale: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_thousand_hospitals_train_in_flat_memory(tmp_path: Path) -> None:
     table = tmp_path / "scale.csv"
     done = subprocess.run([sys.executable, str(SCRIPT), "--results", str(table)], capture_output=True, text=True)
