@@ -15,12 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedkvasir.estimate import Estimate
+from fedkvasir.evaluation.groups import STAYED
 from fedkvasir.evaluation.protocol import headline, metric_names, summarise
 from fedkvasir.plan import Plan
 from fedkvasir.points import in_words
 from fedkvasir.report.centers import Uncertainty, uncertainty
 from fedkvasir.report.findings import Findings, ranking_sentence
 from fedkvasir.report.published import published_of, published_table
+from fedkvasir.report.sections import missing
 from fedkvasir.report.study import answer, outcome_of
 from fedkvasir.report.tables import Interval, bracket
 from fedkvasir.report.tables import Table as ReportTable
@@ -200,6 +202,8 @@ class Screen:
             for caution in outcome.findings.cautions:
                 self.console.print(f"[yellow]intervals[/yellow] {escape(caution)}")
             self.console.print(f"\n{escape(answer(outcome.findings))}\n")
+            for lacking in outcome.findings.missing:
+                self.console.print(f"[yellow]not computed[/yellow] {escape(lacking)}")
         else:
             self.console.print(f"nothing to compare: {escape(outcome.why)}")
         for name in ("crossing", "alone"):
@@ -211,7 +215,7 @@ class Screen:
         if outcome.lacking:
             said = "; ".join(outcome.lacking)
             self.console.print(f"[yellow]seeds[/yellow] with which all runs of a method are finished: {escape(said)}")
-        if outcome.runs and not outcome.rendered:
+        if outcome.runs and not outcome.rendered and outcome.pictures:
             titles = ", ".join(card.title for card in outcome.cards)
             self.console.print(f"the reports of the runs contain patient images ({titles})")
         report = study.folder / "report.html"
@@ -237,6 +241,8 @@ class Screen:
             self.console.print(f"\nWilcoxon's signed-rank test over groups, {family}")
         for note in findings.notes:
             self.console.print(f"[yellow]note[/yellow] {escape(note)}")
+        for lacking in findings.missing:
+            self.console.print(f"[yellow]not computed[/yellow] {escape(lacking)}")
         for name in ("centers", "ranks", "fairness", "runs"):
             if name in tables:
                 self.console.print()
@@ -263,7 +269,7 @@ class Screen:
 
     def result(self, run: Run) -> None:
         """The table of centers and what follows from it."""
-        plan, table, sure = run.plan, run.table(), uncertainty(run.samples)
+        plan, table, sure = run.plan, run.table(), uncertainty(run.records)
         self._table(partial(center_table_text, table, plan.scenario.task, sure))
         self.console.print(summary_text(table, plan.scenario.task, sure))
         result = run.result
@@ -275,6 +281,8 @@ class Screen:
         self.console.print(f"{which}, chosen {chosen}; means over groups, 95 % intervals in brackets")
         if sure.warning:
             self.console.print(f"[yellow]intervals[/yellow] {escape(sure.warning)}")
+        if lacking := missing(run):
+            self.console.print(f"[yellow]not computed[/yellow] {escape('; '.join(lacking))}: {escape(STAYED)}")
         self._beside_published(run)
         self.warnings(plan)
         for failure in result["failures"]:

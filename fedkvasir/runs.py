@@ -7,6 +7,7 @@ centers/<center>/                                       what each simulated hosp
 gallery/                                                small pictures of best, median, worst and missed cases
 members/<member>/                                       an ensemble's members: a run folder each
 rounds.parquet samples.parquet result.json report.html  made at the end; result.json says the run is finished
+centers.parquet paired.parquet                          what real hospitals tell of records that stay with them
 """
 
 import json
@@ -30,6 +31,7 @@ from torch import nn
 
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import center_table, headline, summarise
+from fedkvasir.evaluation.shared import share
 from fedkvasir.exchange import State, load_groups, save_groups, sha256, write
 from fedkvasir.files import atomic_folder, lock, write_atomic
 from fedkvasir.models import build_model, ensemble
@@ -125,12 +127,28 @@ class Run:
 
     @property
     def samples(self) -> pd.DataFrame:
-        """samples.parquet; of an unfinished run, what is committed."""
+        """samples.parquet; of an unfinished run, what is committed. Without rows where they stayed at the hospitals."""
         return self._records("samples")
+
+    @property
+    def shared(self) -> pd.DataFrame:
+        """centers.parquet: what hospitals tell of per-image records that stay with them; without rows otherwise."""
+        return self._told("centers")
+
+    @property
+    def records(self) -> pd.DataFrame:
+        """What tables and intervals are made of: :attr:`samples`, or :attr:`shared` where they stayed."""
+        shared = self.shared
+        return shared if len(shared) else self.samples
+
+    @property
+    def paired(self) -> pd.DataFrame:
+        """paired.parquet: what hospitals made of comparisons with other runs; without rows otherwise."""
+        return self._told("paired")
 
     def table(self, checkpoint: str = "best") -> pd.DataFrame:
         """One row a center: role, images and scores on its test set."""
-        return center_table(self.samples, checkpoint)
+        return center_table(self.records, checkpoint)
 
     def comparison(self) -> pd.DataFrame:
         """An ensemble against its members, each under its own best round: one row a model, the ensemble last; model,
@@ -202,6 +220,10 @@ class Run:
         parts = [p for p in sorted((self.folder / "records").glob(f"{table}-*.parquet")) if p.stem[-4:] <= committed]
         return pd.concat(map(_read, parts), ignore_index=True) if parts else pd.DataFrame()
 
+    def _told(self, table: str) -> pd.DataFrame:
+        path = self.folder / f"{table}.parquet"
+        return _read(path) if path.is_file() else pd.DataFrame()
+
     # ---- writing
 
     @contextmanager
@@ -226,8 +248,10 @@ class Run:
         if (self.folder / "plan.json").is_file():
             before = Plan.load(self.folder)
             if before.data_sha256 != plan.data_sha256:
+                changed = sorted(name for name, pixels in plan.pixels.items() if before.pixels.get(name) != pixels)
                 raise UserError(
-                    f"the images have changed since {self.folder} was begun; --fresh throws it away and begins again"
+                    f"the images of {', '.join(changed)} have changed since {self.folder} was begun; --fresh throws "
+                    "it away and begins again"
                 )
         if not self.finished:
             write_atomic(self.folder / "environment.json", json.dumps(environment(engine, workers, because), indent=1))
@@ -271,8 +295,22 @@ class Run:
             if path.stem[-4:] > f"{last:04d}":
                 path.unlink()
 
-    def finish(self, final: Checkpoint, best: Checkpoint, rounds: pd.DataFrame, samples: pd.DataFrame) -> None:
-        """Merge the parts and the closing evaluation into whole tables; ``result.json`` comes last."""
+    def finish(
+        self,
+        final: Checkpoint,
+        best: Checkpoint,
+        rounds: pd.DataFrame,
+        samples: pd.DataFrame,
+        shared: pd.DataFrame | None = None,
+    ) -> None:
+        """Merge the parts and the closing evaluation into whole tables; ``result.json`` comes last.
+
+        shared: what hospitals tell of per-image records that stay with them; what can be told of ``samples``, which
+        others sent, is added, so that every center is in it.
+        """
+        if shared is not None and len(shared):
+            told = pd.concat([shared, share(samples, 0)], ignore_index=True) if len(samples) else shared
+            write_atomic(self.folder / "centers.parquet", told.to_parquet(index=False))
         for table, rows in zip(TABLES, (rounds, samples), strict=True):
             parts = [pd.read_parquet(path) for path in sorted((self.folder / "records").glob(f"{table}-*.parquet"))]
             whole = pd.concat([*parts, rows], ignore_index=True)
@@ -291,6 +329,12 @@ class Run:
         }
         write_atomic(self.folder / "result.json", json.dumps(result, indent=1))
         shutil.rmtree(self.folder / "records", ignore_errors=True)
+
+    def keep_paired(self, rows: pd.DataFrame) -> None:
+        """Add to paired.parquet; what hospitals made of the same runs at the same centers before gives way."""
+        both = pd.concat([self.paired, rows], ignore_index=True)
+        kept = both.drop_duplicates(["first", "second", "center", "role"], keep="last")
+        write_atomic(self.folder / "paired.parquet", kept.to_parquet(index=False))
 
     def _checkpoint(self, number: int) -> Path:
         return self.folder / "checkpoints" / f"{number:04d}.safetensors"

@@ -5,6 +5,7 @@ Names of datasets, models, losses and algorithms are checked by :mod:`fedkvasir.
 """
 
 import difflib
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -250,6 +251,9 @@ class Evaluation(_Frozen):
     """NSD counts an outline as right within so many pixels at native size."""
     scoring: tuple[Literal["default", "endocv2021-official"], ...] = ("default",)
     """[default, endocv2021-official]: also record what the challenge's own code would have seen (segmentation)."""
+    share: Literal["per-center", "per-image"] = "per-center"
+    """What a real hospital tells of its test images: means, draws and counts of five or more, or one row an image under
+    hashed names. Of simulated hospitals there always is one row an image."""
 
     @field_validator("scoring")
     @classmethod
@@ -464,15 +468,34 @@ class Scenario(_Frozen):
         return next((fault.kind for fault in self.faults if fault.kind in ("crash", "hang")), None)
 
     def decisive(self) -> dict[str, Any]:
-        """The keys that can change a run's numbers: not what it is called, nor where files lie on this machine."""
+        """The keys that can change a run's numbers: not what it is called, where files lie, or who is told of them."""
         beside = {"name", "question", "recipe", "published", "protocol", "sweep", "resources"}
         kept = self.model_dump(mode="json", exclude=beside)
         del kept["data"]["roots"]
         for center in kept["data"]["centers"].values():
             del center["root"]
+        del kept["evaluation"]["share"]
         if not self.faults:
             del kept["faults"]
         return kept
+
+    def for_hospitals(self) -> dict[str, Any]:
+        """The scenario as real hospitals are told it: without where files lie at the coordinator's, weights among them,
+        which come with the messages, and without what else is run beside it."""
+        told = self.model_dump(mode="json") | {"protocol": None, "sweep": None}
+        told["data"]["roots"] = {}
+        for center in told["data"]["centers"].values():
+            center["root"] = None
+        for model in (told["model"], *told["model"].get("members", ())):
+            if isinstance(model, dict):  # a member may be a name alone
+                model["weights"] = None
+        return told
+
+    @property
+    def sha256(self) -> str:
+        """Of what decides on the numbers, as hospitals are told it; they put it on their list of what may run."""
+        decisive = Scenario.model_validate(self.for_hospitals()).decisive()
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def dump(self) -> str:
         """The resolved scenario as YAML, every default written out."""
@@ -595,7 +618,7 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Scenario, under: tu
     kind: what was validated; under: the path of keys that leads to it in a scenario.
     """
     problems = error.errors()
-    first = problems[0]
+    first = min(problems, key=lambda problem: problem["type"] == "missing")  # a key that is misspelt is missing as well
     place = [str(part) for part in first["loc"] if part != "[key]"]
     key = ".".join([*under, *place]) or "the scenario"
     if first["type"] == "extra_forbidden":

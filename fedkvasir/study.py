@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedkvasir.errors import UserError, reason_of
-from fedkvasir.evaluation.protocol import summarise
+from fedkvasir.evaluation.protocol import headline, summarise
 from fedkvasir.evaluation.selection import selection_score
 from fedkvasir.files import lock, write_atomic
 from fedkvasir.points import Point
@@ -206,6 +206,10 @@ def best_setting(lines: Sequence[Line], point: Point) -> str | None:
 
 def validation_score(run: Run) -> float:
     """The score of a run's best round on validation images, uniform over its training centers; NaN without them."""
-    samples = run.samples
-    own = samples[(samples["split"] == "val") & (samples["checkpoint"] == str(run.result["best_round"]))]
+    samples, best = run.samples, run.result["best_round"]
+    if len(run.shared):  # hospitals told their scores
+        rounds = run.rounds
+        told = rounds[(rounds["phase"] == "val") & (rounds["round"] == best) & (rounds["role"] == "train")]
+        return float(told.loc[told["metric"] == headline(run.plan.scenario.task), "value"].mean())
+    own = samples[(samples["split"] == "val") & (samples["checkpoint"] == str(best))]
     return selection_score(own, "train-val") if len(own) else math.nan

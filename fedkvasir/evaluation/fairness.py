@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.errors import UserError
-from fedkvasir.evaluation.groups import ROLES, Runs, images, tested
-from fedkvasir.evaluation.protocol import center_table, headline, task_of
+from fedkvasir.evaluation.groups import ROLES, Runs, counts_of, images, tested
+from fedkvasir.evaluation.protocol import center_table, headline, is_shared, task_of
 from fedkvasir.metrics.segmentation import by_image
 
 SCOPES = {**{scope: [role] for scope, role in ROLES.items()}, "all": [*ROLES.values()]}
@@ -18,10 +18,10 @@ def fairness(runs: Runs, local_only: Runs | None = None, checkpoint: str = "best
     """One row a scope (``seen``, ``unseen``, ``all``), of the headline metric at the scope's centers.
 
     Columns: scope, centers; mean (uniform over centers), weighted (by the centers' images); worst_center, worst,
-    second_worst_center, second_worst; percentile_10 (over images; NaN for classification, where an image has no score);
-    sd (of these centers, not of a sample of them), range (best less worst); local_centers, those that ``local_only``
-    was tested on as well, and beat_local, the share of them whose score is higher than there. Of several runs a
-    center's score is the mean; a center without a score counts nowhere. Raises UserError as
+    second_worst_center, second_worst; percentile_10 (over images; NaN for classification, where an image has no score,
+    and of shared records); sd (of these centers, not of a sample of them), range (best less worst); local_centers,
+    those that ``local_only`` was tested on as well, and beat_local, the share of them whose score is higher than there.
+    Of several runs a center's score is the mean; a center without a score counts nowhere. Raises UserError as
     :func:`~fedkvasir.evaluation.groups.tested`, and where a center's images are not those of ``local_only``.
     """
     methods = {"the run": runs} | ({"local-only": local_only} if local_only else {})
@@ -45,7 +45,7 @@ def _spread(centers: pd.DataFrame, records: Runs) -> dict[str, object]:
     for name, place in (("worst", 0), ("second_worst", 1)):
         if place < len(centers):
             row |= {f"{name}_center": centers.index[place][1], name: score[place]}
-    if task_of(records[0]) == "segmentation":
+    if task_of(records[0]) == "segmentation" and not is_shared(records[0]):
         # By role: in a study an image may be tested where its center trains and where it is held out.
         dice = [by_image(own)["dice"] for table in records for _, own in table.groupby("role")]
         row["percentile_10"] = pd.concat(dice).quantile(0.1)
@@ -62,9 +62,13 @@ def _center_scores(tables: Runs, checkpoint: str, split: str) -> pd.DataFrame:
 
 
 def _check_same_images(records: pd.DataFrame, local_only: pd.DataFrame) -> None:
-    here, there = images(records), images(local_only)
-    centers, others, differing = (
-        set(found.droplevel(["group", "sample"])) for found in (here, there, here.symmetric_difference(there))
-    )
+    if is_shared(records):
+        here, there = counts_of(records), counts_of(local_only)
+        centers, others, differing = set(here), set(there), {place for place, _ in here.items() ^ there.items()}
+    else:
+        here, there = images(records), images(local_only)
+        centers, others, differing = (
+            set(found.droplevel(["group", "sample"])) for found in (here, there, here.symmetric_difference(there))
+        )
     if other := ", ".join(center for _, center in sorted(centers & others & differing)):
         raise UserError(f"local-only was tested on other images of {other}: compare runs with the same test images")

@@ -1,7 +1,8 @@
 """From records to groups, the units of every interval and every test.
 
 A center's score is a function of sums over its groups: for Dice the sum of the groups' means and their number, for
-macro F1 the counts of the confusion matrix.
+macro F1 the counts of the confusion matrix. Where per-image records stayed at the hospitals a center is what it sent:
+its score and its draws.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.errors import UserError
-from fedkvasir.evaluation.protocol import task_of
+from fedkvasir.evaluation.protocol import is_shared, task_of
 from fedkvasir.metrics.classification import PREFIX, classes_of, predicted
 from fedkvasir.metrics.segmentation import by_image, scored
 
 ROLES = {"seen": "train", "unseen": "holdout"}
 IMAGE = ["role", "center", "group", "sample"]
+STAYED = "per-image records stayed at the hospitals (evaluation.share: per-center)"
+"""Why something cannot be computed."""
 NEEDED = [*IMAGE, "checkpoint", "split", "label", "tp", "fp", "fn"]
 """Columns that scores are made of, beside the probabilities."""
 RARE = 5
@@ -128,6 +131,25 @@ class Center:
         return replace(self, sums=self.sums[:, kept])
 
 
+@dataclass(frozen=True)
+class SharedCenter:
+    """One method at one center that kept its per-image records, all its runs."""
+
+    name: str
+    scores: np.ndarray
+    """(runs,) NaN without groups."""
+    groups: int
+    """With a score; 0 where the hospital does not say, as they are fewer than five."""
+    draws: np.ndarray
+    """(runs, draws) scores with groups resampled; NaN where groups are too few, or not the same in all runs."""
+    remark: str
+
+    @property
+    def score(self) -> float:
+        """Mean over the runs."""
+        return float(mean_over_runs(self.scores[:, None])[0])
+
+
 def mean_over_runs(scores: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
     """(n,) means of scores (runs, n); a run without a score is in no mean. times: (n, runs) how often a run counts."""
     weights = np.isfinite(scores) * (1.0 if times is None else times.T)
@@ -145,6 +167,25 @@ def centers_of(tables: Runs, scope: str) -> dict[str, Center]:
     return centers
 
 
+def shared_centers_of(tables: Runs, scope: str) -> list[SharedCenter]:
+    """The ``seen`` or ``unseen`` centers with a score, sorted by name, of one method's shared records."""
+    rows = pd.concat([table[table["kind"] == "draws"].assign(run=run) for run, table in enumerate(tables)])
+    centers = []
+    for name, own in rows[rows["role"] == ROLES[scope]].groupby("center"):
+        runs = [part for _, part in own.groupby("run")]
+        scores = np.array([part["value"].mean() for part in runs])
+        remark, draws = str(own["note"].iloc[0]), np.stack([np.mean([*part["draws"]], axis=0) for part in runs])
+        # Groups are drawn by their number. Those with a score may be others in another run: then nothing is paired.
+        if len(own) > 1 and not (own["stable"].all() and own["groups"].nunique(dropna=False) == 1):
+            remark = "; ".join(
+                [*filter(None, [remark]), "other groups have a score in other runs, there is no interval"]
+            )
+            draws = np.full_like(draws, np.nan)
+        if np.isfinite(scores).any():
+            centers.append(SharedCenter(str(name), scores, int(own["groups"].fillna(0).max()), draws, remark))
+    return centers
+
+
 def tested(methods: Mapping[str, Runs], checkpoint: str, split: str) -> dict[str, list[pd.DataFrame]]:
     """The records of one checkpoint and split, of every run of every method; the columns that scores are made of.
 
@@ -157,6 +198,9 @@ def tested(methods: Mapping[str, Runs], checkpoint: str, split: str) -> dict[str
             raise UserError(f"{kinds[0][0]} is {kinds[0][1]} and {name} is {kind}: compare runs of one task")
     chosen = {name: [_records(table, name, checkpoint, split) for table in runs] for name, runs in methods.items()}
     for name, (first, *others) in chosen.items():
+        if any(map(is_shared, (first, *others))):
+            _refuse_other_counts(name, (first, *others))
+            continue
         here = images(first)
         for number, there in enumerate(map(images, others), 2):
             common = len(here.intersection(there))
@@ -173,14 +217,35 @@ def images(records: pd.DataFrame) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(records[IMAGE].drop_duplicates())
 
 
+def _refuse_other_counts(name: str, tables: Runs) -> None:
+    """Names of images stayed at the hospitals; their numbers did not."""
+    if not all(map(is_shared, tables)):
+        raise UserError(f"{name}: of some runs {STAYED}, of others not; compare runs that were evaluated alike")
+    counts = [counts_of(table) for table in tables]
+    for number, own in enumerate(counts[1:], 2):
+        if other := ", ".join(sorted({place[1] for place, _ in counts[0].items() ^ own.items()})):
+            raise UserError(
+                f"{name}: run 1 and run {number} were tested on other images of {other}; pool runs with the same"
+            )
+
+
+def counts_of(shared: pd.DataFrame) -> dict[tuple[str, str], tuple[int, int]]:
+    """(role, center) -> its test images and groups, of shared records."""
+    counts = shared[shared["kind"] == "score"].groupby(["role", "center"])[["images", "groups"]].first().astype(int)
+    return {place: (own.images, own.groups) for place, own in zip(counts.index, counts.itertuples(), strict=True)}
+
+
 def _kind(samples: pd.DataFrame) -> str:
-    classes = ", ".join(sorted(classes_of(samples)))
-    return f"{task_of(samples)} of {classes}" if classes else task_of(samples)
+    task, classes = task_of(samples), classes_of(samples)
+    if is_shared(samples) and task == "classification":
+        classes = [*set(samples["class"].dropna()) - {"", "all"}]
+    return f"{task} of {', '.join(sorted(classes))}" if classes else task
 
 
 def _records(samples: pd.DataFrame, name: str, checkpoint: str, split: str) -> pd.DataFrame:
-    needed = samples.columns.isin([*NEEDED, "scoring"]) | samples.columns.str.startswith(PREFIX)
-    samples = scored(samples.loc[:, needed])
+    if not is_shared(samples):
+        needed = samples.columns.isin([*NEEDED, "scoring"]) | samples.columns.str.startswith(PREFIX)
+        samples = scored(samples.loc[:, needed])
     of_split = samples[samples["split"] == split]
     chosen = of_split[of_split["checkpoint"] == checkpoint]
     if of_split.empty:

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fedkvasir.evaluation.groups import ROLES, Center, Runs, centers_of, mean_over_runs, tested
+from fedkvasir.evaluation.groups import (
+    ROLES,
+    Center,
+    Runs,
+    SharedCenter,
+    centers_of,
+    mean_over_runs,
+    shared_centers_of,
+    tested,
+)
+from fedkvasir.evaluation.protocol import is_shared
 from fedkvasir.randomness import derive_seed
 
 DRAWS = 2000
@@ -29,29 +39,39 @@ def intervals(runs: Runs, checkpoint: str = "best", split: str = "test", seed: i
 
     Columns: scope (``center``, ``seen``, ``unseen``, ``gap``: seen minus unseen), center, score, low, high, groups
     (with a score), runs, warning. Of several runs the score is the mean; a draw is of runs, then of groups within
-    centers. Where no center has two groups, for the gap on either side, there is no interval. Raises UserError as
-    :func:`~fedkvasir.evaluation.groups.tested`.
+    centers. Where no center has two groups, for the gap on either side, there is no interval. Of shared records the
+    draws are those that the hospitals made; where one has too few groups to tell them, ``seen`` or ``unseen`` with it
+    has no interval. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`.
     """
     tables = tested({"the run": runs}, checkpoint, split)["the run"]
     times, rows, scopes = draw_runs(len(tables), seed), [], {}
     for scope in ROLES:
-        centers = [center.only(np.isfinite(center.group_means)) for center in centers_of(tables, scope).values()]
+        centers: Sequence[Center | SharedCenter]
+        if is_shared(tables[0]):
+            centers = shared_centers_of(tables, scope)
+        else:
+            centers = [center.only(np.isfinite(center.group_means)) for center in centers_of(tables, scope).values()]
         draws = [bootstrap(center, times, seed) for center in centers]
         for center, own in zip(centers, draws, strict=True):
             rows.append({"scope": "center"} | _row(center.name, center.score, own, [center]))
-        scopes[scope] = uniform([center.score for center in centers]), uniform(draws), centers
+        untold = any(np.isfinite(c.score) and not np.isfinite(own).any() for c, own in zip(centers, draws, strict=True))
+        together = np.full(DRAWS, np.nan) if untold else uniform(draws)
+        scopes[scope] = uniform([center.score for center in centers]), together, centers
     rows += [{"scope": scope} | _row("", *parts) for scope, parts in scopes.items()]
     seen, unseen = scopes.values()
     rows.append({"scope": "gap"} | _row("", seen[0] - unseen[0], seen[1] - unseen[1], seen[2], unseen[2]))
     return pd.DataFrame(rows).assign(runs=len(tables))
 
 
-def bootstrap(center: Center, times: np.ndarray, seed: int) -> np.ndarray:
+def bootstrap(center: Center | SharedCenter, times: np.ndarray, seed: int) -> np.ndarray:
     """(DRAWS,) scores of a center with its groups resampled; NaN without groups. times: of :func:`draw_runs`.
 
     Which groups come up depends on the seed, the center's name and its number of groups alone: methods on the same
-    groups get the same draws, so that the difference of their draws is paired.
+    groups get the same draws, so that the difference of their draws is paired. Those of a shared center were made at
+    the hospital.
     """
+    if isinstance(center, SharedCenter):
+        return mean_over_runs(center.draws, times)
     if not center.groups:
         return np.full(DRAWS, np.nan)
     rng = np.random.default_rng(derive_seed(seed, "bootstrap", "groups", center.name))
@@ -80,7 +100,7 @@ def uniform(values: Sequence[float] | Sequence[np.ndarray]) -> np.ndarray:
     return np.mean(scored, axis=0) if scored else np.array(np.nan)
 
 
-def interval(draws: np.ndarray, *sides: Sequence[Center]) -> tuple[float, float]:
+def interval(draws: np.ndarray, *sides: Sequence[Center | SharedCenter]) -> tuple[float, float]:
     """The ends of the 95 % interval; NaN without a finite draw, and where a side has no center with two groups."""
     finite = draws[np.isfinite(draws)]
     if not finite.size or any(max(center.groups for center in centers) < 2 for centers in sides):
@@ -89,7 +109,7 @@ def interval(draws: np.ndarray, *sides: Sequence[Center]) -> tuple[float, float]
     return float(low), float(high)
 
 
-def caution(centers: Sequence[Center]) -> list[str]:
+def caution(centers: Sequence[Center | SharedCenter]) -> list[str]:
     """What has to be printed beside an interval; nothing where all is well."""
     few = [f"{center.name} {center.groups}" for center in centers if 0 < center.groups < ENOUGH_GROUPS]
     if len(few) > NAMED:
@@ -106,7 +126,9 @@ def caution(centers: Sequence[Center]) -> list[str]:
     return texts
 
 
-def _row(name: str, score: float | np.ndarray, draws: np.ndarray, *sides: Sequence[Center]) -> dict[str, object]:
+def _row(
+    name: str, score: float | np.ndarray, draws: np.ndarray, *sides: Sequence[Center | SharedCenter]
+) -> dict[str, object]:
     centers = [center for side in sides for center in side]
     low, high = interval(draws, *sides)
     row = {"center": name, "score": float(score), "low": low, "high": high}

@@ -1,6 +1,7 @@
 """From per-image records to the table of centers: seen, unseen, gap, worst.
 
-Reduction, everywhere: per image, then per group, then per center, then uniformly over centers.
+Reduction, everywhere: per image, then per group, then per center, then uniformly over centers. Where per-image records
+stayed at the hospitals (:mod:`fedkvasir.evaluation.shared`) a center's scores are those that it sent.
 """
 
 from dataclasses import dataclass
@@ -11,9 +12,16 @@ import pandas as pd
 from fedkvasir.metrics import classification, segmentation
 
 
-def task_of(samples: pd.DataFrame) -> str:
-    """Which task a table of per-image records comes from."""
-    return "segmentation" if "tp" in samples.columns else "classification"
+def is_shared(records: pd.DataFrame) -> bool:
+    """Whether records are what hospitals tell of theirs (:mod:`fedkvasir.evaluation.shared`), not one row an image."""
+    return "kind" in records.columns
+
+
+def task_of(records: pd.DataFrame) -> str:
+    """Which task a table of records comes from."""
+    if is_shared(records):
+        return "segmentation" if (records["metric"] == segmentation.HEADLINE).any() else "classification"
+    return "segmentation" if "tp" in records.columns else "classification"
 
 
 def headline(task: str) -> str:
@@ -38,6 +46,10 @@ def center_scores(samples: pd.DataFrame) -> dict[str, float]:
 
 def scores_by_center(samples: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Center, in order of name -> :func:`center_scores`; the images of all centers are scored at once."""
+    if is_shared(samples):
+        # In a study the networks of several hospitals may be tested on the images of one center.
+        scores_of = samples[samples["kind"] == "score"].groupby(["center", "metric"], sort=False)["value"].mean()
+        return {str(center): own.droplevel(0).to_dict() for center, own in scores_of.groupby(level="center")}
     if task_of(samples) == "classification":
         return {str(center): classification.ratios(own) for center, own in samples.groupby("center")}
     samples = segmentation.scored(samples)
@@ -62,7 +74,10 @@ def center_table(samples: pd.DataFrame, checkpoint: str = "best", split: str = "
         return pd.DataFrame()
     parts = []
     for role, own in chosen.groupby("role", sort=False):
-        counts = own.groupby("center").agg(images=("sample", "nunique"), groups=("group", "nunique"))
+        if is_shared(own):
+            counts = own[own["kind"] == "score"].groupby("center")[["images", "groups"]].first().astype(int)
+        else:
+            counts = own.groupby("center").agg(images=("sample", "nunique"), groups=("group", "nunique"))
         counts.insert(0, "role", role)
         parts.append(counts.join(pd.DataFrame.from_dict(scores_by_center(own), orient="index")).reset_index())
     table = pd.concat(parts)

@@ -5,9 +5,10 @@ import pandas as pd
 from fedkvasir.evaluation.protocol import headline, scores_by_center, task_of
 
 
-def selection_score(samples: pd.DataFrame, rule: str) -> float:
+def selection_score(samples: pd.DataFrame, rule: str, metric: str | None = None) -> float:
     """The score of one round's records under a rule, uniform over centers, higher is better.
 
+    samples: per-image records; or, reduced already, one row a center with its role, its split and ``metric``.
     ``train-val``: training centers' validation; ``oracle``: the holdouts' test sets, an upper bound and never a result.
     Raises ValueError when handed a holdout's or a test record under any rule but ``oracle``.
     """
@@ -18,6 +19,8 @@ def selection_score(samples: pd.DataFrame, rule: str) -> float:
         raise ValueError(f"selection by {rule} was handed records of a holdout or of a test set")
     if samples.empty:
         raise ValueError(f"selection by {rule} needs {wanted[1]} records of {wanted[0]} centers; there are none")
+    if metric is not None:
+        return float(samples[metric].mean())
     metric = headline(task_of(samples))
     return float(pd.Series([scores[metric] for scores in scores_by_center(samples).values()]).mean())
 

@@ -1,6 +1,8 @@
 """The whole standard suite as long tables: one row a value, with its reduction's name and what it leaves out.
 
-Everything follows from samples.parquet and rounds.parquet (docs/records.md); no inference is run again.
+Everything follows from samples.parquet and rounds.parquet (docs/records.md); no inference is run again. Where
+per-image records stayed at the hospitals, :func:`suite`, :func:`by_size` and :func:`alarms` are what these told of
+them, NaN where images or groups were too few.
 
 Reductions inside a center: ``image``, every image counts once; ``group``, mean over a group's images, then over groups;
 ``micro``, counts summed first; ``macro``, mean over classes (classification); ``sum``, counts. Pixels and images of
@@ -14,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.data.partition import SIZES, size_bins
-from fedkvasir.evaluation.protocol import task_of
+from fedkvasir.evaluation.protocol import is_shared, task_of
 from fedkvasir.metrics import classification, endocv2021
 from fedkvasir.metrics.counts import COUNTS, ratios
 from fedkvasir.metrics.segmentation import DEFAULT, DISTANCES, scored
@@ -31,6 +33,8 @@ def suite(samples: pd.DataFrame, checkpoint: str = "best", split: str = "test") 
     segmented, over it and ``background``, as in DivergentNets' tables. Classification: ``all`` has the means
     (``macro``, ``micro``), and what speaks of all classes at once under ``image`` and ``group``.
     """
+    if is_shared(samples):
+        return _of_kind("suite", samples, checkpoint, split).reindex(columns=[*KEYS, "value", "images", "excluded"])
     chosen = _chosen(samples, checkpoint, split)
     describe = _segmentation if task_of(samples) == "segmentation" else _classification
     return _by_center(chosen, describe)
@@ -42,6 +46,9 @@ def by_size(samples: pd.DataFrame, checkpoint: str = "best", split: str = "test"
     One column more, ``size``: a name of :data:`fedkvasir.data.partition.SIZES`, smallest first; ``images`` are those
     of the size.
     """
+    if is_shared(samples):
+        columns = [*KEYS, "value", "images", "excluded", "size"]
+        return _of_kind("size", samples, checkpoint, split).reindex(columns=columns)
     chosen = _chosen(samples, checkpoint, split)
     bins = size_bins(chosen["tp"] + chosen["fn"])
     parts = [_by_center(chosen[bins == size], _shown).assign(size=size) for size in SIZES[1:] if (bins == size).any()]
@@ -74,6 +81,13 @@ def alarms(samples: pd.DataFrame, checkpoint: str = "best", split: str = "test")
     negatives (images that do not show it), false_alarms (of those, with a predicted pixel), false_alarm_rate;
     true_negatives (negatives without an alarm: the images that are in no mean of Dice). A rate of none is NaN.
     """
+    order = ["center", "role", "class", "images", "polyps", "missed", "missed_rate", "negatives", "false_alarms"]
+    order += ["false_alarm_rate", "true_negatives"]
+    if is_shared(samples):
+        own = _of_kind("alarms", samples, checkpoint, split)
+        counts = own.set_index(["center", "role", "class", "metric"])["value"].unstack()
+        counts = counts.reindex(columns=order[4:]).rename_axis(columns=None)
+        return _rates(counts.assign(images=counts["polyps"] + counts["negatives"]).reset_index())[order]
     chosen = _chosen(samples, checkpoint, split)
     shown = chosen["tp"] + chosen["fn"] > 0
     facts = pd.DataFrame(
@@ -86,12 +100,14 @@ def alarms(samples: pd.DataFrame, checkpoint: str = "best", split: str = "test")
         }
     ).astype(np.int64)
     table = facts.groupby([chosen["role"], chosen["center"], chosen["class"]], sort=True).sum().reset_index()
+    return _rates(table)[order]
+
+
+def _rates(table: pd.DataFrame) -> pd.DataFrame:
     table["missed_rate"] = table["missed"] / table["polyps"]
     table["false_alarm_rate"] = table["false_alarms"] / table["negatives"]
     table["true_negatives"] = table["negatives"] - table["false_alarms"]
-    table = table.sort_values(["role", "center"], ascending=[False, True], kind="stable", ignore_index=True)
-    order = ["center", "role", "class", "images", "polyps", "missed", "missed_rate", "negatives", "false_alarms"]
-    return table[[*order, "false_alarm_rate", "true_negatives"]]
+    return table.sort_values(["role", "center"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
 def confusion(samples: pd.DataFrame, checkpoint: str = "best", split: str = "test") -> pd.DataFrame:
@@ -169,6 +185,12 @@ def _chosen(samples: pd.DataFrame, checkpoint: str, split: str, scoring: str = D
     return records[(records["checkpoint"] == checkpoint) & (records["split"] == split)]
 
 
+def _of_kind(kind: str, shared: pd.DataFrame, checkpoint: str, split: str) -> pd.DataFrame:
+    """Shared records of one kind, training centers first."""
+    own = shared[(shared["kind"] == kind) & (shared["checkpoint"] == checkpoint) & (shared["split"] == split)]
+    return own.sort_values(["role", "center"], ascending=[False, True], kind="stable", ignore_index=True)
+
+
 def _centers(records: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     """((role, center), its records), training centers first, then by name."""
     parts = [((str(role), str(center)), own) for (role, center), own in records.groupby(["role", "center"], sort=True)]
@@ -187,7 +209,7 @@ def _segmentation(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
     if len(parts) == 1:
         # What is not the one class is background; of several, counts do not say which was taken for which.
         turned = own.rename(columns={"tp": "tn", "tn": "tp", "fp": "fn", "fn": "fp"})
-        parts[BACKGROUND] = turned.drop(columns=list(DISTANCES))
+        parts[BACKGROUND] = turned.drop(columns=list(DISTANCES), errors="ignore")
     scores = {name: _scores(part) for name, part in parts.items()}
     for name, part in parts.items():
         yield from _reduced(name, scores[name])

@@ -13,7 +13,7 @@ from fedkvasir.data.partition import SIZES
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import headline, summarise
-from fedkvasir.evaluation.suite import alarms, by_size
+from fedkvasir.evaluation.suite import ALL, alarms, by_size, suite
 from fedkvasir.metrics import classification, segmentation
 from fedkvasir.plan import Plan
 from fedkvasir.report import charts
@@ -25,6 +25,14 @@ TITLES = {
     "dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Recall", "dice_images": "Dice over images",
     "macro_f1": "Macro F1", "accuracy": "Accuracy",
 }  # fmt: skip
+OTHERS = {
+    "f2": "F2", "specificity": "Specificity", "accuracy": "Accuracy", "mcc": "MCC", "hd": "Hausdorff, px",
+    "hd95": "HD95, px", "assd": "ASSD, px", "nsd": "NSD", "balanced_accuracy": "Balanced accuracy", "f1": "F1",
+    "auroc": "AUROC", "average_precision": "Average precision",
+}  # fmt: skip
+"""Titles of what is in the suite alone."""
+WITHHELD = "withheld"
+"""In place of a count of few images or groups, that stays at the hospital."""
 COUNTS = ("images", "groups")
 ELSEWHERE = ("missed", "negatives")
 """Columns of a table of centers that the table of misses and false alarms shows beside what they are shares of."""
@@ -49,10 +57,10 @@ class Uncertainty:
         return self.bounds.get((scope, center), NONE)
 
 
-def uncertainty(samples: pd.DataFrame) -> Uncertainty:
+def uncertainty(records: pd.DataFrame) -> Uncertainty:
     """Of the test records under the best round's weights; where there can be none, the reason is the warning."""
     try:
-        found = intervals([samples])
+        found = intervals([records])
     except UserError as error:
         return Uncertainty(warning=f"none, {error}")
     bounds = {(row.scope, row.center): Interval(row.low, row.high) for row in found.itertuples()}
@@ -172,9 +180,24 @@ def _value(value: Any, is_count: bool) -> Value:
     return "" if value is None else int(value) if is_count else float(value)
 
 
+def suite_table(shared: pd.DataFrame, plan: Plan) -> Table:
+    """Every metric of every center, of shared records: nobody else can make it of them."""
+    found, masks = suite(shared), plan.scenario.task == "segmentation"
+    reduction, of = ("group", plan.classes) if masks else ("macro", (ALL,))
+    found = found[(found["reduction"] == reduction) & found["class"].isin(of)]
+    metrics = list(found["metric"].unique())
+    wide = found.pivot(index=["role", "center", "class"], columns="metric", values="value")[metrics]
+    wide.columns = pd.MultiIndex.from_product([metrics, ["mean"]])
+    how = "mean over groups" if masks else "uniform mean over the classes that occur"
+    titles = [Column({**TITLES, **OTHERS}.get(name, name)) for name in metrics]
+    return _by_center(f"Every metric, {how}", titles, wide, plan)
+
+
 def sizes_table(samples: pd.DataFrame, plan: Plan) -> Table | None:
     """Segmentation: the headline metric by the size of what an image shows; None where no image shows anything."""
     found = by_size(samples)
+    # A withheld number is not that of a center without such an image.
+    found["images"] = found["images"].astype(float).fillna(math.inf)
     found = found[(found["metric"] == segmentation.HEADLINE) & (found["reduction"] == "group")]
     sizes = [size for size in SIZES if (found["size"] == size).any()]
     if not sizes:
@@ -203,12 +226,16 @@ def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
     return _by_center("Missed, and false alarms", [*map(Column, titles.values())], wide, plan)
 
 
+def _withheld(count: float) -> Value:
+    return int(count) if math.isfinite(count) else WITHHELD
+
+
 def _by_center(caption: str, columns: Sequence[Column], values: pd.DataFrame, plan: Plan) -> Table:
     """values: index role, center, class; second level of the columns: how a role's centers are put together."""
     parts, several = in_order(plan)["part"], len(plan.classes) > 1
 
     def cells(line: pd.Series) -> tuple[Value, ...]:
-        return tuple(int(value) if how == "sum" else float(value) for (_, how), value in line.items())
+        return tuple(_withheld(value) if how == "sum" else float(value) for (_, how), value in line.items())
 
     rows, footer = [], []
     for role, scope in (("train", "Seen"), ("holdout", "Unseen")):
@@ -216,7 +243,8 @@ def _by_center(caption: str, columns: Sequence[Column], values: pd.DataFrame, pl
         for (_, center, kind), line in own.iterrows():
             rows.append(Row(center, role, (parts[center], *([kind] if several else []), *cells(line))))
         for kind, of_class in own.groupby(level="class", sort=False):
-            whole = pd.Series({key: getattr(of_class[key], key[1])() for key in own.columns})
+            sums = of_class.sum(skipna=False)
+            whole = pd.Series({key: sums[key] if key[1] == "sum" else of_class[key].mean() for key in own.columns})
             footer.append(Row(f"{scope}, mean", role, ("", *([kind] if several else []), *cells(whole))))
     first = [Column("Role"), *([Column("Class")] if several else [])]
     return Table(caption, (*first, *columns), tuple(rows), tuple(footer))

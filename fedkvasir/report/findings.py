@@ -4,19 +4,21 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import pandas as pd
 
 from fedkvasir.errors import UserError
-from fedkvasir.evaluation.comparison import ALPHA, Comparison, compare, holm, sentence
+from fedkvasir.evaluation.comparison import ALPHA, Comparison, compare, holm, pairs_of, sentence, turned
 from fedkvasir.evaluation.fairness import SCOPES, fairness
-from fedkvasir.evaluation.groups import ROLES, tested
+from fedkvasir.evaluation.groups import ROLES, STAYED, tested
 from fedkvasir.evaluation.intervals import intervals
-from fedkvasir.evaluation.protocol import headline, task_of
+from fedkvasir.evaluation.protocol import headline, is_shared, task_of
 from fedkvasir.evaluation.ranking import Ranking, rank
+from fedkvasir.evaluation.shared import combine
 from fedkvasir.report.centers import TITLES
-from fedkvasir.report.methods import Method
+from fedkvasir.report.methods import SEEN, Method
 from fedkvasir.report.sections import LEAK
 from fedkvasir.report.tables import MINUS, p_value
 
@@ -47,6 +49,8 @@ class Findings:
     pairs: tuple[Comparison, ...]
     rankings: dict[str, Ranking]
     """Scope -> ranks, where there are three methods or more."""
+    missing: tuple[str, ...] = ()
+    """What could not be computed, and why."""
 
     @property
     def alarms(self) -> tuple[str, ...]:
@@ -97,7 +101,13 @@ def find(methods: Sequence[Method], scope: str = "unseen", reference: str | None
     runs = {method.name: method.samples for method in methods}
     records = tested(runs, "best", "test")
     scopes = _scopes({name: set(tables[0]["role"]) for name, tables in records.items()}, scope)
-    pairs = [pair for own in scopes for pair in compare(runs, own, reference)]
+    stayed = any(is_shared(table) for tables in runs.values() for table in tables)
+    missing: list[str] = []
+    if stayed:
+        made, lacking = zip(*(_made_at_hospitals(methods, own, reference) for own in scopes), strict=True)
+        pairs, missing = [*chain(*made)], [*chain(*lacking), f"ranks, the 10th percentile of images: {STAYED}"]
+    else:
+        pairs = [pair for own in scopes for pair in compare(runs, own, reference)]
     adjusted = holm([pair.p for pair in pairs])
     return Findings(
         methods,
@@ -106,8 +116,40 @@ def find(methods: Sequence[Method], scope: str = "unseen", reference: str | None
         {name: intervals(tables) for name, tables in runs.items()},
         {name: fairness(tables) for name, tables in runs.items()},
         tuple(replace(pair, p_holm=float(p)) for pair, p in zip(pairs, adjusted, strict=True)),
-        {own: rank(runs, own) for own in scopes} if len(methods) > 2 else {},
+        {own: rank(runs, own) for own in scopes} if len(methods) > 2 and not stayed else {},
+        tuple(missing),
     )
+
+
+def _made_at_hospitals(
+    methods: Sequence[Method], scope: str, reference: str | None
+) -> tuple[list[Comparison], list[str]]:
+    """Comparisons out of what hospitals made of their own records (paired.parquet), and what there is not."""
+    pairs, missing, named = list[Comparison](), list[str](), {method.name: method for method in methods}
+    for first, second in pairs_of([*named], reference):
+        try:
+            if len(parts := _parts(named[first], named[second], scope)):
+                pairs.append(combine(parts, first, second, scope))
+            elif len(parts := _parts(named[second], named[first], scope)):
+                pairs.append(turned(combine(parts, second, first, scope)))
+            else:
+                where = f"not all hospitals of {scope} centers have compared these runs"
+                missing.append(f"{first} against {second}: {where}, and {STAYED}")
+        except UserError as error:
+            missing.append(str(error))
+    return pairs, missing
+
+
+def _parts(first: Method, second: Method, scope: str) -> pd.DataFrame:
+    """Of every hospital of the scope; without rows where one is lacking."""
+    made = pd.concat([run.paired for run in dict.fromkeys(first.runs + second.runs)], ignore_index=True)
+    if made.empty:
+        return made
+    own = made[(made["first"] == first.key) & (made["second"] == second.key) & (made["role"] == ROLES[scope])]
+    wanted = [
+        {name.removesuffix(SEEN) for name, of in method.scopes.items() if of == scope} for method in (first, second)
+    ]
+    return own if wanted[0] & wanted[1] == {*own["center"]} else own.iloc[:0]
 
 
 def _scopes(roles: Mapping[str, set[str]], scope: str) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from fedkvasir.runs import Run
 from fedkvasir.scenario import differing, flat
 from fedkvasir.study import Study
 
+SEEN = " (seen)"
+"""Ends the name of a center that trains in one run and is held out in another, where it trains."""
 NAMING = ("algorithm.name", "model.name")
 """Keys whose value says enough alone."""
 Settings = Mapping[str, str]
@@ -29,13 +31,29 @@ class Method:
     """By seed; of a study several a seed: one a center held out, one a hospital that trains alone."""
     best_rounds: tuple[int, ...]
     samples: tuple[pd.DataFrame, ...]
-    """A table a seed, as samples.parquet."""
+    """A table a seed, as :attr:`~fedkvasir.runs.Run.records`, and ``run``: the hash of the run that a row is of."""
     differs: tuple[str, ...]
     """``key=value`` where its scenario is not that of all methods."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(run.plan.scenario.seed for run in self.runs))
+
+    @property
+    def key(self) -> str:
+        """By which paired.parquet knows it: the hashes of a seed's runs joined by ``+``, seeds by a comma."""
+        hashes = {seed: [run.plan.hash for run in self.runs if _seed(run) == seed] for seed in self.seeds}
+        return ",".join("+".join(sorted(own)) for own in hashes.values())
+
+    def runs_at(self, center: str, role: str) -> list[list[str]]:
+        """A list a seed: the hashes of the runs whose test records count at a center where it has this role.
+
+        What a hospital is to put into the tables that it compares
+        (:func:`~fedkvasir.evaluation.shared.compare_here`).
+        """
+        names = (center, f"{center}{SEEN}")
+        own = [table[table["center"].isin(names) & (table["role"] == role)] for table in self.samples]
+        return [sorted(table["run"].unique()) for table in own]
 
     @property
     def scopes(self) -> dict[str, str]:
@@ -107,7 +125,7 @@ def of_study(study: Study) -> list[Method]:
 
 
 def _counted(run: Run, holdouts: set[str]) -> pd.DataFrame:
-    samples = run.samples
+    samples = _records(run)
     tested = samples[(samples["checkpoint"] == "best") & (samples["split"] == "test")]
     return tested[(tested["role"] == "train") | tested["center"].isin(holdouts)]
 
@@ -115,7 +133,7 @@ def _counted(run: Run, holdouts: set[str]) -> pd.DataFrame:
 def _told_apart(records: pd.DataFrame) -> pd.DataFrame:
     both = records.groupby("center")["role"].transform("nunique") > 1
     seen = both & (records["role"] == "train")
-    return records.assign(center=records["center"].mask(seen, records["center"] + " (seen)"))
+    return records.assign(center=records["center"].mask(seen, records["center"] + SEEN))
 
 
 def _parts(argument: str) -> list[tuple[str, str]]:
@@ -130,7 +148,11 @@ def _parts(argument: str) -> list[tuple[str, str]]:
 def _method(name: str, runs: Sequence[Run], own: Settings, differing: Sequence[str]) -> Method:
     best_rounds = tuple(run.result["best_round"] for run in runs)
     differs = tuple(f"{key}={own[key]}" for key in differing if key in own)
-    return Method(name, tuple(runs), best_rounds, tuple(run.samples for run in runs), differs)
+    return Method(name, tuple(runs), best_rounds, tuple(map(_records, runs)), differs)
+
+
+def _records(run: Run) -> pd.DataFrame:
+    return run.records.assign(run=run.plan.hash)
 
 
 def _seed(run: Run) -> int:

@@ -11,6 +11,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedkvasir.evaluation.protocol import is_shared
 from fedkvasir.evaluation.suite import suite
 from fedkvasir.plan import Plan
 from fedkvasir.report.tables import Column, Row, Table, decimals
@@ -102,12 +103,15 @@ def published_table(run: Run) -> Table | None:
 
 def _measured(run: Run, published: Published) -> dict[tuple[str, str], float]:
     """(place, metric) -> what the run found there under its best round's weights."""
-    samples, values = run.samples, {}
+    records, values = run.records, {}
     # Test images are scored under `best`; validation images were, in the round that became it.
     checkpoints = {"test": "best", "val": str(run.result["best_round"])}
     for name, place in published.places.items():
-        records = samples[samples["center"].isin(_held(run.plan, place))]
-        table = suite(records.assign(center=name, role="train"), checkpoints[place.split], place.split)
+        held = _held(run.plan, place)
+        if is_shared(records) and len(held) > 1:
+            continue  # images of several hospitals cannot be put together
+        own = records[records["center"].isin(held)]
+        table = suite(own.assign(center=name, role="train"), checkpoints[place.split], place.split)
         found = table.set_index(["class", "metric", "reduction"])["value"]
         for title, metric in published.metrics.items():
             values[name, title] = float(found.get((metric.kind, metric.metric, metric.reduction), math.nan))

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from fedkvasir.data.catalog import Card
 from fedkvasir.data.datasets import DATASETS
-from fedkvasir.evaluation.protocol import center_table, headline
+from fedkvasir.evaluation.protocol import center_table, headline, is_shared
 from fedkvasir.evaluation.suite import speed
 from fedkvasir.metrics.classification import BINS
 from fedkvasir.models import ensemble
@@ -82,7 +82,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Found:
-    """The test records of a finished run under the best round's weights, and what follows from them."""
+    """The test records of a finished run under the best round's weights, and what follows from them.
+
+    They are one row an image, or what hospitals tell of theirs (``stayed``).
+    """
 
     tested: pd.DataFrame
     table: pd.DataFrame
@@ -91,6 +94,11 @@ class Found:
     """Segmentation."""
     reliabilities: Sequence[Reliability]
     """Classification."""
+
+    @property
+    def stayed(self) -> bool:
+        """Per-image records stayed at the hospitals."""
+        return is_shared(self.tested)
 
     @property
     def many(self) -> bool:
@@ -121,6 +129,7 @@ def describe(run: Run) -> dict[str, Any]:
         "tables": tables,
         "download": partial(download, tables),
         "uncertainty": found.sure.warning if found else None,
+        "missing": missing(run) if found else [],
         "published": published_of(scenario.published),
         "rounds": _rounds(run, state["rounds"]),
         "reduction": REDUCTIONS[scenario.task],
@@ -156,13 +165,27 @@ def _found(run: Run) -> Found | None:
     """None of a run that is not finished, or has no test image."""
     if not run.finished:
         return None
-    samples = run.samples
-    tested = samples[(samples["checkpoint"] == "best") & (samples["split"] == "test")]
+    records = run.records
+    tested = records[(records["checkpoint"] == "best") & (records["split"] == "test")] if len(records) else records
     if not len(tested):
         return None
-    table, masks = center_table(samples), run.plan.scenario.task == "segmentation"
-    spreads = centers.spreads(tested, table) if masks else []
-    return Found(tested, table, uncertainty(samples), spreads, [] if masks else centers.reliabilities(tested))
+    table, masks, stayed = center_table(records), run.plan.scenario.task == "segmentation", is_shared(tested)
+    spreads = centers.spreads(tested, table) if masks and not (stayed and len(table) <= MANY) else []
+    curves = [] if masks or stayed else centers.reliabilities(tested)
+    return Found(tested, table, uncertainty(records), spreads, curves)
+
+
+def missing(run: Run) -> list[str]:
+    """What cannot be computed as per-image records stayed at the hospitals; nothing where they did not."""
+    if not len(run.shared):
+        return []
+    if run.plan.scenario.task == "segmentation":
+        texts = ["how the scores of a center's images are spread", "EndoCV2021's scores"]
+    else:
+        texts = ["which class was taken for which", "calibration curves"]
+    if run.plan.scenario.published:
+        texts.append("beside published numbers, those of several hospitals' images together")
+    return [*texts, "any picture: there is no gallery"]
 
 
 def _tables(run: Run, found: Found | None) -> dict[str, Table]:
@@ -172,11 +195,14 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
         tables["centers"] = centers.scores_table(found.table, plan, found.sure)
         if beside := published_table(run):
             tables["published"] = beside
-        if task == "segmentation":
+        told = not found.stayed or (found.tested["kind"] == "suite").any()
+        if found.stayed and told:
+            tables["suite"] = centers.suite_table(found.tested, plan)
+        if task == "segmentation" and told:
             tables["alarms"] = centers.alarms_table(found.tested, plan)
             if sizes := centers.sizes_table(found.tested, plan):
                 tables["sizes"] = sizes
-        if task == "classification":
+        if task == "classification" and not found.stayed:
             matrices = centers.confusion_tables(found.tested)
             tables |= {f"confusion-{scope}": table for scope, table in matrices.items()}
     if run.finished and run.members:

@@ -164,6 +164,11 @@ class Outcome:
         return all(run.plan.rendered for run in self.runs.values())
 
     @property
+    def pictures(self) -> bool:
+        """In reports of its runs: hospitals that keep their per-image records keep their pictures."""
+        return not all(len(run.shared) for run in self.runs.values())
+
+    @property
     def cards(self) -> Sequence[Card]:
         """Of the datasets that any run holds images of."""
         found = {card.title: card for run in self.runs.values() for card in cards(run.plan)}
@@ -279,6 +284,9 @@ def answer(findings: Findings) -> str:
             said[other] = sentence
             if is_shown(pair) and (pair.low > 0) == (pair.first == leader):
                 better.append(other)
+    lead = f"{leader} has the highest {findings.metric} on {scope} centers, {best}"
+    if not all(other in said for other in others):
+        return f"{lead}; whether that is chance was not tested against every other method{nothing}"
     if len(others) == 1:
         only = said[others[0]]
         return f"{only if only.startswith(tuple(order)) else only[0].upper() + only[1:]}{nothing}"
@@ -289,8 +297,7 @@ def answer(findings: Findings) -> str:
         shown = f"and is shown to be better than {_list(better)}, not than {_list(rest, 'or')}"
     else:
         shown = "but is not shown to be better than any other method"
-    lead = f"{leader} has the highest {findings.pairs[0].metric} on {scope} centers, {best}, {shown}"
-    return f"{lead}. Against the next: {said[others[0]]}{nothing}"
+    return f"{lead}, {shown}. Against the next: {said[others[0]]}{nothing}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -350,7 +357,7 @@ def _alone(findings: Findings) -> Table | None:
 
 
 def _missed(findings: Findings) -> Table | None:
-    """Polyps of which nothing was found, by center; of segmentation."""
+    """Polyps of which nothing was found, by center; of segmentation, where there are per-image records."""
     centers, rows = list(findings.methods[0].scopes), []
     for method in findings.methods:
         samples = pd.concat(method.samples)

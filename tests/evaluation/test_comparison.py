@@ -44,7 +44,7 @@ def by_enumeration(differences: list[float]) -> float:
     return min(1.0, 2 * min(np.mean(np.array(sums) <= observed + 1e-9), np.mean(np.array(sums) >= observed - 1e-9)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(-4, 4), min_size=6, max_size=11))
 def test_the_test_is_the_enumeration_of_all_signs_with_ties_and_zeros(differences: list[int]) -> None:
     p, _ = signed_rank(np.array(differences, dtype=float))
@@ -150,7 +150,7 @@ def test_the_other_way_round_everything_turns() -> None:
     assert sentence(turned) == sentence(found)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing(random) -> None:
     first, second = shifted(0.02), shifted(0.0, seed=1)

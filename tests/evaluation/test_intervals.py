@@ -78,7 +78,7 @@ def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytest.Mo
     pd.testing.assert_frame_equal(intervals([RECORDS]), whole)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.randoms(use_true_random=False), st.integers(0, 5))
 def test_the_order_of_rows_changes_nothing_and_the_seed_decides(random, seed: int) -> None:
     order = list(range(len(RECORDS)))

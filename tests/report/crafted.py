@@ -1,5 +1,6 @@
 """Run folders by hand, as the round loop leaves them, and a reader of the pages that are made of them."""
 
+import shutil
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from fedkvasir.evaluation.shared import share
 from fedkvasir.files import write_atomic
 from fedkvasir.plan import COLUMNS, Plan
 from fedkvasir.report import build_report
@@ -70,7 +72,7 @@ def make_plan(
     classes = CLASSES if task == "classification" else ("polyp",)
     samples = pd.DataFrame(rows)[list(COLUMNS)]
     return Plan(
-        parse(raw, "crafted"), samples, classes, {}, "d" * 64, "cpu", "float32", warnings, dataset == "synthetic"
+        parse(raw, "crafted"), samples, classes, {}, {}, "cpu", "float32", warnings, dataset == "synthetic"
     )
 
 
@@ -152,6 +154,16 @@ def make_run(folder: Path, plan: Plan, rounds: int = ROUNDS, finish: bool = True
             for name in (metric, "precision", "recall")
         ]
         run.finish(checkpoint, checkpoint, pd.DataFrame(rows), both)
+    return run
+
+
+def keep_at_hospitals(run: Run, seed: int = 0) -> Run:
+    """The same folder as it is where hospitals keep their per-image records: what they tell is in its place."""
+    samples = run.samples
+    told = [share(own, seed) for _, own in samples[samples["split"] == "test"].groupby("center")]
+    write_atomic(run.folder / "centers.parquet", pd.concat(told, ignore_index=True).to_parquet(index=False))
+    (run.folder / "samples.parquet").unlink()
+    shutil.rmtree(run.folder / "gallery", ignore_errors=True)
     return run
 
 
