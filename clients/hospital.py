@@ -197,7 +197,13 @@ OWN = ("local", "optimizer")
 
 
 def load_network(plan: Plan) -> nn.Module:
-    """A network of the plan's architecture; its weights come with the first message."""
+    """A network of the plan's architecture; its weights come with the first message.
+
+    It settles how this process computes: equal threads give equal bits, and on a GPU cuDNN must not choose its kernels
+    by timing them.
+    """
+    torch.set_num_threads(plan.scenario.resources.threads_per_center)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     network = build_model(plan.scenario.model, plan.scenario.task, len(plan.classes)).to(plan.device)
     if plan.scenario.training.compile:
         network.compile()  # in place, at the first batch: names in the state_dict stay

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedkvasir.cli_data import DataOption, DebugOption, data_app
+from fedkvasir.cli_site import site_app
 from fedkvasir.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.add_typer(site_app, name="site")
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
 
@@ -78,6 +80,9 @@ def run(
     track: Annotated[
         list[str] | None, typer.Option(help="Tell mlflow, tensorboard or wandb, on this disk; may be repeated.")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", help="At the real hospitals of this federation, by name or server folder.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -89,6 +94,13 @@ def run(
 
     screen = Screen(quiet)
     asked = load(scenario, tuple(overrides or ()))
+    if on:
+        from fedkvasir.deployment import run_on
+
+        if dry_run or data or workers or engine != "ray":
+            raise UserError("--on: hospitals have their own; leave out --dry-run, --data, --engine and --workers")
+        screen.result(run_on(asked, on, out, fresh, screen, tuple(track or ())))
+        return
     with Simulation(data, out, engine, workers, screen, tuple(track or ())) as simulation:
         if dry_run and asked.protocol:
             screen.cells(asked.model_copy(update={"sweep": None}))
@@ -340,6 +352,9 @@ def compare(
     reference: Annotated[str | None, typer.Option(help="Every method against this one.", show_default="pairs")] = None,
     scope: Annotated[str, typer.Option(help="Centers to test on: unseen, seen or all.")] = "unseen",
     format: Annotated[str, typer.Option(help="text, markdown, latex or csv.")] = "text",
+    on: Annotated[
+        str | None, typer.Option("--on", help="Have the hospitals of this federation compare what stayed with them.")
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Compare methods on the same test images: intervals, paired tests, ranks, fairness.
@@ -354,7 +369,12 @@ def compare(
 
     if format not in ("text", "markdown", "latex", "csv"):
         raise UserError(f"--format {format}: use text, markdown, latex or csv")
-    found = find(methods_of(runs), scope, reference)
+    methods = methods_of(runs)
+    if on:
+        from fedkvasir.deployment import compare_on
+
+        compare_on(methods, on)
+    found = find(methods, scope, reference)
     if format == "text":
         Screen().comparison(found, tables(found))
     elif format == "csv":

@@ -30,8 +30,8 @@ def examine(data_dir: Path | None, out: Path) -> Iterator[Finding]:
     yield from _packages()
     yield _cores()
     yield _memory()
-    yield _gpu()
-    yield from (_disk(name, path) for name, path in (("cache", cache_folder()), ("run folders", out)))
+    yield gpu()
+    yield from (disk(name, path) for name, path in (("cache", cache_folder()), ("run folders", out)))
     yield _package_weights()
     yield from _data(data_dir)
 
@@ -59,7 +59,8 @@ def _memory() -> Finding:
     return Finding("ok", text)
 
 
-def _gpu() -> Finding:
+def gpu() -> Finding:
+    """What models are trained on."""
     import torch
 
     if torch.cuda.is_available():
@@ -70,12 +71,15 @@ def _gpu() -> Finding:
     return Finding("note", "no GPU: training runs on the processor", "choose small image sizes and encoders")
 
 
-def _disk(name: str, path: Path) -> Finding:
+def disk(
+    name: str, path: Path, mend: str = "free some space, or set FEDKVASIR_CACHE / --out to another disk"
+) -> Finding:
+    """Room where ``path`` is, or will be."""
     there = next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
     free = shutil.disk_usage(there).free / 2**30
     text = f"{free:.0f} GiB free for {name} in {path}"
     if free < LOW_DISK_GIB:
-        return Finding("fail", text, "free some space, or set FEDKVASIR_CACHE / --out to another disk")
+        return Finding("fail", text, mend)
     return Finding("ok", text)
 
 

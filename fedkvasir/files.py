@@ -11,11 +11,16 @@ from pathlib import Path
 from fedkvasir.errors import UserError
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name, flush it to disk, rename it. The rename is the commit."""
+def write_atomic(path: Path, content: bytes | str, mode: int = 0o666) -> None:
+    """Write a file under a temporary name, flush it to disk, rename it. The rename is the commit.
+
+    mode: less the umask, from the first moment on: 0o600 for a secret.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch(mode, exist_ok=False)
         with temporary.open("wb") as handle:
             handle.write(content.encode() if isinstance(content, str) else content)
             handle.flush()

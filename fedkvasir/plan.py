@@ -54,13 +54,20 @@ class Plan:
     classes: tuple[str, ...]
     catalogs: dict[str, str]
     """Scenario center -> sha256 of its dataset's listing."""
-    data_sha256: str
-    """Of all pixels used: a changed picture changes it."""
+    pixels: dict[str, str]
+    """Hospital -> sha256 of all pixels that it holds here: a changed picture changes it."""
     device: str
     precision: str
     warnings: tuple[str, ...] = ()
     rendered: bool = False
     """No picture of a patient among them."""
+    counted: dict[str, int] | None = None
+    """Training images of each class over all hospitals, where ``samples`` are those of one hospital alone."""
+
+    @property
+    def data_sha256(self) -> str:
+        """Of all pixels used, by all hospitals."""
+        return hashlib.sha256(json.dumps(self.pixels, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def hash(self) -> str:
@@ -109,6 +116,8 @@ class Plan:
     @property
     def class_counts(self) -> dict[str, int]:
         """Training images of each class over all hospitals (classification), in class order."""
+        if self.counted is not None:
+            return self.counted
         shown = self.samples.loc[self.samples["split"] == "train", "target"].value_counts()
         return {name: int(shown.get(number, 0)) for number, name in enumerate(self.classes)}
 
@@ -192,6 +201,12 @@ class Plan:
             samples=pd.concat([samples, validation.assign(split="train")], ignore_index=True),
         )
 
+    def joined(self, classes: tuple[str, ...], counted: dict[str, int]) -> "Plan":
+        """A hospital's own plan with what is known of all together: the classes, and training images of each."""
+        index = {name: number for number, name in enumerate(classes)}
+        targets = [index.get(label, 0) for label in self.samples["label"]]
+        return replace(self, classes=classes, counted=counted, samples=self.samples.assign(target=targets))
+
     def part(self, center: str, split: str) -> Samples:
         """The samples of one split of one center."""
         if center == POOLED:
@@ -225,12 +240,13 @@ class Plan:
             "hash": self.hash,
             "classes": self.classes,
             "catalogs": self.catalogs,
-            "data_sha256": self.data_sha256,
+            "pixels": self.pixels,
             "source_sha256": source_sha256(self.scenario.model.weights),
             "device": self.device,
             "precision": self.precision,
             "warnings": self.warnings,
             "rendered": self.rendered,
+            "counted": self.counted,
         }
         write_atomic(folder / "plan.json", json.dumps(facts, indent=1))
 
@@ -243,49 +259,56 @@ class Plan:
             pd.read_parquet(folder / "plan.parquet"),
             tuple(facts["classes"]),
             facts["catalogs"],
-            facts["data_sha256"],
+            facts["pixels"],
             facts["device"],
             facts["precision"],
             tuple(facts["warnings"]),
             facts["rendered"],
+            facts["counted"],
         )
 
 
-def make_plan(scenario: Scenario, data_dir: Path | None = None, progress: Progress | None = None) -> Plan:
+def make_plan(
+    scenario: Scenario, data_dir: Path | None = None, progress: Progress | None = None, only: str | None = None
+) -> Plan:
     """Check names, read catalogs, build stores, form groups, split, audit.
 
+    only: a hospital of which there is to be a plan without the others, made from its own images alone; its samples come
+    with ``pixels_sha256``.
     Raises UserError at the first thing wrong; every check that needs no pixel comes before the first pixel is read.
     """
     check_names(scenario)
     if scenario.training.compile:
         check_compiler()
     device = choose_device(scenario.resources.device, "resources.device =")
-    held = gather(scenario, data_dir, progress)
+    held = gather(_of_one(scenario, only) if only else scenario, data_dir, progress)
     leaks = _refuse_leaks(scenario, held)
-    samples = held.samples
+    samples = held.samples if only is None else held.samples[held.samples["center"] == only].reset_index(drop=True)
     index = {name: number for number, name in enumerate(held.classes)}
     samples["target"] = [index.get(label, 0) for label in samples["label"]]
     samples["store"] = [str(held.stores[root].folder) for root in samples["root"]]
-    columns = [*COLUMNS]
+    columns = [*COLUMNS] if only is None else [*COLUMNS, "pixels_sha256"]
     if OFFICIAL in scenario.evaluation.scoring:
         columns.append("mask")
         samples["mask"] = [
             str(Path(root, mask)) if isinstance(mask, str) and mask.lower().endswith(picture.SUFFIXES) else ""
             for root, mask in zip(samples["root"], samples["mask"], strict=True)
         ]
-    listing = "\n".join(samples["sample"] + " " + samples["pixels_sha256"])
+    listed = (samples["sample"] + " " + samples["pixels_sha256"]).groupby(samples["center"])
     plan = Plan(
         scenario,
         samples[columns],
         held.classes,
         {name: catalog.hash for name, catalog in held.catalogs.items()},
-        hashlib.sha256(listing.encode()).hexdigest(),
+        {str(center): hashlib.sha256("\n".join(lines).encode()).hexdigest() for center, lines in listed},
         device,
         "bfloat16" if device == "cuda" and scenario.training.amp else "float32",
         (*held.warnings, *leaks),
         held.rendered,
     )
-    _refuse_empty(plan)
+    if only:
+        return plan
+    refuse_empty(plan)
     train = scenario.federation.train
     plan = plan if train in WHOLE else plan.alone(train)
     if train == LOCALS and len(plan.training_centers) < 2:
@@ -325,6 +348,18 @@ def check_names(scenario: Scenario) -> None:
                 f"faults.{index}.center = {fault.center!r} is no hospital that trains{near}; "
                 f"known: {', '.join(hospitals)}"
             )
+
+
+def _of_one(scenario: Scenario, hospital: str) -> Scenario:
+    """The scenario without the centers that are not this hospital, nor what it is cut from."""
+    source, centers = scenario.data.hospitals.get(hospital, hospital), scenario.data.centers
+    if source not in centers:
+        known = sorted({*scenario.data.hospitals, *(name for name in centers if centers[name].role == "holdout")})
+        raise UserError(
+            f"{hospital} is no hospital of the scenario{did_you_mean(hospital, known)}; it has {', '.join(known)}"
+        )
+    data = scenario.data.model_copy(update={"centers": {source: centers[source]}})
+    return scenario.model_copy(update={"data": data})
 
 
 def _check_ensemble(scenario: Scenario, algorithm: Algorithm) -> None:
@@ -367,7 +402,8 @@ def _refuse_leaks(scenario: Scenario, held: Hospitals) -> list[str]:
     return [f"LEAKAGE: {text}"]
 
 
-def _refuse_empty(plan: Plan) -> None:
+def refuse_empty(plan: Plan) -> None:
+    """Raise UserError where a hospital has too little to train, or nobody has what selection looks at."""
     for hospital, name in plan.scenario.data.hospitals.items():
         train = int(plan.holdings["train"].get(hospital, 0))
         if train < 2:

@@ -63,7 +63,7 @@ def run_sweep(
     workers: processes of one run; concurrent: runs at a time, None: as many as there is room for; address: the cluster.
     Raises UserError before anything is run where it cannot be; runs that fail are in the study's index.
     """
-    _own_packages_first()
+    own_packages_first()
     from server.sweep import Trials
 
     screen = screen or Screen(quiet=True)
@@ -189,15 +189,15 @@ class Simulation:
                 forget()
 
     def _federate(self, plan: Plan, run: Run, workers: int, watch: Callable[[Happening], Any]) -> None:
-        _own_packages_first()
-        from server.rounds import federate
+        own_packages_first()
+        from server.rounds import federate, roll_call
 
         logging.getLogger("flwr").setLevel(logging.WARNING)
         with self.screen.bars():
             self.screen.start("starting workers", None)
             grid = self._seated(plan, run, workers)
             grid.on_reply, grid.on_notice = self.screen.advance, self._noting(run)
-            federate(grid, plan, run, watch)
+            federate(grid, roll_call(grid, plan), plan, run, watch)
 
     def _noting(self, run: Run) -> Callable[[str], None]:
         def note(text: str) -> None:
@@ -233,7 +233,7 @@ def _gpu_share(plan: Plan, workers: int) -> float:
     return torch.cuda.device_count() / workers if share == "auto" else float(share)
 
 
-def _own_packages_first() -> None:
+def own_packages_first() -> None:
     """`clients` and `server` are top-level names; a stray file in the working folder must not be taken for them."""
     root = str(Path(__file__).resolve().parents[1])
     if sys.path[:1] != [root]:

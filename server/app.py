@@ -7,7 +7,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from fedkvasir.runs import run_of_config
-from server.rounds import Event, federate
+from server.rounds import Event, federate, roll_call
 
 app = ServerApp()
 
@@ -24,5 +24,5 @@ def main(grid: Grid, context: Context) -> None:
     with run.writing():
         run.start(plan, "flwr", len(plan.centers))
         if not run.finished:
-            federate(grid, plan, run, watch)
+            federate(grid, roll_call(grid, plan), plan, run, watch)
         log(INFO, "run folder %s, weights sha256 %s", run.folder, run.result["weights_sha256"])

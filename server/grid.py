@@ -127,7 +127,6 @@ class LocalGrid(_OwnGrid):
     def __init__(self, nodes: Iterable[Node], client_app: str, threads: int) -> None:
         super().__init__(nodes, threads)
         self._app = _load(client_app)
-        _prepare_torch(threads)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         replies, end = [], time.monotonic() + timeout if timeout else None
@@ -165,7 +164,7 @@ class RayGrid(_OwnGrid):
             with chdir(root):
                 ray.init(num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level=ERROR)
         options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}
-        self._make: Callable[[], Any] = lambda: ray.remote(_Worker).options(**options).remote(client_app, threads)
+        self._make: Callable[[], Any] = lambda: ray.remote(_Worker).options(**options).remote(client_app)
         self._workers: dict[int, Any] = {worker: self._make() for worker in range(workers)}
 
     def seat(self, nodes: Iterable[Node]) -> None:
@@ -255,8 +254,7 @@ class RayGrid(_OwnGrid):
 class _Worker:
     """A Ray actor: one process, several hospitals in turn."""
 
-    def __init__(self, client_app: str, threads: int) -> None:
-        _prepare_torch(threads)
+    def __init__(self, client_app: str) -> None:
         self._app = _load(client_app)
 
     def handle(self, message: Message, context: Context, names: list[str], *arrays: ArrayRecord) -> Message:
@@ -308,11 +306,3 @@ def deal_to_workers(nodes: Iterable[Node], workers: int) -> dict[int, int]:
 def _load(reference: str) -> ClientApp:
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _prepare_torch(threads: int) -> None:
-    """Equal threads give equal bits; on a GPU cuDNN must not choose its kernels by timing them."""
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False

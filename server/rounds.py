@@ -7,13 +7,14 @@ a grid with only those, sorts replies by center, insists on the quorum, and comm
 
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run as FlowerRun
@@ -22,7 +23,7 @@ from fedkvasir import exchange
 from fedkvasir.algorithms import build_algorithm
 from fedkvasir.algorithms.base import Algorithm, arrays_of, from_record, to_record
 from fedkvasir.errors import RunFailed
-from fedkvasir.evaluation.protocol import metric_names, scores_by_center, task_of
+from fedkvasir.evaluation.protocol import headline
 from fedkvasir.evaluation.selection import best_round, selection_score
 from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
@@ -74,30 +75,64 @@ class CohortGrid(Grid):
         return self._grid.send_and_receive(messages, timeout=timeout)
 
 
-def federate(grid: Grid, plan: Plan, run: Run, watch: Watch = lambda event: None) -> None:
+def federate(
+    grid: Grid,
+    nodes: dict[str, int],
+    plan: Plan,
+    run: Run,
+    watch: Watch = lambda event: None,
+    remote: bool = False,
+) -> None:
     """Run the plan to its end in ``run``'s folder, from its last committed round; an ensemble's members first.
 
+    nodes: center -> its node. remote: hospitals are at real sites. There one message has a round validated and the next
+    one trained, which spares a journey, so that a round is committed when the next is trained; and a hospital that is
+    not heard of by the deadline is done without in validation, and asked again for its test images.
     Raises RunFailed below quorum; what is committed stays, and the same call goes on from there.
     """
     for number, member in enumerate(plan.members, start=1):
         own = run.stage(member)
         watch(Event("member", 0, {"member": member, "number": number, "of": len(plan.members), "done": own.finished}))
         if not own.finished:
-            Federation(grid, plan, own, watch, member).run_all()
+            Federation(grid, nodes, plan, own, watch, member, remote).run_all()
     if plan.members:
         watch(Event("member", 0, {"member": "", "number": 0, "of": len(plan.members), "done": False}))
-    Federation(grid, plan, run, watch).run_all()
+    Federation(grid, nodes, plan, run, watch, remote=remote).run_all()
+
+
+@dataclass
+class Evaluated:
+    """What hospitals say of one split under one checkpoint."""
+
+    tables: list[pd.DataFrame] = field(default_factory=list)
+    """Per-image records, a table a hospital."""
+    shares: list[pd.DataFrame] = field(default_factory=list)
+    """What a hospital tells of its records where they stay with it."""
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    """center, role, split, and the center's metrics by name."""
+    missing: list[str] = field(default_factory=list)
+    """Who was not heard of by the deadline."""
 
 
 class Federation:
     """One run on its server side; ``member`` is the ensemble's member that it trains, if it does."""
 
-    def __init__(self, grid: Grid, plan: Plan, run: Run, watch: Watch, member: str = "") -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: dict[str, int],
+        plan: Plan,
+        run: Run,
+        watch: Watch,
+        member: str = "",
+        remote: bool = False,
+    ) -> None:
         self.grid, self.plan, self.run, self.watch, self.member = grid, plan.stage(member), run, watch, member
+        self.nodes, self.remote, self.name = nodes, remote, plan.name
         self.scenario = self.plan.scenario
         self.frozen = to_record(run.frozen())
-        self.nodes = roll_call(grid, plan)
         self.centers = {node: center for center, node in self.nodes.items()}
+        self._begun: tuple[int, list[Message], dict[str, Message]] = (0, [], {})
         self.algorithm: Algorithm = build_algorithm(self.scenario.algorithm)
         self.strategy: Strategy = self.algorithm.strategy(len(plan.training_centers))
 
@@ -113,8 +148,7 @@ class Federation:
     def _form(self, checkpoint: Checkpoint) -> None:
         """An ensemble in which nothing is left to train: its validation is committed as round 0."""
         rows: list[dict[str, Any]] = []
-        samples = self._validate(0, checkpoint, rows)
-        self.run.commit(checkpoint, _rounds_table(rows), samples)
+        self.run.commit(checkpoint, _rounds_table(rows), _stack(self._validate(0, checkpoint, rows).tables))
 
     # ---- one round
 
@@ -122,16 +156,18 @@ class Federation:
         began = time.perf_counter()
         rows: list[dict[str, Any]] = []
         after, replies = self._train(number, before, rows)
-        samples = self._validate(number, after, rows)
-        if len(samples):
-            after.scores[number] = selection_score(samples, self.scenario.evaluation.select)
+        validated = self._validate(number, after, rows)
+        if validated.scores and not validated.missing:  # scores of other centers are not comparable
+            after.scores[number] = selection_score(
+                pd.DataFrame(validated.scores), self.scenario.evaluation.select, headline(self.scenario.task)
+            )
         after.best = best_round(after.scores, self.scenario.evaluation.select, number)
         if after.best == number:
             after.best_kept = dict(after.kept)
         wall_s = time.perf_counter() - began
         after.wall_s += wall_s
         rows.append({"round": number, "phase": "round", "metric": "wall_s", "value": wall_s})
-        self.run.commit(after, _rounds_table(rows), samples)
+        self.run.commit(after, _rounds_table(rows), _stack(validated.tables))
         facts = {"loss": _mean_loss(replies), "score": after.scores.get(number), "seconds": wall_s, "best": after.best}
         facts["rounds"] = self.scenario.federation.rounds
         self.watch(Event("round", number, facts))
@@ -140,17 +176,12 @@ class Federation:
     def _train(
         self, number: int, before: Checkpoint, rows: list[dict[str, Any]]
     ) -> tuple[Checkpoint, dict[str, Message]]:
-        cohort = self._cohort(number)
-        records = {"buffers": to_record(before.buffers), "local": to_record(before.local), "frozen": self.frozen}
-        view = CohortGrid(self.grid, [self.nodes[center] for center in cohort])
-        messages = list(self.strategy.configure_train(number, to_record(before.shared), ConfigRecord(), view))
-        for message in messages:
-            center, own = self._center(message), ConfigRecord(dict(cast(ConfigRecord, message.content["config"])))
-            own["member"] = self.member
-            own["start-from"], own["keep"] = before.kept.get(center, 0), before.best_kept.get(center, 0)
-            message.content = RecordDict({**message.content, **records, "config": own})
+        begun, messages, replies = self._begun
+        if begun != number:
+            messages, replies = self._orders(number, before), {}
+        cohort = sorted(map(self._center, messages))
         sent_bytes = {self._center(m): _payload_bytes(m) for m in messages}
-        good, failures = self._answers(number, cohort, messages, before)
+        good, failures = self._answers(number, cohort, messages, before, replies)
         after = replace(before, round=number, kept=dict(before.kept), scores=dict(before.scores))
         after.failures = [*before.failures, *failures]
         weights = [_metrics(reply)["weight"] for reply in good.values()]
@@ -178,6 +209,19 @@ class Federation:
         after.server = self._server_state()
         return after, good
 
+    def _orders(self, number: int, before: Checkpoint) -> list[Message]:
+        """The train messages of a round, by center."""
+        cohort = self._cohort(number)
+        records = {"buffers": to_record(before.buffers), "local": to_record(before.local), "frozen": self.frozen}
+        view = CohortGrid(self.grid, [self.nodes[center] for center in cohort])
+        messages = list(self.strategy.configure_train(number, to_record(before.shared), ConfigRecord(), view))
+        for message in messages:
+            center, own = self._center(message), ConfigRecord(dict(cast(ConfigRecord, message.content["config"])))
+            own["run"], own["member"], own["attempt"], own["validate"] = self.name, self.member, 1, ""
+            own["start-from"], own["keep"] = before.kept.get(center, 0), before.best_kept.get(center, 0)
+            message.content = RecordDict({**message.content, **records, "config": own})
+        return messages
+
     def _cohort(self, number: int) -> list[str]:
         """This round's centers, sorted by name; who they are depends on algorithm, seed and round only."""
         centers, fraction = self.plan.training_centers, self.scenario.federation.fraction
@@ -188,20 +232,26 @@ class Federation:
         return sorted(rng.choice(centers, size=size, replace=False).tolist())
 
     def _answers(
-        self, number: int, cohort: list[str], messages: list[Message], before: Checkpoint
+        self,
+        number: int,
+        cohort: list[str],
+        messages: list[Message],
+        before: Checkpoint,
+        first: dict[str, Message],
     ) -> tuple[dict[str, Message], list[dict[str, Any]]]:
         """The good replies by center, in order, and who failed at which attempt and why.
 
-        Below quorum, those without a good reply are asked again, for the same weights; the good ones are kept. Raises
-        RunFailed where they are too few after the last attempt.
+        first: replies that are there already. Below quorum, those without a good reply are asked again, for the same
+        weights; the good ones are kept. Raises RunFailed where they are too few after the last attempt.
         """
         sent = {"arrays": before.shared, "buffers": before.buffers, "local": before.local}
         needed = int(np.ceil(self.scenario.federation.quorum * len(cohort) - 1e-9))
         good: dict[str, Message] = {}
         failures: list[dict[str, Any]] = []
         for attempt in range(1, ATTEMPTS + 1):
-            asked = [_attempt(message, attempt) for message in messages if self._center(message) not in good]
-            replies = self._ask(asked, "train", number, self.scenario.federation.deadline_s)
+            asked = [_marked(message, attempt=attempt) for message in messages if self._center(message) not in good]
+            replies = first or self._ask(asked, "train", number, self.scenario.federation.deadline_s)
+            first = {}
             for center in sorted(map(self._center, asked)):
                 if reason := complaint(replies.get(center), sent):
                     failures.append({"round": number, "attempt": attempt, "center": center, "reason": reason})
@@ -221,15 +271,22 @@ class Federation:
 
     # ---- evaluation
 
-    def _validate(self, number: int, checkpoint: Checkpoint, rows: list[dict[str, Any]]) -> pd.DataFrame:
-        """Records of this round's validation, or of the holdouts under ``oracle``; empty in rounds that skip it."""
+    def _validate(self, number: int, checkpoint: Checkpoint, rows: list[dict[str, Any]]) -> "Evaluated":
+        """This round's validation, or that of the holdouts under ``oracle``; of nobody in rounds that skip it."""
         evaluation, last = self.scenario.evaluation, self.scenario.federation.rounds
         if number % evaluation.every and number != last:
-            return pd.DataFrame()
+            return Evaluated()
         oracle = evaluation.select == "oracle"
         split = "test" if oracle else "val"
         wanted = self.plan.centers[self.plan.centers["role"] == ("holdout" if oracle else "train")]
-        return self._evaluate(list(wanted.index[wanted[split] > 0]), split, checkpoint, str(number), rows)
+        orders = self._orders(number + 1, checkpoint) if self.remote and number < last else []
+        centers = list(wanted.index[wanted[split] > 0])
+        validated = self._evaluate(centers, split, checkpoint, str(number), rows, orders=orders)
+        checkpoint.failures += [
+            {"round": number, "attempt": 1, "center": center, "reason": "no answer before the deadline, not validated"}
+            for center in validated.missing
+        ]
+        return validated
 
     def _evaluate(
         self,
@@ -239,44 +296,57 @@ class Federation:
         label: str,
         rows: list[dict[str, Any]],
         gallery: bool = False,
-    ) -> pd.DataFrame:
-        """Per-image records of one split at some centers under one checkpoint; raises RunFailed if any is missing."""
+        orders: Sequence[Message] = (),
+    ) -> "Evaluated":
+        """One split at some centers under one checkpoint.
+
+        orders: train messages of the next round, which go along; their answers are kept for it.
+        Raises RunFailed where a hospital fails, and where one is not heard of on its test images.
+        """
+        deadline_s = self.scenario.federation.deadline_s if self.remote else None
         records = {
             "arrays": to_record(checkpoint.shared),
             "buffers": to_record(checkpoint.buffers),
             "local": to_record(checkpoint.local),
             "frozen": self.frozen,
         }
-        messages = []
+        both = {self._center(order): order for order in orders}
+        validate = {center: split if center in centers else "" for center in both}
+        messages = {center: _marked(order, validate=validate[center]) for center, order in both.items()}
         for center in centers:
-            start_from = checkpoint.kept.get(center, 0)
-            config = ConfigRecord({"member": self.member, "split": split, "start-from": start_from, "gallery": gallery})
-            content = RecordDict({**records, "config": config})
-            messages.append(Message(content, self.nodes[center], "evaluate"))
-        replies = self._ask(messages, split, checkpoint.round)
-        parts, costs = [], []
+            if center in both:
+                continue
+            config: dict[str, Any] = {"run": self.name, "member": self.member, "split": split, "checkpoint": label}
+            config |= {"start-from": checkpoint.kept.get(center, 0), "gallery": gallery}
+            content = RecordDict({**records, "config": ConfigRecord(config)})
+            messages[center] = Message(content, self.nodes[center], "evaluate")
+        replies = self._ask([*messages.values()], split, checkpoint.round, deadline_s)
+        for _ in range(1, ATTEMPTS if split == "test" and deadline_s else 1):
+            if late := [message for center, message in messages.items() if unheard(replies.get(center))]:
+                replies |= self._ask([_marked(message) for message in late], split, checkpoint.round, deadline_s)
+        if orders:
+            self._begun = (checkpoint.round + 1, [*both.values()], {c: r for c, r in replies.items() if c in both})
+        evaluated = Evaluated()
         for center in sorted(centers):
             reply = replies.get(center)
+            if deadline_s and split == "val" and unheard(reply):
+                evaluated.missing.append(center)
+                continue
             if reply is None or reply.has_error():
                 reason = "no answer before the deadline" if reply is None else reply.error.reason
                 raise RunFailed(f"round {checkpoint.round}: {center} could not be evaluated on {split} ({reason})")
-            part = pd.read_parquet(io.BytesIO(cast(bytes, reply.content["samples"]["parquet"])))
-            parts.append(part)
-            cost = {key: _metrics(reply)[key] for key in ("samples", "seconds", "network_s", "peak_mib")}
-            cost |= {"bytes_down": _payload_bytes(messages[0]), "bytes_up": _payload_bytes(reply)}
-            row = {"round": checkpoint.round, "phase": split, "center": center, "role": part["role"].iloc[0], **cost}
-            costs.append(row)
-        if not parts:
-            return pd.DataFrame()
-        table = pd.concat(parts, ignore_index=True)
-        scores = scores_by_center(table)
-        rows += [
-            {**cost, "metric": name, "value": scores[cost["center"]][name]}
-            for cost in costs
-            for name in metric_names(task_of(table))
-        ]
-        table.insert(0, "checkpoint", label)
-        return table
+            role, scores = str(self.plan.centers.loc[center, "role"]), _facts(reply, "scores")
+            evaluated.scores.append({"center": center, "role": role, "split": split, **scores})
+            for name, table in (("samples", evaluated.tables), ("shared", evaluated.shares)):
+                if name in reply.content:
+                    part = pd.read_parquet(io.BytesIO(cast(bytes, reply.content[name]["parquet"])))
+                    part.insert(0, "checkpoint", label)
+                    table.append(part)
+            down = 0 if center in both else _payload_bytes(messages[center])  # with a train message: counted there
+            cost = {**_facts(reply, "cost"), "bytes_down": down, "bytes_up": 0}
+            place = {"round": checkpoint.round, "phase": split, "center": center, "role": role}
+            rows += [{**place, **cost, "metric": name, "value": value} for name, value in scores.items()]
+        return evaluated
 
     def _finish(self, last: Checkpoint) -> None:
         """Test sets are looked at once, here: `best` and `last` at every center that has one."""
@@ -286,13 +356,15 @@ class Federation:
         select = self.scenario.evaluation.select
         self.watch(Event("test", last.round, {"best": last.best, "centers": centers, "select": select}))
         best = last if last.best == last.round else self.run.checkpoint(str(last.best))
-        samples = [self._evaluate(centers, "test", best, "best", rows, gallery=True)]
+        tested = self._evaluate(centers, "test", best, "best", rows, gallery=not self.remote)
         if best is last:
-            samples.append(samples[0].assign(checkpoint="last"))
+            again = [[part.assign(checkpoint="last") for part in parts] for parts in (tested.tables, tested.shares)]
         else:
-            samples.append(self._evaluate(centers, "test", last, "last", rows))
+            other = self._evaluate(centers, "test", last, "last", rows)
+            again = [other.tables, other.shares]
         last.wall_s += time.perf_counter() - began
-        self.run.finish(last, best, _rounds_table(rows), pd.concat(samples, ignore_index=True))
+        samples, shared = _stack([*tested.tables, *again[0]]), _stack([*tested.shares, *again[1]])
+        self.run.finish(last, best, _rounds_table(rows), samples, shared)
 
     # ---- start and state
 
@@ -374,13 +446,19 @@ def complaint(reply: Message | None, sent: dict[str, exchange.State]) -> str:
     return ""
 
 
+def unheard(reply: Message | None) -> bool:
+    """Is there no answer, nor an error of the hospital's own?"""
+    gone = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE)
+    return reply is None or (reply.has_error() and reply.error.code in gone)
+
+
 def _shapes(state: exchange.State) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     return {name: (array.shape, array.dtype) for name, array in state.items()}
 
 
-def _attempt(message: Message, attempt: int) -> Message:
-    """A train message to be sent, marked with how often it has been."""
-    config = ConfigRecord({**cast(ConfigRecord, message.content["config"]), "attempt": attempt})
+def _marked(message: Message, **keys: str | int) -> Message:
+    """A train message to be sent, with keys of its configuration set."""
+    config = ConfigRecord({**cast(ConfigRecord, message.content["config"]), **keys})
     content, to = RecordDict({**message.content, "config": config}), message.metadata
     return Message(content, to.dst_node_id, to.message_type, group_id=to.group_id)
 
@@ -401,6 +479,14 @@ def _mean_loss(replies: dict[str, Message]) -> float:
 
 def _metrics(reply: Message) -> dict[str, float]:
     return cast(dict[str, float], dict(reply.content["metrics"]))
+
+
+def _facts(reply: Message, name: str) -> dict[str, Any]:
+    return dict(cast(ConfigRecord, reply.content[name]))
+
+
+def _stack(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _payload_bytes(message: Message) -> int:

@@ -186,6 +186,12 @@ def test_a_run_without_faults_is_named_as_if_there_were_no_such_key(tiny: Path) 
     assert "faults" in load(tiny, ("faults=[{kind: dropout}]",)).decisive()
 
 
+def test_what_hospitals_tell_is_not_what_changes_the_numbers(tiny: Path) -> None:
+    asked, more = load(tiny), load(tiny, ("evaluation.share=per-image",))
+    assert (asked.evaluation.share, more.evaluation.share) == ("per-center", "per-image")
+    assert asked.decisive() == more.decisive() and more.dump() != asked.dump()
+
+
 def test_faults_survive_being_written_and_are_said_in_words(tiny: Path) -> None:
     scenario = load(tiny, ("faults=[{kind: corrupt, center: cadiz, rounds: [1, 2], how: nan}, {kind: crash}]",))
     tiny.write_text(scenario.dump())

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.app import app, forget
@@ -61,7 +61,6 @@ def test_as_many_are_struck_as_the_probability_says(scenario: Callable[..., Scen
     assert share == 1 if probability == 1 else abs(share - probability) < 0.1
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9), st.sampled_from(["alta", "bergen"]))
 def test_a_fault_strikes_where_and_when_it_is_declared(
     scenario: Callable[..., Scenario], number: int, center: str
@@ -95,7 +94,7 @@ def answer(tmp_path: Path) -> Answer:
         network = build_model(scenario.model, scenario.task, len(plan.classes), seed=1)
         names = exchange.layout(network, set(), "average")
         sent = {"arrays": exchange.read(network, names.shared), "buffers": exchange.read(network, names.buffers)}
-        config = {"server-round": 1, "attempt": 1, "start-from": 0, "keep": 0, "member": ""}
+        config = {"server-round": 1, "attempt": 1, "start-from": 0, "keep": 0, "member": "", "validate": ""}
         node = Node("alta", str(tmp_path), 1, 1)
         grid = LocalGrid([node], "clients.app:app", 1)
         records = {name: to_record(state) for name, state in {**sent, "local": {}, "frozen": {}}.items()}
@@ -205,7 +204,6 @@ def test_pooled_images_are_mislabelled_as_they_are_at_their_hospitals(scenario: 
             np.testing.assert_array_equal(mask, masks[sample])
 
 
-@settings(deadline=None)
 @given(st.sampled_from([0.1, 0.5, 1.0]), st.integers(2, 9), st.integers(2, 30))
 def test_a_wrong_label_is_another_class(
     scenario: Callable[..., Scenario], share: float, classes: int, count: int

@@ -93,7 +93,8 @@ def test_a_rounds_centers_depend_on_seed_and_round_only(tiny: Path, tmp_path: Pa
     nodes = [Node(center, str(tmp_path), 1, 1) for center in plan.centers.index]
     hands = []
     for order in (nodes, nodes[::-1]):
-        federation = Federation(LocalGrid(order, "clients.app:app", 1), plan, Run(tmp_path), lambda event: None)
+        grid = LocalGrid(order, "clients.app:app", 1)
+        federation = Federation(grid, roll_call(grid, plan), plan, Run(tmp_path), lambda event: None)
         hands.append([federation._cohort(number) for number in range(1, 20)])
     assert hands[0] == hands[1]
     assert all(hand == sorted(hand) and len(hand) == 2 for hand in hands[0]) and len({tuple(h) for h in hands[0]}) == 3

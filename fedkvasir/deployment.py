@@ -1,0 +1,134 @@
+"""Runs over real sites: the same round loop as in a simulation, with hospitals that a SuperLink reaches."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedkvasir.console import Happening, Screen
+from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.report import build_report
+from fedkvasir.report.methods import Method
+from fedkvasir.runs import Run
+from fedkvasir.scenario import Scenario
+from fedkvasir.simulation import own_packages_first
+from fedkvasir.sites.federation import ServerKit
+from fedkvasir.trackers import find_trackers, followed
+
+if TYPE_CHECKING:
+    from server.lab import LabGrid
+
+KITS = "FEDKVASIR_KITS"
+"""Where kits lie, if not in the folder ``kits``."""
+AGAIN_S = 5.0
+
+
+def run_on(
+    scenario: Scenario,
+    lab: str,
+    out: str | Path = "runs",
+    fresh: bool = False,
+    screen: Screen | None = None,
+    track: tuple[str, ...] = (),
+) -> Run:
+    """Run a scenario at the hospitals of a federation; a stopped run goes on from its last finished round.
+
+    lab: the federation's name, or its server's folder. While the SuperLink does not answer it is tried again, for ever.
+    Raises UserError for what the user can mend, RunFailed where hospitals do not answer or too few do.
+    """
+    own_packages_first()
+    from fedkvasir.wire import app_sha256
+    from server.lab import Disconnected, connected
+
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    kit, screen = find_kit(lab), screen or Screen(quiet=True)
+    _check(scenario)
+    find_trackers(track)
+    screen.say(f"scenario sha256 {scenario.sha256}, app sha256 {app_sha256()}")
+    while True:
+        try:
+            with screen.bars(), connected(kit) as grid:
+                return _run(grid, scenario, Path(out).resolve(), fresh, screen, track)
+        except Disconnected as why:
+            screen.warn(f"{kit.address} is not to be had ({why}); tried again, from the last finished round")
+            fresh = False
+            time.sleep(AGAIN_S)
+
+
+def compare_on(methods: Sequence[Method], lab: str) -> None:
+    """Have the hospitals of a federation compare methods on the records that stayed with them.
+
+    Raises UserError where there is no such federation, RunFailed where a hospital or the SuperLink does not answer.
+    """
+    own_packages_first()
+    from server.lab import Disconnected, compare, connected
+
+    deadlines = [run.plan.scenario.federation.deadline_s or 0.0 for method in methods for run in method.runs]
+    try:
+        with connected(find_kit(lab)) as grid:
+            compare(grid, methods, max(deadlines))
+    except Disconnected as why:
+        raise RunFailed(f"the hospitals could not be asked: {why}") from why
+
+
+def find_kit(lab: str) -> ServerKit:
+    """The server's folder of a federation, by its name or path. Raises UserError where there is none."""
+    if (Path(lab) / "server.yaml").is_file():
+        return ServerKit.load(Path(lab))
+    beside = Path(os.environ.get(KITS, "kits")) / "server"
+    if not (beside / "server.yaml").is_file():
+        raise UserError(
+            f"--on {lab}: neither {lab} nor {beside} holds a server.yaml; `fedkvasir site kit` makes one, "
+            f"and {KITS} says where kits lie"
+        )
+    kit = ServerKit.load(beside)
+    if kit.name != lab:
+        raise UserError(f"--on {lab}: the federation of {beside} is {kit.name}")
+    return kit
+
+
+def _check(scenario: Scenario) -> None:
+    if scenario.federation.deadline_s is None:
+        raise UserError(
+            "federation.deadline_s is not set: over real sites a round needs one, in seconds, after which it closes "
+            "without those who have not answered; e.g. federation.deadline_s=3600"
+        )
+    if scenario.data.split_file:
+        raise UserError("data.split_file names images, which stay at the hospitals: split by the centers' own keys")
+    if scenario.federation.train != "each":
+        raise UserError(
+            f"federation.train = {scenario.federation.train}: over real sites every hospital trains on its own images"
+        )
+    if scenario.protocol:
+        raise UserError("protocol: a study over real sites is run run by run; take the block out")
+
+
+def _run(grid: "LabGrid", scenario: Scenario, out: Path, fresh: bool, screen: Screen, track: tuple[str, ...]) -> Run:
+    from server.lab import enrol
+    from server.rounds import federate
+
+    deadline_s = scenario.federation.deadline_s or 0.0
+    screen.start("asking hospitals what they hold", None)
+    plan, nodes = enrol(grid, scenario, deadline_s)
+    run = Run(out / plan.name)
+    with run.writing():
+        if fresh:
+            run.clear()
+        run.start(plan, "sites", len(nodes))
+        with followed(run, find_trackers(track), screen.warn) as follow:
+            if run.finished:
+                screen.say(f"{plan.name} is finished; --fresh runs it again")
+            else:
+                screen.say(f"{plan.name}: {len(plan.training_centers)} hospitals train, over {len(nodes)} sites")
+
+                def tell(event: Happening) -> None:
+                    screen.event(plan, event)
+                    follow(event)
+
+                grid.on_reply = screen.advance
+                federate(grid, nodes, plan, run, tell, remote=True)
+            if not (run.folder / "report.html").is_file():
+                build_report(run)
+    return run

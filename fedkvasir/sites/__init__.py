@@ -1,0 +1,1 @@
+"""Real hospitals over Flower's SuperLink and SuperNodes: kits, the check before joining, the processes of a site."""

@@ -1,0 +1,122 @@
+"""A plan of hospitals whose images are elsewhere: what each says of itself, and what follows from that.
+
+What a hospital says are counts, class names and hashes: no name of a file, a sample or a group.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fedkvasir.errors import UserError
+from fedkvasir.plan import COLUMNS, Plan, refuse_empty
+from fedkvasir.scenario import Scenario
+
+SPLITS = ("train", "val", "test")
+
+
+def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
+    """What a hospital says of its own plan.
+
+    ``train``, ``val``, ``test`` and ``train_groups``, ...: how many images and groups; ``classes``; ``counts``:
+    training images of each of them; ``catalog_sha256``, ``pixels_sha256``; ``device``, ``precision``; ``warnings``: how
+    many; ``rendered``: no picture of a patient; ``train_hashes``, ``test_hashes``: salted hashes of the pixels that it
+    trains or validates on, and is tested on, sorted, in which only the same picture at another hospital can be found.
+    """
+    (catalog,), (pixels,) = plan.catalogs.values(), plan.pixels.values()
+    samples = plan.samples
+    facts: dict[str, Any] = {}
+    for split in SPLITS:
+        own = samples[samples["split"] == split]
+        facts |= {split: len(own), f"{split}_groups": int(own["group"].nunique())}
+    counts = plan.class_counts
+    facts |= {"classes": [*plan.classes], "counts": [counts[name] for name in plan.classes]}
+    facts |= {"catalog_sha256": catalog, "pixels_sha256": pixels, "device": plan.device, "precision": plan.precision}
+    facts |= {"warnings": len(plan.warnings), "rendered": plan.rendered}
+    hashes = [hashlib.sha256(f"{salt} {own}".encode()).hexdigest() for own in samples["pixels_sha256"]]
+    tested = samples["split"] == "test"
+    facts["train_hashes"] = sorted(np.array(hashes)[~tested].tolist())
+    facts["test_hashes"] = sorted(np.array(hashes)[tested].tolist())
+    return facts
+
+
+def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """The plan that the coordinator works with; its hash is that of a plan made from the images themselves.
+
+    sites: hospital -> :func:`facts_of` its own plan. Near-duplicates at different hospitals cannot be found.
+    Raises UserError where masks differ in what they show, where a picture lies on both sides of train and test, and as
+    :func:`fedkvasir.plan.make_plan` where a hospital has too little.
+    """
+    classes = {tuple(facts["classes"]) for facts in sites.values()}
+    if scenario.task == "segmentation" and len(classes) > 1:
+        shown = " or ".join(", ".join(names) for names in sorted(classes))
+        raise UserError(f"masks of the hospitals do not show the same: {shown}; train on one kind")
+    counted: dict[str, int] = {name: 0 for names in sorted(classes) for name in names}
+    for facts in sites.values():
+        for name, count in zip(facts["classes"], facts["counts"], strict=True):
+            counted[name] += count
+    names = tuple(counted) if scenario.task == "segmentation" else tuple(sorted(counted))
+    source_of = {hospital: scenario.data.hospitals.get(hospital, hospital) for hospital in sites}
+    samples = pd.concat(
+        [_rows(hospital, facts, split) for hospital, facts in sorted(sites.items()) for split in SPLITS],
+        ignore_index=True,
+    )
+    centers = samples["center"].map(source_of).map(scenario.data.centers)
+    samples["dataset"], samples["role"] = ([getattr(center, key) for center in centers] for key in ("dataset", "role"))
+    plan = Plan(
+        scenario,
+        samples.assign(label=None, target=0, row=0, store="", width=0, height=0)[[*COLUMNS]],
+        names,
+        {source_of[hospital]: str(facts["catalog_sha256"]) for hospital, facts in sites.items()},
+        {hospital: str(facts["pixels_sha256"]) for hospital, facts in sites.items()},
+        " and ".join(sorted({str(facts["device"]) for facts in sites.values()})),
+        " and ".join(sorted({str(facts["precision"]) for facts in sites.values()})),
+        _warnings(scenario, sites),
+        all(facts["rendered"] for facts in sites.values()),
+        {name: counted[name] for name in names},
+    )
+    refuse_empty(plan)
+    plan.loss()
+    return plan
+
+
+def _rows(hospital: str, facts: Mapping[str, Any], split: str) -> pd.DataFrame:
+    """As many rows as the hospital has images, in as many groups, none with a name of its own."""
+    groups = max(int(facts[f"{split}_groups"]), 1)
+    numbers = range(int(facts[split]))
+    return pd.DataFrame(
+        {
+            "sample": [f"{hospital}/{split}/{number}" for number in numbers],
+            "group": [f"{hospital}/{split}/{number % groups}" for number in numbers],
+            "center": hospital,
+            "split": split,
+        }
+    )
+
+
+def _warnings(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    texts = [
+        f"{hospital}: {facts['warnings']} warning(s) about its data, in its own log"
+        for hospital, facts in sorted(sites.items())
+        if facts["warnings"]
+    ]
+    trained: dict[str, set[str]] = {}
+    for hospital, facts in sites.items():
+        for name in facts["train_hashes"]:
+            trained.setdefault(name, set()).add(hospital)
+    tested = [
+        (name, first, second)
+        for second, facts in sites.items()
+        for name in facts["test_hashes"]
+        for first in trained.get(name, set()) - {second}
+    ]
+    if tested:
+        pairs = ", ".join(f"{first} and {second}" for first, second in sorted({pair[1:] for pair in tested})[:3])
+        text = f"{len({pair[0] for pair in tested})} pictures lie on both sides of train and test, at {pairs}"
+        if scenario.data.audit != "warn":
+            raise UserError(f"{text}; one of them has to leave them out, or say data.audit=warn to run all the same")
+        texts.append(f"LEAKAGE: {text}")
+    texts.append("near-duplicates at different hospitals were not looked for: their pictures stay where they are")
+    return tuple(texts)

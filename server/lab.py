@@ -1,0 +1,221 @@
+"""A real federation from the coordinator's side: hospitals that are reached over a SuperLink, and their roll call."""
+
+import io
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from typing import Any, cast
+
+import httpx
+import pandas as pd
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.serde import run_from_proto
+from flwr.proto.runtime_pb2 import PullTaskInputRequest
+from flwr.supercore.run import RunNotRunningException
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from fedkvasir import wire
+from fedkvasir.algorithms.base import arrays_of
+from fedkvasir.errors import RunFailed
+from fedkvasir.packing import pack, unpack
+from fedkvasir.plan import Plan
+from fedkvasir.report.methods import Method
+from fedkvasir.scenario import Scenario
+from fedkvasir.sites.federation import ServerKit
+from fedkvasir.sites.plan import plan_of_sites
+from server.rounds import unheard
+
+POLL_S = 0.2
+AGAIN_S = 3.0
+"""A hospital that is off line is written to again after so long."""
+WAIT_FOR_TASK_S = 30.0
+
+
+class Disconnected(Exception):
+    """The SuperLink does not answer, or has given the run up: begin another one and go on from the last round."""
+
+
+class LabGrid(HttpGrid):
+    """Flower's grid over a SuperLink, which asks for answers more often than every three seconds, writes again to
+    hospitals that were off line, and knows hospitals by their keys."""
+
+    def __init__(self, kit: ServerKit, token: str) -> None:
+        super().__init__(kit.address, root_certificates=kit.ca_certificate.read_bytes(), token=token)
+        self._retry_invoker = wire.patient()
+        self._kit = kit
+        self.lost = ""
+        self.on_reply: Callable[[str], None] = lambda center: None
+        """Called with the center's name whenever a reply is in."""
+        found = self._runtime_client.PullTaskInput(PullTaskInputRequest())
+        TaskIdentity.task_id, TaskIdentity.run_id = found.task_id, found.run.run_id
+        TaskIdentity.node_id = found.context.node_id
+        self.set_run(run_from_proto(found.run))
+        self.hospitals = self._hospitals()
+
+    def _hospitals(self) -> dict[int, str]:
+        """Node -> hospital, of those on line; nodes with other keys than those of the kit are nobody."""
+        known = wire.hospitals_by_key(self._kit)
+        try:
+            return {node.node_id: known[node.public_key] for node in self.get_nodes() if node.public_key in known}
+        except (httpx.HTTPError, RunNotRunningException) as error:
+            raise Disconnected(str(error) or type(error).__name__) from error
+
+    def nodes_of(self, wanted: Sequence[str], deadline_s: float) -> dict[str, int]:
+        """Hospital -> node. Raises RunFailed where one does not belong here, or is off line until the deadline."""
+        known = {*wire.hospitals_by_key(self._kit).values()}
+        if strangers := [name for name in wanted if name not in known]:
+            raise RunFailed(
+                f"{', '.join(strangers)}: no hospital of {self._kit.name}, or revoked; "
+                f"it has {', '.join(sorted(known))}"
+            )
+        end = time.monotonic() + deadline_s
+        while missing := [name for name in wanted if name not in self.hospitals.values()]:
+            if time.monotonic() > end:
+                raise RunFailed(f"roll call: off line for {deadline_s:g} s: {', '.join(missing)}")
+            if self.lost:
+                raise Disconnected(self.lost)
+            time.sleep(1)
+            self.hospitals = self._hospitals()
+        nodes = {hospital: node for node, hospital in self.hospitals.items()}
+        return {name: nodes[name] for name in wanted}
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Raises Disconnected where the SuperLink is gone."""
+        end = None if timeout is None else time.monotonic() + timeout
+        waiting: dict[str, Message] = {}
+        packed: dict[tuple[int, ...], RecordDict] = {}
+        later: list[tuple[float, Message]] = [(0.0, _packed(message, packed)) for message in messages]
+        replies: list[Message] = []
+        try:
+            while (waiting or later) and (end is None or time.monotonic() < end):
+                now = time.monotonic()
+                due, later = [m for at, m in later if at <= now], [(at, m) for at, m in later if at > now]
+                for message in due:
+                    (number,) = self.push_messages([message])
+                    waiting[number] = message
+                for reply in self.pull_messages([*waiting]) if waiting else ():
+                    message = waiting.pop(reply.metadata.reply_to_message_id)
+                    if unheard(reply):
+                        later.append((time.monotonic() + AGAIN_S, _again(message)))
+                    else:
+                        if not reply.has_error():
+                            reply.content = unpack(reply.content)
+                        replies.append(reply)
+                        self.on_reply(self.hospitals[message.metadata.dst_node_id])
+                if self.lost:
+                    raise Disconnected(self.lost)
+                time.sleep(POLL_S)
+        except (httpx.HTTPError, RunNotRunningException) as error:
+            raise Disconnected(str(error) or type(error).__name__) from error
+        return replies
+
+
+@contextmanager
+def connected(kit: ServerKit) -> Iterator[LabGrid]:
+    """A run of our own on the federation's SuperLink. Raises Disconnected where it cannot be had."""
+    secret = kit.secret.read_bytes()
+    try:
+        wire.submit(kit)
+        waiting = wire.runtime(kit.address, kit.ca_certificate, secret=secret)
+        end = time.monotonic() + WAIT_FOR_TASK_S
+        while not (token := wire.acquire(waiting, "flwr-serverapp")):
+            if time.monotonic() > end:
+                raise Disconnected("the run that was submitted cannot be taken up")
+            time.sleep(POLL_S)
+        waiting.close()
+        grid = LabGrid(kit, token)
+    except httpx.HTTPError as error:
+        raise Disconnected(str(error)) from error
+
+    def lose(why: str) -> None:
+        grid.lost = why
+
+    failed = "stopped"
+    try:
+        with wire.alive(grid._runtime_client, lose):
+            yield grid
+        failed = ""
+    finally:
+        try:
+            wire.finish(grid._runtime_client, failed)
+        except httpx.HTTPError as error:
+            logging.getLogger("fedkvasir").info("the SuperLink was not told that the run is over: %s", error)
+        grid.close()
+
+
+def enrol(grid: LabGrid, scenario: Scenario, deadline_s: float) -> tuple[Plan, dict[str, int]]:
+    """Ask every hospital of the scenario what it holds, make the plan of all, and tell them.
+
+    Returns the plan, and center -> node. Raises RunFailed where one does not answer by the deadline, or refuses.
+    """
+    told = {"scenario": json.dumps(scenario.for_hospitals())}
+    wanted = sorted({*scenario.data.hospitals, *(n for n, c in scenario.data.centers.items() if c.role == "holdout")})
+    nodes = grid.nodes_of(wanted, deadline_s)
+    answers = _ask(grid, nodes, "query.survey", {**told, "salt": secrets.token_hex(16)}, deadline_s)
+    facts = {name: json.loads(str(cast(ConfigRecord, r.content["hospital"])["json"])) for name, r in answers.items()}
+    plan = plan_of_sites(scenario, facts)
+    counts = plan.class_counts
+    joint = {"run": plan.name, "classes": [*counts], "counts": [*counts.values()]}
+    _ask(grid, nodes, "query.enrol", {**told, **joint}, deadline_s)
+    return plan, nodes
+
+
+def compare(grid: LabGrid, methods: Sequence[Method], deadline_s: float) -> None:
+    """Have every hospital compare every two methods on the records that it kept; the answers go into paired.parquet of
+    the first one's first run. Raises RunFailed where a hospital does not answer, or keeps no records."""
+    tested = sorted({str(center) for method in methods for center in _tested(method).index})
+    nodes = grid.nodes_of(tested, deadline_s)
+    for first, second in combinations(methods, 2):
+        parts = []
+        roles = _tested(first)
+        for center in map(str, roles.index.intersection(_tested(second).index)):
+            told = {"first": _method(first, center, roles[center]), "second": _method(second, center, roles[center])}
+            (reply,) = _ask(grid, {center: nodes[center]}, "query.compare", told, deadline_s).values()
+            parts.append(pd.read_parquet(io.BytesIO(cast(bytes, reply.content["paired"]["parquet"]))))
+        first.runs[0].keep_paired(pd.concat(parts, ignore_index=True))
+
+
+def _tested(method: Method) -> pd.Series:
+    """Center -> role, of those with test images."""
+    held = method.runs[0].plan.centers
+    return held.loc[held["test"] > 0, "role"]
+
+
+def _method(method: Method, center: str, role: str) -> str:
+    names = {run.plan.hash: run.plan.name for run in method.runs}
+    return json.dumps(
+        {"key": method.key, "runs": [[names[own] for own in runs] for runs in method.runs_at(center, role)]}
+    )
+
+
+def _ask(
+    grid: LabGrid, nodes: dict[str, int], kind: str, config: dict[str, Any], deadline_s: float
+) -> dict[str, Message]:
+    messages = [Message(RecordDict({"config": ConfigRecord(config)}), node, kind) for node in nodes.values()]
+    replies = {grid.hospitals[r.metadata.src_node_id]: r for r in grid.send_and_receive(messages, timeout=deadline_s)}
+    if silent := [name for name in nodes if name not in replies]:
+        raise RunFailed(f"roll call: no answer from {', '.join(silent)} in {deadline_s:g} s; are they on line?")
+    for name, reply in replies.items():
+        if reply.has_error():
+            raise RunFailed(f"roll call: {name}: {reply.error.reason}")
+    return replies
+
+
+def _packed(message: Message, made: dict[tuple[int, ...], RecordDict]) -> Message:
+    """The message with its arrays as one; hospitals that are sent the same arrays are sent the same one."""
+    arrays = arrays_of(message.content)
+    key = tuple(map(id, arrays.values()))
+    if key not in made:
+        made[key] = pack(RecordDict({**arrays}))
+    others = {name: record for name, record in message.content.items() if name not in arrays}
+    return _again(message, RecordDict({**others, **made[key]}))
+
+
+def _again(message: Message, content: RecordDict | None = None) -> Message:
+    to = message.metadata
+    return Message(content or message.content, to.dst_node_id, to.message_type, group_id=to.group_id)

@@ -1,0 +1,240 @@
+"""A plan made from what hospitals say of themselves is the plan made from their images, as far as it can be."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fedkvasir.errors import UserError
+from fedkvasir.plan import Plan, make_plan
+from fedkvasir.scenario import Scenario, load, parse
+from fedkvasir.sites.plan import facts_of, plan_of_sites
+from tests.conftest import Miniatures
+
+SALT = "0123456789abcdef"
+MODEL = {"name": "unet", "encoder": "tu-lcnet_050", "decoder_channels": [16, 8, 8, 4, 4]}
+
+
+def told(scenario: Scenario, hospitals: Iterable[str], data: Path | None = None, salt: str = SALT) -> dict[str, Any]:
+    """What every hospital says, made from its own images alone, as it comes over the network."""
+    plans = {name: make_plan(scenario, data, only=name) for name in hospitals}
+    return json.loads(json.dumps({name: facts_of(plan, salt) for name, plan in plans.items()}))
+
+
+def same(scenario: Scenario, data: Path | None = None) -> tuple[Plan, Plan]:
+    """The plan of the hospitals' facts and that of all images, which agree in what names and checks a run."""
+    together = make_plan(scenario, data)
+    plan = plan_of_sites(scenario, told(scenario, together.centers.index, data))
+    assert plan.hash == together.hash and plan.name == together.name
+    assert plan.data_sha256 == together.data_sha256
+    assert plan.classes == together.classes and plan.class_counts == together.class_counts
+    assert plan.training_centers == together.training_centers
+    pd.testing.assert_frame_equal(plan.centers, together.centers)
+    assert (plan.device, plan.precision, plan.rendered) == (together.device, together.precision, together.rendered)
+    for center in plan.training_centers:
+        assert plan.steps_per_round(center) == together.steps_per_round(center)
+    return plan, together
+
+
+Hospital = dict[str, dict[str, object]]
+Hospitals = Callable[[dict[str, Hospital]], Path]
+
+
+@pytest.fixture
+def hospitals(tmp_path: Path) -> Hospitals:
+    """``hospitals({"oslo": {"a.png": {"label": "polyp", "group": "patient-1", "picture": 7}}})`` writes folders of
+    pictures, equal where their number is."""
+
+    def write(holdings: dict[str, Hospital]) -> Path:
+        for hospital, own in holdings.items():
+            (tmp_path / hospital).mkdir()
+            rows = []
+            for file, facts in own.items():
+                rng = np.random.default_rng(int(str(facts["picture"])))
+                small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+                small.resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / hospital / file)
+                rows.append({"image": file, "label": facts["label"], "group": facts["group"]})
+            pd.DataFrame(rows).to_csv(tmp_path / hospital / "samples.csv", index=False)
+        return tmp_path
+
+    return write
+
+
+def labelled(hospital: str, labels: Iterable[str], first: int) -> Hospital:
+    """Six patients with two pictures of every label."""
+    return {
+        f"secret-{hospital}-{label}-{number}.png": {
+            "label": label,
+            "group": f"surname-{hospital}-{number // 2}",
+            "picture": first + 100 * index + number,
+        }
+        for index, label in enumerate(labels)
+        for number in range(12)
+    }
+
+
+def of_folders(root: Path, roles: dict[str, str], **keys: Any) -> Scenario:
+    """A classification scenario over folders beside each other."""
+    data: dict[str, Any] = {
+        "image_size": 32,
+        "centers": {
+            name: {"dataset": "folder", "role": role, "root": str(root / name)} for name, role in roles.items()
+        },
+    }
+    raw = {"name": "folders", "task": "classification", "model": {"name": "lcnet_050"}, "data": data | keys}
+    return parse({**raw, "training": {"loss": "cross-entropy"}}, "test")
+
+
+def test_rendered_hospitals_and_a_holdout(tiny: Path) -> None:
+    plan, _ = same(load(tiny))
+    assert plan.warnings == (
+        "near-duplicates at different hospitals were not looked for: their pictures stay where they are",
+    )
+
+
+def test_classes_that_some_hospitals_do_not_have(hospitals: Hospitals) -> None:
+    """All classes are known to all in the end, in the order that the images themselves would give."""
+    root = hospitals(
+        {
+            "oslo": labelled("oslo", ["polyp", "cecum"], 1000),
+            "bergen": labelled("bergen", ["ulcer", "polyp"], 2000),
+            "tromso": labelled("tromso", ["barretts", "cecum"], 3000),
+        }
+    )
+    scenario = of_folders(root, {"oslo": "train", "bergen": "train", "tromso": "holdout"})
+    plan, together = same(scenario)
+    assert plan.classes == ("barretts", "cecum", "polyp", "ulcer") and plan.class_counts["barretts"] == 0
+    own = make_plan(scenario, only="bergen")
+    assert own.classes == ("polyp", "ulcer")
+    joined = own.joined(plan.classes, plan.class_counts)
+    rows = together.samples[together.samples["center"] == "bergen"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(joined.samples[[*rows.columns]], rows)
+    assert joined.class_counts == together.class_counts
+
+
+def test_a_source_that_is_cut_into_hospitals_with_a_common_test_set(miniatures: Miniatures) -> None:
+    data = miniatures("kvasir-seg").parent
+    cut = {"kind": "quantity", "shares": [50, 30, 20]}
+    raw = {
+        "name": "cut",
+        "model": MODEL,
+        "data": {
+            "image_size": 32,
+            "centers": {"baerum": {"dataset": "kvasir-seg", "test": 0.25, "val": 0.2, "partition": cut}},
+        },
+    }
+    plan, _ = same(parse(raw, "test"), data)
+    assert plan.training_centers == ["baerum-1", "baerum-2", "baerum-3"]
+    assert plan.centers["test"].to_dict() == {"baerum": 6, "baerum-1": 0, "baerum-2": 0, "baerum-3": 0}
+
+
+def test_masks_that_show_different_things_are_refused(tiny: Path) -> None:
+    scenario = load(tiny)
+    facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
+    facts["bergen"]["classes"] = ["instrument"]
+    with pytest.raises(UserError, match="masks of the hospitals do not show the same: instrument or polyp"):
+        plan_of_sites(scenario, facts)
+
+
+def test_a_hospital_with_too_little_is_refused_as_it_would_be_with_its_images(tiny: Path) -> None:
+    scenario = load(tiny)
+    facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
+    facts["bergen"]["train"] = 1
+    with pytest.raises(UserError, match=r"bergen is left with 1 training image\(s\)"):
+        plan_of_sites(scenario, facts)
+
+
+# ---- the same picture at two hospitals
+
+
+@pytest.fixture
+def copied(hospitals: Hospitals, tmp_path: Path) -> Callable[..., Scenario]:
+    """``copied("train", "test")``: oslo's first picture of one split lies in another split of bergen's or tromso's."""
+
+    def scenario(ours: str, theirs: str, **keys: Any) -> Scenario:
+        roles = {"oslo": "train", "bergen": "train", "tromso": "holdout"}
+        held = {name: labelled(name, ["polyp", "cecum"], 1000 * n) for n, name in enumerate(roles, 1)}
+        held["tromso"] |= labelled("tromso", ["ulcer"], 9000)
+        hospitals(held)
+        plain = of_folders(tmp_path, roles, **keys)
+        (source, target) = (
+            next(file for file in make_plan(plain, only=name).samples.query("split == @split")["sample"])
+            for name, split in (("oslo", ours), ("tromso" if theirs == "test" else "bergen", theirs))
+        )
+        # A picture takes its place where it was, so that no hospital's own split changes.
+        (tmp_path / target).write_bytes((tmp_path / source).read_bytes())
+        return plain
+
+    return scenario
+
+
+@pytest.mark.parametrize("ours", ["train", "val"])
+def test_a_picture_on_both_sides_is_refused_as_it_would_be_with_the_images(
+    copied: Callable[..., Scenario], ours: str
+) -> None:
+    """Validation counts as training: a model is chosen on it."""
+    scenario = copied(ours, "test")
+    with pytest.raises(UserError, match="1 pictures or groups lie on both sides"):
+        make_plan(scenario)
+    with pytest.raises(UserError, match="1 pictures lie on both sides of train and test, at oslo and tromso; one of"):
+        plan_of_sites(scenario, told(scenario, ["oslo", "bergen", "tromso"]))
+
+
+def test_a_picture_that_one_trains_and_another_validates_on_is_no_leak(copied: Callable[..., Scenario]) -> None:
+    scenario = copied("train", "val")
+    plan = plan_of_sites(scenario, told(scenario, ["oslo", "bergen", "tromso"]))
+    assert plan.centers["role"].to_dict() == make_plan(scenario).centers["role"].to_dict()
+
+
+def test_a_picture_on_both_sides_is_told_where_the_scenario_wants_to_run_all_the_same(
+    copied: Callable[..., Scenario],
+) -> None:
+    scenario = copied("train", "test", audit="warn")
+    plan = plan_of_sites(scenario, told(scenario, ["oslo", "bergen", "tromso"]))
+    assert "LEAKAGE: 1 pictures lie on both sides of train and test, at oslo and tromso" in plan.warnings
+    assert plan.hash == make_plan(scenario).hash
+
+
+def test_a_picture_that_three_hospitals_have_is_found_at_all_of_them(tiny: Path) -> None:
+    """Also where a hospital that trains on it is the one that tests on it as well."""
+    scenario = load(tiny, ("data.audit=warn",))
+    facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
+    for hospital in ("alta", "cadiz"):
+        facts[hospital]["train_hashes"].append("f" * 64)
+    facts["cadiz"]["test_hashes"].append("f" * 64)
+    found = [text for text in plan_of_sites(scenario, facts).warnings if text.startswith("LEAKAGE")]
+    assert found == ["LEAKAGE: 1 pictures lie on both sides of train and test, at alta and cadiz"]
+
+
+def test_hashes_are_salted_and_those_of_pixels(copied: Callable[..., Scenario]) -> None:
+    scenario = copied("train", "test", audit="warn")
+    one, again = (told(scenario, ["oslo", "tromso"]) for _ in range(2))
+    assert one == again
+    both = {*one["oslo"]["train_hashes"]} & {*one["tromso"]["test_hashes"]}
+    assert len(both) == 1, "in which alone a copy is found"
+    other = told(scenario, ["oslo", "tromso"], salt="f" * 16)
+    keys = ("train_hashes", "test_hashes")
+    for hospital in ("oslo", "tromso"):
+        plan = make_plan(scenario, only=hospital)
+        hashes = [{digest for key in keys for digest in facts[hospital][key]} for facts in (one, other)]
+        assert len(hashes[0]) == len(hashes[1]) == len(plan.samples)
+        assert not hashes[0] & hashes[1] and not hashes[0] & {*plan.samples["pixels_sha256"]}
+        without = [{key: value for key, value in facts[hospital].items() if key not in keys} for facts in (one, other)]
+        assert without[0] == without[1], "nothing else depends on the salt"
+
+
+def test_facts_hold_no_name_of_a_picture_or_a_patient(copied: Callable[..., Scenario], tiny: Path) -> None:
+    for scenario in (copied("train", "test", audit="warn"), load(tiny)):
+        for hospital in scenario.data.centers:
+            plan = make_plan(scenario, only=hospital)
+            text = json.dumps(facts_of(plan, SALT))
+            paths = [Path(sample) for sample in plan.samples["sample"]]
+            names = {*plan.samples["sample"], *plan.samples["group"], *plan.samples["store"]}
+            names |= {path.name for path in paths} | {path.stem for path in paths}
+            assert len(names) > len(paths) and not [name for name in names if name in text]
+            assert not [digest for digest in plan.samples["pixels_sha256"] if digest in text]
