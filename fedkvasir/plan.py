@@ -259,12 +259,12 @@ class Plan:
             pd.read_parquet(folder / "plan.parquet"),
             tuple(facts["classes"]),
             facts["catalogs"],
-            facts["pixels"],
+            facts.get("pixels", {}),  # of a run from before they were kept
             facts["device"],
             facts["precision"],
             tuple(facts["warnings"]),
             facts["rendered"],
-            facts["counted"],
+            facts.get("counted"),
         )
 
 

@@ -640,6 +640,7 @@ def test_other_types_of_messages_are_not_answered(door: Door, sent: str) -> None
     assert listing(door.folder.parent) == before
 
 
+@pytest.mark.slow
 def test_good_messages_are_answered_as_before_after_all_that_is_refused(door: Door) -> None:
     before = {kind: said(door.ask(kind)) for kind in site.KEYS}
     for kind, change, _ in ARRAYS.values():
