@@ -201,7 +201,7 @@ class Site:
         if "samples" in content:
             rows = pd.read_parquet(io.BytesIO(cast(bytes, content["samples"]["parquet"])))
             del content["samples"]
-            if config.get("split") == "test":
+            if config.get("split") == "test" and config["checkpoint"] in ("best", "last"):
                 self._release_test(config, rows, content)
         for name, record in content.items():
             if not isinstance(record, (ArrayRecord, MetricRecord)) and name not in OUT:

@@ -12,7 +12,9 @@ from typing import Any, cast
 
 import httpx
 import pandas as pd
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import run_from_proto
 from flwr.proto.runtime_pb2 import PullTaskInputRequest
 from flwr.supercore.run import RunNotRunningException
@@ -103,9 +105,7 @@ class LabGrid(HttpGrid):
                     if unheard(reply):
                         later.append((time.monotonic() + AGAIN_S, _again(message)))
                     else:
-                        if not reply.has_error():
-                            reply.content = unpack(reply.content)
-                        replies.append(reply)
+                        replies.append(_unpacked(reply))
                         self.on_reply(self.hospitals[message.metadata.dst_node_id])
                 if self.lost:
                     raise Disconnected(self.lost)
@@ -157,8 +157,11 @@ def enrol(grid: LabGrid, scenario: Scenario, deadline_s: float) -> tuple[Plan, d
     wanted = sorted({*scenario.data.hospitals, *(n for n, c in scenario.data.centers.items() if c.role == "holdout")})
     nodes = grid.nodes_of(wanted, deadline_s)
     answers = _ask(grid, nodes, "query.survey", {**told, "salt": secrets.token_hex(16)}, deadline_s)
-    facts = {name: json.loads(str(cast(ConfigRecord, r.content["hospital"])["json"])) for name, r in answers.items()}
-    plan = plan_of_sites(scenario, facts)
+    try:
+        facts = {name: json.loads(str(_config(reply, "hospital")["json"])) for name, reply in answers.items()}
+        plan = plan_of_sites(scenario, facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunFailed(f"what hospitals say of themselves does not fit together ({error})") from error
     counts = plan.class_counts
     joint = {"run": plan.name, "classes": [*counts], "counts": [*counts.values()]}
     _ask(grid, nodes, "query.enrol", {**told, **joint}, deadline_s)
@@ -176,7 +179,8 @@ def compare(grid: LabGrid, methods: Sequence[Method], deadline_s: float) -> None
         for center in map(str, roles.index.intersection(_tested(second).index)):
             told = {"first": _method(first, center, roles[center]), "second": _method(second, center, roles[center])}
             (reply,) = _ask(grid, {center: nodes[center]}, "query.compare", told, deadline_s).values()
-            parts.append(pd.read_parquet(io.BytesIO(cast(bytes, reply.content["paired"]["parquet"]))))
+            part = pd.read_parquet(io.BytesIO(cast(bytes, _config(reply, "paired")["parquet"])))
+            parts.append(part.assign(center=center))
         first.runs[0].keep_paired(pd.concat(parts, ignore_index=True))
 
 
@@ -199,11 +203,15 @@ def _ask(
     messages = [Message(RecordDict({"config": ConfigRecord(config)}), node, kind) for node in nodes.values()]
     replies = {grid.hospitals[r.metadata.src_node_id]: r for r in grid.send_and_receive(messages, timeout=deadline_s)}
     if silent := [name for name in nodes if name not in replies]:
-        raise RunFailed(f"roll call: no answer from {', '.join(silent)} in {deadline_s:g} s; are they on line?")
+        raise RunFailed(f"no answer from {', '.join(silent)} in {deadline_s:g} s; are they on line?")
     for name, reply in replies.items():
         if reply.has_error():
-            raise RunFailed(f"roll call: {name}: {reply.error.reason}")
+            raise RunFailed(f"{name}: {reply.error.reason}")
     return replies
+
+
+def _config(reply: Message, name: str) -> ConfigRecord:
+    return cast(ConfigRecord, reply.content[name])
 
 
 def _packed(message: Message, made: dict[tuple[int, ...], RecordDict]) -> Message:
@@ -214,6 +222,18 @@ def _packed(message: Message, made: dict[tuple[int, ...], RecordDict]) -> Messag
         made[key] = pack(RecordDict({**arrays}))
     others = {name: record for name, record in message.content.items() if name not in arrays}
     return _again(message, RecordDict({**others, **made[key]}))
+
+
+def _unpacked(reply: Message) -> Message:
+    """A hospital's answer with its arrays; an error in its place where it cannot be read."""
+    if reply.has_error():
+        return reply
+    try:
+        reply.content = unpack(reply.content)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"sent what cannot be read: {error}"
+        return make_message(reply.metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason))
+    return reply
 
 
 def _again(message: Message, content: RecordDict | None = None) -> Message:

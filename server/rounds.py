@@ -335,17 +335,18 @@ class Federation:
             if reply is None or reply.has_error():
                 reason = "no answer before the deadline" if reply is None else reply.error.reason
                 raise RunFailed(f"round {checkpoint.round}: {center} could not be evaluated on {split} ({reason})")
-            role, scores = str(self.plan.centers.loc[center, "role"]), _facts(reply, "scores")
-            evaluated.scores.append({"center": center, "role": role, "split": split, **scores})
+            place = {"center": center, "role": str(self.plan.centers.loc[center, "role"]), "split": split}
+            scores = _facts(reply, "scores")
+            evaluated.scores.append({**place, **scores})
             for name, table in (("samples", evaluated.tables), ("shared", evaluated.shares)):
                 if name in reply.content:
                     part = pd.read_parquet(io.BytesIO(cast(bytes, reply.content[name]["parquet"])))
                     part.insert(0, "checkpoint", label)
-                    table.append(part)
+                    table.append(part.assign(**place))  # a hospital speaks for itself alone
             down = 0 if center in both else _payload_bytes(messages[center])  # with a train message: counted there
             cost = {**_facts(reply, "cost"), "bytes_down": down, "bytes_up": 0}
-            place = {"round": checkpoint.round, "phase": split, "center": center, "role": role}
-            rows += [{**place, **cost, "metric": name, "value": value} for name, value in scores.items()]
+            row = {"round": checkpoint.round, "phase": split, "center": center, "role": place["role"], **cost}
+            rows += [{**row, "metric": name, "value": value} for name, value in scores.items()]
         return evaluated
 
     def _finish(self, last: Checkpoint) -> None:

@@ -15,6 +15,8 @@ from fedkvasir.plan import COLUMNS, Plan, refuse_empty
 from fedkvasir.scenario import Scenario
 
 SPLITS = ("train", "val", "test")
+MOST = 10_000_000
+"""Images that a hospital may say it holds."""
 
 
 def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
@@ -49,6 +51,10 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
     Raises UserError where masks differ in what they show, where a picture lies on both sides of train and test, and as
     :func:`fedkvasir.plan.make_plan` where a hospital has too little.
     """
+    for hospital, facts in sites.items():
+        counts = [*facts["counts"], *(facts[f"{split}{of}"] for split in SPLITS for of in ("", "_groups"))]
+        if not all(type(count) is int and 0 <= count <= MOST for count in counts):
+            raise UserError(f"{hospital} says that it holds numbers of images that cannot be")
     classes = {tuple(facts["classes"]) for facts in sites.values()}
     if scenario.task == "segmentation" and len(classes) > 1:
         shown = " or ".join(", ".join(names) for names in sorted(classes))
