@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -122,6 +122,7 @@ def make_kits(folder: Path) -> ServerKit:
 @contextmanager
 def processes(folder: Path, commands: list[list[str]]) -> Iterator[None]:
     home = {"FLWR_HOME": str(folder / "flwr"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    home["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # where Flower looks for its own programs
     with (folder / "log").open("a") as log:
         begun = [
             subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | home, start_new_session=True)
@@ -136,18 +137,16 @@ def processes(folder: Path, commands: list[list[str]]) -> Iterator[None]:
                 process.wait(60)
 
 
-def wait_for_hospitals(kit: ServerKit) -> None:
-    """Until all are on line."""
-    for _ in range(600):
-        try:
+def wait_for_hospitals(kit: ServerKit, status: str) -> None:
+    """Until all are ``registered`` or ``online``."""
+    for _ in range(200):
+        with suppress(httpx.HTTPError):  # the server is not there yet
             wire.enlist(kit)
             nodes = wire.control(kit).ListNodes(ListNodesRequest()).nodes_info
-            if sum(node.status == "online" for node in nodes) == len(HOSPITALS):
+            if sum(node.status == status for node in nodes) == len(HOSPITALS):
                 return
-        except httpx.HTTPError:
-            pass  # not there yet
         time.sleep(0.5)
-    raise SystemExit("the hospitals did not come on line")
+    raise SystemExit(f"not all hospitals are {status}")
 
 
 def stock(folder: Path, shapes: list[list[int]]) -> tuple[float, float]:
@@ -167,12 +166,17 @@ def stock(folder: Path, shapes: list[list[int]]) -> tuple[float, float]:
     config = f'[superlink]\ndefault = "lab"\n[superlink.lab]\naddress = "{kit.address}"\n'
     write_atomic(folder / "flwr" / "config.toml", f'{config}root-certificates = "{kit.ca_certificate}"\n')
     times = folder / "times.json"
-    with processes(folder, [link, *nodes]):
-        wait_for_hospitals(kit)
+    with processes(folder, [link]), ExitStack() as stack:
+        wait_for_hospitals(kit, "registered")  # a stock SuperNode that comes too early goes away for good
+        stack.enter_context(processes(folder, nodes))
+        wait_for_hospitals(kit, "online")
         told = f"rounds={ROUNDS} arrays='{json.dumps(shapes)}' times='{times}'"
         environment = os.environ | {"FLWR_HOME": str(folder / "flwr"), "FLWR_TELEMETRY_ENABLED": "0"}
         subprocess.run([str(BIN / "flwr"), "run", str(app), "lab", "-c", told], check=True, env=environment)
+        end = time.monotonic() + 60 * ROUNDS
         while not times.is_file():
+            if time.monotonic() > end:
+                raise SystemExit(f"the stock run did not end:\n{(folder / 'log').read_text()[-3000:]}")
             time.sleep(1)
     return float(np.median(np.diff(json.loads(times.read_text()))[1:])), 0.0
 
@@ -184,7 +188,7 @@ def ours(folder: Path) -> tuple[float, float]:
     command = [str(BIN / "fedkvasir"), "site", "start"]
     starts = [[*command, str(folder / "kits" / name)] for name in ("server", *HOSPITALS)]
     with processes(folder, starts):
-        wait_for_hospitals(kit)
+        wait_for_hospitals(kit, "online")
         run = [str(BIN / "fedkvasir"), "run", str(folder / "tiny.yaml"), f"federation.rounds={ROUNDS}"]
         subprocess.run([*run, "--on", str(kit.root), "--out", str(folder / "runs"), "--quiet"], check=True)
     (place,) = (folder / "runs").iterdir()

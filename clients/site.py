@@ -187,6 +187,8 @@ class Site:
             raise Refused(str(error).encode("unicode_escape").decode()) from error
         LOG.info("asked about scenario %s, sha256 %s", scenario.name, scenario.sha256)
         self._approved("the scenario", scenario.sha256)
+        if scenario.faults and self.kit.approve is None:
+            raise Refused("faults, which may kill its worker, are for a hospital that has the scenario on its list")
         return scenario
 
     def _approved(self, what: str, sha256: str) -> None:
@@ -325,7 +327,7 @@ def _unpacked(content: RecordDict) -> RecordDict:
 
 
 def _refuse_elsewhere(scenario: Scenario) -> None:
-    """Nobody outside says where on this machine to read, nor has its process fail on purpose. Raises UserError."""
+    """Nobody outside says where on this machine to read. Raises UserError."""
     data = scenario.data
     texts = [str(value) for options in data.options.values() for value in options.values()]
     roots = data.roots or any(center.root for center in data.centers.values())
@@ -338,8 +340,6 @@ def _refuse_elsewhere(scenario: Scenario) -> None:
         refuse(f"federation.train = {scenario.federation.train} needs images or models of others; here it is each")
     if scenario.training.batch_size == "auto":
         refuse("training.batch_size = auto is tried out on one machine; give a number")
-    if scenario.faults:
-        refuse("faults are for simulated hospitals")
     if scenario.resources.threads_per_center > THREADS:
         refuse(f"resources.threads_per_center is above {THREADS}")
 

@@ -33,24 +33,29 @@ def serve(kit: SiteKit, secret: bytes, stop: Event, client_app: ClientApp = app)
     while not stop.is_set():
         try:
             token = wire.acquire(waiting, "flwr-clientapp")
-            if token:
-                _answer(address, token, client_app)
         except httpx.HTTPError as error:
             LOG.warning("the SuperNode on this machine does not answer: %s", error)
             token = None
         if not token:
             time.sleep(POLL_S)
+            continue
+        try:
+            _answer(address, token, client_app)
+        except Exception:  # a message that cannot even be read must not end who answers the next one
+            LOG.exception("a message was left without an answer")
 
 
 def _answer(address: str, token: str, client_app: ClientApp) -> None:
     client = wire.runtime(address, token=token)
+    failed = "the message could not be read or answered"
     try:
         with wire.alive(client, lambda why: LOG.warning("the SuperNode no longer waits for this answer: %s", why)):
             message, context, _, fab = pull_task_input(client)
             context.node_config[site.APP] = hashlib.sha256(fab.content).hexdigest()
             push_message(client, reply(client_app, message, context), context)
-            wire.finish(client)
+            failed = ""
     finally:
+        wire.finish(client, failed)
         client.close()
 
 

@@ -101,6 +101,10 @@ def _check(scenario: Scenario) -> None:
         raise UserError(
             f"federation.train = {scenario.federation.train}: over real sites every hospital trains on its own images"
         )
+    if cut := next((name for name, center in scenario.data.centers.items() if center.partition), None):
+        raise UserError(f"data.centers.{cut}.partition: a real hospital is one; give it a center of its own")
+    if scenario.training.batch_size == "auto":
+        raise UserError("training.batch_size = auto is tried out on one machine; give a number")
     if scenario.protocol:
         raise UserError("protocol: a study over real sites is run run by run; take the block out")
 

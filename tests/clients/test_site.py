@@ -483,7 +483,7 @@ SCENARIOS: dict[str, tuple[str, Change, str]] = {
     "a fault that ends the process": (
         "query.survey",
         scenario(lambda s: s.update(faults=[{"kind": "crash"}])),
-        "faults are for simulated hospitals",
+        "for a hospital that has the scenario on its list",
     ),
     "models of others": (
         "query.survey",
