@@ -38,18 +38,21 @@ def test_local_one_worker_and_two_workers_agree_bit_by_bit(
     tiny: Path, tmp_path: Path, decoys: Path, algorithm: str
 ) -> None:
     results = {}
-    for name, options in {
+    engines = {
         "local": ("--engine", "local"),
         "ray1": ("--engine", "ray", "--workers", "1"),
         "ray2": ("--engine", "ray", "--workers", "2"),
-    }.items():
+    }
+    if algorithm == "scaffold":  # in every test run, which has to be short
+        del engines["ray1"]
+    for name, options in engines.items():
         done = run_cli("run", tiny, f"algorithm={algorithm}", "--out", tmp_path / name, *options, cwd=decoys)
         assert done.returncode == 0, done.stderr
         run = Run(next((tmp_path / name).iterdir()))
         assert run.result["weights_sha256"] in done.stdout
         samples = run.samples.sort_values(["checkpoint", "center", "split", "sample"])
         results[name] = (run.folder.name, run.result["weights_sha256"], samples.to_csv(index=False))
-    assert results["local"] == results["ray1"] == results["ray2"]
+    assert all(result == results["local"] for result in results.values())
 
 
 def test_records_are_complete_and_never_doubled(tiny: Path, tmp_path: Path) -> None:

@@ -34,7 +34,13 @@ def prepared(path: Path, miniatures: Miniatures) -> tuple[str, ...]:
     return (*small, *roots, *few)
 
 
-@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.slow if path.stem == "endocv2021-divergentnets" else (), id=path.stem)
+        for path in SCENARIOS
+    ],
+)
 def test_a_scenario_runs_on_miniatures(path: Path, miniatures: Miniatures, tmp_path: Path) -> None:
     run = run_scenario(path, prepared(path, miniatures), out=tmp_path, engine="local")
     assert run.finished and run.plan.rendered and run.plan.scenario.question and len(run.plan.training_centers) >= 2

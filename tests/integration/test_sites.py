@@ -1,6 +1,7 @@
 """Real sites over loopback: a SuperLink and SuperNodes of Flower's, TLS and authentication on, a warm worker each."""
 
 import io
+import json
 import signal
 import socket
 import subprocess
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import yaml
-from flwr.app import Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
@@ -28,7 +30,7 @@ from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from fedkvasir.simulation import run_scenario
 from fedkvasir.sites.federation import ServerKit
-from server.lab import LabGrid
+from server.lab import LabGrid, connected
 from tests.conftest import TINY, Command
 
 HOSPITALS = ("alta", "bergen", "cadiz", "edinburgh")
@@ -229,6 +231,36 @@ def test_hospitals_compare_two_methods_on_records_that_stay_with_them(
     assert len(told) == 1
     for column in ("value", "wins", "losses", "p"):
         assert told[column].item() == whole[column].item()
+
+
+@pytest.mark.slow
+def test_ten_bad_messages_over_the_wire_are_refused_and_the_next_one_is_answered(lab: Lab) -> None:
+    told = {"scenario": json.dumps(load(lab.scenario).for_hospitals()), "salt": "0" * 32}
+    place = {"run": "../../../etc/passwd", "member": "", "start-from": 0}
+    train = {**place, "server-round": 1, "keep": 0, "attempt": 1, "validate": ""}
+    test = {**place, "split": "test", "checkpoint": "best", "gallery": False}
+    arrays = ArrayRecord({"a": Array(np.full(3, np.nan, np.float32))})
+    bad: list[tuple[str, dict[str, Any]]] = [
+        ("query.nonsense", {"config": ConfigRecord(told)}),
+        ("query.survey", {}),
+        ("query.survey", {"config": ConfigRecord({**told, "scenario": "[" * 5000})}),
+        ("query.survey", {"config": ConfigRecord({**told, "salt": "x"})}),
+        ("query.survey", {"config": arrays}),
+        ("train", {"config": ConfigRecord(train), "arrays": arrays}),
+        ("train", {"config": ConfigRecord({**train, "run": "tiny-00000000"}), "arrays": arrays}),
+        ("evaluate", {"config": ConfigRecord(test), "arrays": arrays}),
+        ("evaluate", {"config": ConfigRecord({**test, "gallery": True, "run": "tiny-00000000"})}),
+        ("query.compare", {"config": ConfigRecord({"first": "{}", "second": "{}"})}),
+    ]
+    with connected(lab.server) as grid:
+        (node,) = grid.nodes_of(["alta"], 60).values()
+        replies = grid.send_and_receive([Message(RecordDict(c), node, kind) for kind, c in bad], timeout=200)
+        assert len(replies) == len(bad) and all(reply.has_error() for reply in replies)
+        assert all(reply.error.reason.startswith("refused: ") for reply in replies), [r.error.reason for r in replies]
+        good = Message(RecordDict({"config": ConfigRecord(told)}), node, "query.survey")
+        (answer,) = grid.send_and_receive([good], timeout=60)
+        assert "hospital" in answer.content
+    assert not (lab.kits / "alta" / "state" / "runs" / "tiny-00000000").exists()
 
 
 @pytest.mark.slow

@@ -71,9 +71,7 @@ def make_plan(
     ]
     classes = CLASSES if task == "classification" else ("polyp",)
     samples = pd.DataFrame(rows)[list(COLUMNS)]
-    return Plan(
-        parse(raw, "crafted"), samples, classes, {}, {}, "cpu", "float32", warnings, dataset == "synthetic"
-    )
+    return Plan(parse(raw, "crafted"), samples, classes, {}, {}, "cpu", "float32", warnings, dataset == "synthetic")
 
 
 def role_of(center: str) -> str:
