@@ -169,6 +169,7 @@ def test_no_name_of_an_image_or_a_group_is_in_the_bytes(names: list[str], apart:
             assert name.encode() not in told and name.encode() not in paired
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.randoms(use_true_random=False), st.integers(1, 12), st.integers(1, 4))
 def test_no_count_of_few_leaves_nor_can_be_taken_from_a_sum(random, patients: int, most: int) -> None:

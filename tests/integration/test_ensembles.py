@@ -172,6 +172,7 @@ def test_workers_give_the_bits_of_one_process(ensemble: Run, scenario: Path, tmp
     pd.testing.assert_frame_equal(parallel.samples, ensemble.samples)
 
 
+@pytest.mark.slow
 def test_classifiers_are_averaged_too(scenario: Path, tmp_path: Path) -> None:
     task = ("task=classification", "data.options.synthetic.task=classification", "training.loss=cross-entropy")
     model = "model={name: ensemble, members: [lcnet_050, resnet18], fusion: {name: learned, rounds: 1}}"

@@ -114,6 +114,7 @@ def test_a_late_reply_enters_neither_this_round_nor_the_next(federate: Federate)
     assert outcome(late) == outcome(dropped)
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_learned(federate: Federate) -> None:
     wrong = federate("{kind: wrong-labels, center: cadiz, share: 0.5}")
     assert outcome(wrong)[1] == [] and outcome(wrong)[0] != outcome(federate(""))[0]

@@ -12,6 +12,8 @@ from tests.conftest import REPOSITORY, Miniatures
 EVERY = sorted((REPOSITORY / "scenarios").glob("*.yaml"))
 SCENARIOS = [path for path in EVERY if "dataset: synthetic" not in path.read_text()]
 """Those on rendered pictures have no miniatures; they are small themselves."""
+ALWAYS = ("kvasir-cvc", "polypgen-loco", "hyperkvasir-classification", "pcam-two-centers")
+"""Run with every `make test`, the others with `make test-all`."""
 SMALL = (
     "data.image_size=32",
     "training.batch_size=4",
@@ -36,10 +38,7 @@ def prepared(path: Path, miniatures: Miniatures) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, marks=pytest.mark.slow if path.stem == "endocv2021-divergentnets" else (), id=path.stem)
-        for path in SCENARIOS
-    ],
+    [pytest.param(path, marks=() if path.stem in ALWAYS else pytest.mark.slow, id=path.stem) for path in SCENARIOS],
 )
 def test_a_scenario_runs_on_miniatures(path: Path, miniatures: Miniatures, tmp_path: Path) -> None:
     run = run_scenario(path, prepared(path, miniatures), out=tmp_path, engine="local")

@@ -113,11 +113,14 @@ def test_the_methods_of_a_study_have_a_table_a_seed(study: Study) -> None:
         own, expected = local.samples[0], study.run(chosen.loc[hospital, "run"]).samples
         expected = expected[(expected["checkpoint"] == "best") & (expected["split"] == "test")]
         expected = expected[expected["center"] == hospital].reset_index(drop=True)
-        pd.testing.assert_frame_equal(own[own["center"] == hospital].reset_index(drop=True), expected)
+        own = own[own["center"] == hospital].reset_index(drop=True)
+        assert set(own.pop("run")) == {study.run(chosen.loc[hospital, "run"]).plan.hash}
+        pd.testing.assert_frame_equal(own, expected)
     away = local.samples[0][local.samples[0]["role"] == "holdout"]
     assert set(away["center"]) == {"edinburgh"} and (away.groupby("sample").size() == 3).all()
 
 
+@pytest.mark.slow
 def test_a_center_held_out_in_one_run_and_training_in_others_is_told_apart(scenario: Path, tmp_path: Path) -> None:
     with Simulation(out=tmp_path, engine="local") as simulation:
         own = simulation.study(asked(scenario, "{kind: leave-one-center-out, seeds: [0]}"))

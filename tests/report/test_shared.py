@@ -194,6 +194,7 @@ def test_what_no_hospital_was_asked_for_is_named(
 # ---- a study
 
 
+@pytest.mark.slow
 def test_a_study_says_the_same_of_hospitals_that_keep_their_records(tmp_path: Path) -> None:
     """Each center left out in turn, with hospitals that train alone: several runs make up a method's seed."""
     protocol = {"kind": "leave-one-center-out", "seeds": [0], "algorithms": ["fedavg"], "baselines": ["local"]}
