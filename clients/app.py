@@ -110,12 +110,9 @@ def _config(message: Message) -> dict[str, Any]:
 def _arrays(message: Message, context: Context, hospital: Hospital) -> tuple[Weights, dict[str, State]]:
     """The weights that came, and what else an algorithm sends. A real site looks at every one of them."""
     states = {name: from_record(record) for name, record in arrays_of(message.content).items()}
-    if site.NODE in context.node_config and not states.keys() >= {*WEIGHTS}:
-        site.refuse("the message lacks weights")
-    weights = Weights(*(states.pop(name) for name in WEIGHTS))
     if site.NODE in context.node_config:
-        site.check_visit(hospital, message.metadata.message_type, weights, states)
-    return weights, states
+        site.check_visit(hospital, message.metadata.message_type, states)
+    return Weights(*(states.pop(name) for name in WEIGHTS)), states
 
 
 def _hospital(context: Context, config: dict[str, Any]) -> Hospital:

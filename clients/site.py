@@ -24,7 +24,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
-from clients.hospital import Hospital, Weights
+from clients.hospital import Hospital
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import anonymise, compare_here, share
 from fedkvasir.exchange import State
@@ -297,21 +297,23 @@ def admit(message: Message) -> dict[str, Any]:
     return values
 
 
-def check_visit(hospital: Hospital, kind: str, weights: Weights, extra: Mapping[str, State]) -> None:
+def check_visit(hospital: Hospital, kind: str, states: Mapping[str, State]) -> None:
     """Raises Refused unless arrays have the names, shapes and types of the hospital's own network, and are numbers; and
-    where a holdout is asked to train."""
+    where a holdout is asked to train. states: records of a message by name; beside the weights, what an algorithm adds.
+    """
     if kind == "train" and hospital.role == "holdout":
         refuse("this hospital is held out: it is only tested")
     own = {name: tensor.detach().cpu().numpy() for name, tensor in hospital.network.state_dict().items()}
-    frozen: set[str] = getattr(hospital.network, "frozen", set())
     layout = hospital.layout
-    kinds = ((weights.shared, layout.shared), (weights.buffers, layout.buffers), (weights.local, layout.local))
-    for state, names in (*kinds, (weights.frozen, frozen)):
-        if set(state) != set(names):
-            refuse("the arrays are not those of the run's network")
-    if len(extra) > 4:
+    weights = {"arrays": layout.shared, "buffers": layout.buffers, "local": layout.local}
+    weights["frozen"] = tuple(getattr(hospital.network, "frozen", ()))
+    if not states.keys() >= weights.keys():
+        refuse("the message lacks weights")
+    if any(set(states[record]) != set(names) for record, names in weights.items()):
+        refuse("the arrays are not those of the run's network")
+    if len(states) > len(weights) + 4:
         refuse("there are more arrays than any algorithm sends")
-    for state in (*(state for state, _ in kinds), weights.frozen, *extra.values()):
+    for state in states.values():
         for name, array in state.items():
             if name not in own or array.shape != own[name].shape or array.dtype != own[name].dtype:
                 refuse("an array has another name, shape or type than in the run's network")

@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from fedkvasir.errors import UserError
 
@@ -28,6 +31,25 @@ def write_atomic(path: Path, content: bytes | str, mode: int = 0o666) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_yaml(path: Path, what: str, missing: str, folder: str, example: str) -> dict[str, Any]:
+    """The keys of a YAML file that a person wrote.
+
+    what: how the file is called in a sentence; missing, folder: what to do if it is not there, or is a folder; example:
+    a line of such a file. Raises UserError for all of that, and for what is no YAML or no keys.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{what} does not exist; {missing}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{what} is a folder; {folder}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{what} must hold keys and values, e.g. `{example}`")
+    return raw
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from fedkvasir.errors import UserError
+from fedkvasir.files import read_yaml
 
 CenterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -508,16 +509,13 @@ def load(source: str | Path, overrides: tuple[str, ...] = ()) -> Scenario:
     Raises UserError with the key's path, what is allowed and the nearest spelling.
     """
     path = Path(source)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"scenario {path} does not exist; `fedkvasir init` writes one to start from") from error
-    except IsADirectoryError as error:
-        raise UserError(f"scenario {path} is a folder; name the .yaml file inside it") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"scenario {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"scenario {path} must hold keys and values, e.g. `task: segmentation`")
+    raw = read_yaml(
+        path,
+        f"scenario {path}",
+        missing="`fedkvasir init` writes one to start from",
+        folder="name the .yaml file inside it",
+        example="task: segmentation",
+    )
     raw.setdefault("name", path.stem)
     for override in overrides:
         _apply(raw, override)

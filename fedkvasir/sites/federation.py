@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo
 
 from fedkvasir.errors import UserError
+from fedkvasir.files import read_yaml
 from fedkvasir.scenario import sentence
 
 NOT_HOSPITALS = ("ca", "server")
@@ -222,16 +222,7 @@ class SiteKit(_Kit):
 
 
 def _validated(kind: type[Model], path: Path, what: str, folder: Path | None) -> Model:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path} does not exist; give {what}") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder; give {what}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} must hold keys and values, e.g. `{next(iter(kind.model_fields))}: lab`")
+    raw = read_yaml(path, str(path), f"give {what}", f"give {what}", f"{next(iter(kind.model_fields))}: lab")
     try:
         return kind.model_validate(raw, context=folder and folder.absolute())
     except ValidationError as error:
