@@ -34,8 +34,9 @@ def inject(
     for fault in struck:
         match fault.kind:
             case "dropout":
+                # Not NODE_UNAVAILABLE: who is off line is written to again until the deadline.
                 reason = "dropped out, as the scenario's faults say"
-                return Message(Error(ErrorCode.NODE_UNAVAILABLE, reason), reply_to=message)
+                return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
             case "crash":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":

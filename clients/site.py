@@ -9,10 +9,13 @@ import hmac
 import io
 import json
 import logging
+import os
 import re
 import secrets
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +35,7 @@ from fedkvasir.files import write_atomic
 from fedkvasir.models.ensemble import members_of
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan, make_plan
-from fedkvasir.scenario import Scenario, load, parse
+from fedkvasir.scenario import POOLED, WHOLE, Scenario, load, parse
 from fedkvasir.sites.federation import SiteKit
 from fedkvasir.sites.plan import facts_of
 
@@ -79,10 +82,13 @@ class Site:
             message.content = _unpacked(message.content)
             config = admit(message)
             self._approved("the app", str(context.node_config.get(APP, "unknown")))
-            if not kind.startswith("query") and self.kit.approve is not None:
-                # The list may have changed since the run was begun.
-                self._approved("the scenario", load(self.folder(config["run"]) / "scenario.yaml").sha256)
-            reply = call_next(message, context)
+            deadline_s = None
+            if not kind.startswith("query"):
+                scenario = load(self.folder(config["run"]) / "scenario.yaml")
+                self._approved("the scenario", scenario.sha256)  # the list may have changed since the run was begun
+                deadline_s = scenario.federation.deadline_s
+            with _cut_after(deadline_s):
+                reply = call_next(message, context)
             sent = self._released(config, reply)
             if not reply.has_error():
                 reply.content = pack(reply.content)
@@ -119,7 +125,8 @@ class Site:
         counted = dict(zip(classes, counts, strict=False))
         if not len(classes) == len(counts) == len(counted) or not all(type(n) is int and n >= 0 for n in counts):
             raise Refused("classes and their counts do not fit together")
-        own = make_plan(scenario, self.kit.data, only=self.kit.hospital)
+        own, train = make_plan(scenario, self.kit.data, only=self.kit.hospital), scenario.federation.train
+        own = own if train in WHOLE else own.alone(train)
         alike = [*own.classes] == classes if scenario.task == "segmentation" else {*own.classes} <= {*classes}
         if not alike or any(counted[name] < count for name, count in own.class_counts.items()):
             raise Refused("classes and their counts are not those of all hospitals, this one among them")
@@ -239,6 +246,27 @@ OUT = ("hospital", "samples", "shared", "paired", "scores", "cost")
 """Configuration records that may leave."""
 
 
+@contextmanager
+def _cut_after(deadline_s: float | None) -> Iterator[None]:
+    """End this process where it takes longer: the round is closed, and the next message waits for a worker.
+
+    `fedkvasir site start` starts another one.
+    """
+
+    def end() -> None:
+        LOG.warning("no answer within the run's deadline of %g s: given up, with the process", deadline_s)
+        os._exit(1)
+
+    timer = threading.Timer(deadline_s or 0.0, end)
+    timer.daemon = True
+    if deadline_s is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """A Flower mod: at a real site, :meth:`Site.answer`; in a simulation, nothing."""
     return (
@@ -338,8 +366,8 @@ def _refuse_elsewhere(scenario: Scenario) -> None:
     models = (scenario.model, *members_of(scenario.model, scenario.task).values())
     if any(model.weights not in (None, "imagenet", "package") for model in models):
         refuse("the scenario names a file of weights; weights come with the messages")
-    if scenario.federation.train != "each":
-        refuse(f"federation.train = {scenario.federation.train} needs images or models of others; here it is each")
+    if scenario.federation.train == POOLED:
+        refuse(f"federation.train = {POOLED} would take the images away from their hospitals")
     if scenario.training.batch_size == "auto":
         refuse("training.batch_size = auto is tried out on one machine; give a number")
     if scenario.resources.threads_per_center > THREADS:

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 
 import httpx
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
@@ -20,6 +20,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 from clients import site
 from clients.app import app
 from fedkvasir import wire
+from fedkvasir.files import write_atomic
 from fedkvasir.sites.federation import SiteKit
 
 LOG = logging.getLogger("fedkvasir.site")
@@ -28,7 +29,8 @@ POLL_S = 0.1
 
 def serve(kit: SiteKit, secret: bytes, stop: Event, client_app: ClientApp = app) -> None:
     """Answer the messages that the SuperNode on this machine receives, one after another, until ``stop`` is set."""
-    address = f"127.0.0.1:{kit.runtime_port}"
+    address, in_hand = f"127.0.0.1:{kit.runtime_port}", kit.state / "in-hand.json"
+    _give_up(address, in_hand)
     waiting = wire.runtime(address, secret=secret)
     while not stop.is_set():
         try:
@@ -40,23 +42,47 @@ def serve(kit: SiteKit, secret: bytes, stop: Event, client_app: ClientApp = app)
             time.sleep(POLL_S)
             continue
         try:
-            _answer(address, token, client_app)
+            _answer(address, token, in_hand, client_app)
         except Exception:  # a message that cannot even be read must not end who answers the next one
             LOG.exception("a message was left without an answer")
+            _give_up(address, in_hand)
 
 
-def _answer(address: str, token: str, client_app: ClientApp) -> None:
+def _answer(address: str, token: str, in_hand: Path, client_app: ClientApp) -> None:
+    """in_hand: where is kept what is being answered, so that it can be given up by another worker.
+
+    A task of which no message can be had is not finished: its SuperNode gives it up itself, after a minute.
+    """
     client = wire.runtime(address, token=token)
-    failed = "the message could not be read or answered"
     try:
         with wire.alive(client, lambda why: LOG.warning("the SuperNode no longer waits for this answer: %s", why)):
             message, context, _, fab = pull_task_input(client)
+            write_atomic(in_hand, wire.remember(token, message), 0o600)
             context.node_config[site.APP] = hashlib.sha256(fab.content).hexdigest()
             push_message(client, reply(client_app, message, context), context)
-            failed = ""
+            wire.finish(client)
+            in_hand.unlink()
     finally:
-        wire.finish(client, failed)
         client.close()
+
+
+def _give_up(address: str, in_hand: Path) -> None:
+    """Answer with an error what a worker left unanswered, be it this one or one that died over it: its SuperNode hands
+    out no other message before."""
+    if not in_hand.is_file():
+        return
+    token, message = wire.recall(in_hand.read_bytes())
+    client = wire.runtime(address, token=token)
+    error = Error(ErrorCode.CLIENT_APP_CRASHED, "the hospital's worker died over it, or was not done by the deadline")
+    to = message.metadata
+    context = Context(to.run_id, to.dst_node_id, {}, RecordDict(), {})
+    try:
+        push_message(client, Message(error, reply_to=message), context)
+        wire.finish(client)
+    except httpx.HTTPError as why:
+        LOG.info("nobody waits any more for an answer to the message that was left: %s", why)
+    client.close()
+    in_hand.unlink()
 
 
 def reply(client_app: ClientApp, message: Message, context: Context) -> Message:

@@ -11,6 +11,7 @@ from fedkvasir.cli_site import site_app
 from fedkvasir.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
+    from fedkvasir.console import Screen
     from fedkvasir.study import Study
 
 app = typer.Typer(
@@ -48,7 +49,8 @@ def main() -> None:
         _end(f"{type(error).__name__}: {error} (a bug, or a broken installation; --debug shows where)", 1)
 
 
-def _fail_if_any_failed(study: "Study") -> None:
+def _tell(screen: "Screen", study: "Study") -> None:
+    screen.study(study)
     if failed := int((study.index["state"] == "failed").sum()):
         raise RunFailed(f"{failed} of {len(study.index)} runs failed, see above; the same command tries again")
 
@@ -95,11 +97,15 @@ def run(
     screen = Screen(quiet)
     asked = load(scenario, tuple(overrides or ()))
     if on:
-        from fedkvasir.deployment import run_on
+        from fedkvasir.deployment import run_on, study_on
 
         if dry_run or data or workers or engine != "ray":
             raise UserError("--on: hospitals have their own; leave out --dry-run, --data, --engine and --workers")
-        screen.result(run_on(asked, on, out, fresh, screen, tuple(track or ())))
+        own = (asked, on, out, fresh, screen, tuple(track or ()))
+        if asked.protocol:
+            _tell(screen, study_on(*own))
+        else:
+            screen.result(run_on(*own))
         return
     with Simulation(data, out, engine, workers, screen, tuple(track or ())) as simulation:
         if dry_run and asked.protocol:
@@ -108,9 +114,7 @@ def run(
             plan = simulation.plan(asked)
             screen.plan(plan, estimate(plan, 1 if engine == "local" else choose_workers(plan, workers).workers))
         elif asked.protocol:
-            study = simulation.study(asked, fresh)
-            screen.study(study)
-            _fail_if_any_failed(study)
+            _tell(screen, simulation.study(asked, fresh))
         else:
             screen.result(simulation.run(asked, fresh))
 
@@ -141,9 +145,7 @@ def sweep(
     if dry_run:
         screen.cells(asked)
         return
-    study = run_sweep(asked, data, out, workers, concurrent, address, screen)
-    screen.study(study)
-    _fail_if_any_failed(study)
+    _tell(screen, run_sweep(asked, data, out, workers, concurrent, address, screen))
 
 
 @app.command()

@@ -4,18 +4,22 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedkvasir.console import Happening, Screen
+from fedkvasir.console import Screen
 from fedkvasir.errors import RunFailed, UserError
-from fedkvasir.report import build_report
-from fedkvasir.report.methods import Method
+from fedkvasir.points import cells
+from fedkvasir.report.methods import Method, of_study
+from fedkvasir.report.study import build_study
 from fedkvasir.runs import Run
-from fedkvasir.scenario import Scenario
-from fedkvasir.simulation import own_packages_first
+from fedkvasir.scenario import POOLED, Scenario
+from fedkvasir.simulation import own_packages_first, see_through
 from fedkvasir.sites.federation import ServerKit
-from fedkvasir.trackers import find_trackers, followed
+from fedkvasir.study import Study, one_by_one
+from fedkvasir.trackers import find_trackers
 
 if TYPE_CHECKING:
     from server.lab import LabGrid
@@ -32,11 +36,13 @@ def run_on(
     fresh: bool = False,
     screen: Screen | None = None,
     track: tuple[str, ...] = (),
+    brief: bool = False,
 ) -> Run:
     """Run a scenario at the hospitals of a federation; a stopped run goes on from its last finished round.
 
-    lab: the federation's name, or its server's folder. While the SuperLink does not answer it is tried again, for ever.
-    Raises UserError for what the user can mend, RunFailed where hospitals do not answer or too few do.
+    lab: the federation's name, or its server's folder; brief: no line a round. While the SuperLink does not answer it
+    is tried again, for ever. Raises UserError for what the user can mend, RunFailed where hospitals do not answer or
+    too few do.
     """
     own_packages_first()
     from fedkvasir.wire import app_sha256
@@ -46,15 +52,49 @@ def run_on(
     kit, screen = find_kit(lab), screen or Screen(quiet=True)
     _check(scenario)
     find_trackers(track)
-    screen.say(f"scenario sha256 {scenario.sha256}, app sha256 {app_sha256()}")
+    if not brief:
+        screen.say(f"scenario sha256 {scenario.sha256}, app sha256 {app_sha256()}")
     while True:
         try:
             with screen.bars(), connected(kit) as grid:
-                return _run(grid, scenario, Path(out).resolve(), fresh, screen, track)
+                return _run(grid, scenario, Path(out).resolve(), fresh, screen, track, brief)
         except Disconnected as why:
             screen.warn(f"{kit.address} is not to be had ({why}); tried again, from the last finished round")
             fresh = False
             time.sleep(AGAIN_S)
+
+
+def study_on(
+    scenario: Scenario,
+    lab: str,
+    out: str | Path = "runs",
+    fresh: bool = False,
+    screen: Screen | None = None,
+    track: tuple[str, ...] = (),
+) -> Study:
+    """Carry out a scenario's protocol at the hospitals of a federation, or what is left of it, and have them compare
+    its methods on what stayed with them.
+
+    Raises UserError before anything is run where the protocol cannot be carried out there, RunFailed where hospitals
+    that were to compare do not answer; runs that fail are in the study's index.
+    """
+    scenario, screen = scenario.model_copy(update={"sweep": None}), screen or Screen(quiet=True)
+    for point in cells(scenario):
+        _check(point.scenario)
+    find_kit(lab)
+    study = Study.of(scenario, Path(out))
+    with study.writing():
+        work = one_by_one(lambda own: run_on(own, lab, out, fresh, screen, track, brief=True))
+        study.carry_out(scenario, work, screen.line)
+        methods: list[Method] = []
+        with suppress(UserError):  # none is finished; the report says so
+            methods = of_study(study)
+        try:
+            if len(methods) > 1:
+                compare_on(methods, lab)
+        finally:
+            build_study(study)
+    return study
 
 
 def compare_on(methods: Sequence[Method], lab: str) -> None:
@@ -97,19 +137,23 @@ def _check(scenario: Scenario) -> None:
         )
     if scenario.data.split_file:
         raise UserError("data.split_file names images, which stay at the hospitals: split by the centers' own keys")
-    if scenario.federation.train != "each":
-        raise UserError(
-            f"federation.train = {scenario.federation.train}: over real sites every hospital trains on its own images"
-        )
+    if scenario.federation.train == POOLED:
+        raise UserError(f"{POOLED}: images of real hospitals stay where they are; take it out")
     if cut := next((name for name, center in scenario.data.centers.items() if center.partition), None):
         raise UserError(f"data.centers.{cut}.partition: a real hospital is one; give it a center of its own")
     if scenario.training.batch_size == "auto":
         raise UserError("training.batch_size = auto is tried out on one machine; give a number")
-    if scenario.protocol:
-        raise UserError("protocol: a study over real sites is run run by run; take the block out")
 
 
-def _run(grid: "LabGrid", scenario: Scenario, out: Path, fresh: bool, screen: Screen, track: tuple[str, ...]) -> Run:
+def _run(
+    grid: "LabGrid",
+    scenario: Scenario,
+    out: Path,
+    fresh: bool,
+    screen: Screen,
+    track: tuple[str, ...],
+    brief: bool,
+) -> Run:
     from server.lab import enrol
     from server.rounds import federate
 
@@ -121,18 +165,7 @@ def _run(grid: "LabGrid", scenario: Scenario, out: Path, fresh: bool, screen: Sc
         if fresh:
             run.clear()
         run.start(plan, "sites", len(nodes))
-        with followed(run, find_trackers(track), screen.warn) as follow:
-            if run.finished:
-                screen.say(f"{plan.name} is finished; --fresh runs it again")
-            else:
-                screen.say(f"{plan.name}: {len(plan.training_centers)} hospitals train, over {len(nodes)} sites")
-
-                def tell(event: Happening) -> None:
-                    screen.event(plan, event)
-                    follow(event)
-
-                grid.on_reply = screen.advance
-                federate(grid, nodes, plan, run, tell, remote=True)
-            if not (run.folder / "report.html").is_file():
-                build_report(run)
+        grid.on_reply = screen.advance
+        execute = partial(federate, grid, nodes, plan, run, remote=True)
+        see_through(run, execute, f"over {len(nodes)} sites", screen, track, brief)
     return run

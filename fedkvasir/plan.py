@@ -134,7 +134,7 @@ class Plan:
         """
         scenario, plans = self.scenario, dict[str, Plan]()
         if scenario.federation.train == LOCALS:
-            return {center: self.alone(center) for center in self.training_centers}
+            return {hospital: self.alone(hospital) for hospital in sorted(scenario.data.hospitals)}
         models = members_of(scenario.model, scenario.task)
         for index, (name, model) in enumerate(models.items()):
             twins = [other.name for other in models.values()][:index].count(model.name)
@@ -147,8 +147,7 @@ class Plan:
 
         Raises UserError where no hospital of that name trains.
         """
-        if center not in self.training_centers:
-            known = self.training_centers
+        if center not in (known := sorted(self.scenario.data.hospitals)):
             raise UserError(
                 f"federation.train = {center!r} is no hospital that trains{did_you_mean(center, known)}; "
                 f"known: each, {POOLED}, {LOCALS}, {', '.join(known)}"
@@ -162,6 +161,7 @@ class Plan:
             self,
             scenario=self.scenario.model_copy(update={"federation": federation}),
             samples=samples.assign(role=samples["role"].mask(others, "holdout")).reset_index(drop=True),
+            counted=None,
         )
 
     def stage(self, member: str) -> "Plan":
@@ -171,7 +171,7 @@ class Plan:
         """
         scenario = self.scenario
         if not member and scenario.federation.train == LOCALS:
-            hospitals = self.training_centers
+            hospitals = sorted(scenario.data.hospitals)
             members = {"members": [scenario.model] * len(hospitals), "labels": hospitals}
             model = Model.model_validate({"name": "ensemble", **members})
             federation = scenario.federation.model_copy(update={"train": "each"})

@@ -141,31 +141,16 @@ class Simulation:
             )
         plan = self.plan(scenario)
         run = Run(self.out / plan.name)
-        say: Callable[[str], None] = (lambda text: None) if brief else self.screen.say
         with run.writing():
             if fresh:
                 run.clear()
             choice = Choice(1) if self.engine == "local" or run.finished else choose_workers(plan, self.workers)
             run.start(plan, self.engine, choice.workers, choice.because)
-            with followed(run, find_trackers(self.track), self.screen.warn) as follow:
-                if run.finished:
-                    say(f"{plan.name} is finished; --fresh runs it again")
-                else:
-                    hospitals = len(plan.training_centers)
-                    say(f"{plan.name}: {hospitals} hospitals train, engine {self.engine}, {choice.workers} worker(s)")
-                    if plan.scenario.resources.workers == "auto":
-                        say(choice.because)
-                    show = self.screen.progress if brief else self.screen.event
-
-                    def tell(event: Happening) -> None:
-                        show(plan, event)
-                        follow(event)
-                        watch(event)
-
-                    self._federate(plan, run, choice.workers, tell)
-                for finished in (*run.members.values(), run):
-                    if not (finished.folder / "report.html").is_file():
-                        build_report(finished)
+            how = f"engine {self.engine}, {choice.workers} worker(s)"
+            if choice.because and plan.scenario.resources.workers == "auto":
+                how += f": {choice.because}"
+            execute = partial(self._federate, plan, run, choice.workers)
+            see_through(run, execute, how, self.screen, self.track, brief, watch)
         return run
 
     def study(self, scenario: Scenario, fresh: bool = False) -> Study:
@@ -224,6 +209,40 @@ class Simulation:
         else:
             self._grid = RayGrid(nodes, CLIENT_APP, threads, workers, _gpu_share(plan, workers))
         return self._grid
+
+
+def see_through(
+    run: Run,
+    execute: Callable[[Callable[[Happening], None]], None],
+    how: str,
+    screen: Screen,
+    track: tuple[str, ...],
+    brief: bool,
+    watch: Callable[[Happening], Any] = lambda event: None,
+) -> None:
+    """Have a run that is begun done, unless it is finished, and its reports made.
+
+    execute: does it, and says everything that happens; how: where, for the line that says so; brief: no line a round;
+    watch: told of everything that happens.
+    """
+    plan = run.plan
+    say: Callable[[str], None] = (lambda text: None) if brief else screen.say
+    show = screen.progress if brief else screen.event
+    with followed(run, find_trackers(track), screen.warn) as follow:
+
+        def tell(event: Happening) -> None:
+            show(plan, event)
+            follow(event)
+            watch(event)
+
+        if run.finished:
+            say(f"{plan.name} is finished; --fresh runs it again")
+        else:
+            say(f"{plan.name}: {len(plan.training_centers)} hospitals train, {how}")
+            execute(tell)
+        for finished in (*run.members.values(), run):
+            if not (finished.folder / "report.html").is_file():
+                build_report(finished)
 
 
 def _gpu_share(plan: Plan, workers: int) -> float:

@@ -6,6 +6,7 @@ where a new Flower changes any of this.
 """
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +17,13 @@ from typing import Any, cast
 import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from flwr.app import Message, RecordDict
+from flwr.app.message import make_message
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import SubStatus
-from flwr.common.serde import fab_to_proto
+from flwr.common.serde import fab_to_proto, metadata_from_proto, metadata_to_proto
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest, UnregisterNodeRequest
+from flwr.proto.message_pb2 import Metadata
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
@@ -103,6 +107,20 @@ def acquire(client: RuntimeHttpClient, kind: str) -> str | None:
     """The token of the oldest task of a kind (``flwr-serverapp``, ``flwr-clientapp``) that nobody works on yet."""
     found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
     return found.token or None
+
+
+def remember(token: str, message: Message) -> bytes:
+    """A task's token and its message, without what is in it, as JSON; see :func:`recall`."""
+    return json.dumps(
+        {"token": token, "metadata": metadata_to_proto(message.metadata).SerializeToString().hex()}
+    ).encode()
+
+
+def recall(text: bytes) -> tuple[str, Message]:
+    """What :func:`remember` wrote."""
+    known = json.loads(text)
+    metadata = metadata_from_proto(Metadata.FromString(bytes.fromhex(known["metadata"])))
+    return known["token"], make_message(metadata, content=RecordDict())
 
 
 @contextmanager

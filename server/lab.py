@@ -24,6 +24,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from fedkvasir import wire
 from fedkvasir.algorithms.base import arrays_of
 from fedkvasir.errors import RunFailed
+from fedkvasir.evaluation.groups import ROLES
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan
 from fedkvasir.report.methods import Method
@@ -156,38 +157,34 @@ def enrol(grid: LabGrid, scenario: Scenario, deadline_s: float) -> tuple[Plan, d
     told = {"scenario": json.dumps(scenario.for_hospitals())}
     wanted = sorted({*scenario.data.hospitals, *(n for n, c in scenario.data.centers.items() if c.role == "holdout")})
     nodes = grid.nodes_of(wanted, deadline_s)
-    answers = _ask(grid, nodes, "query.survey", {**told, "salt": secrets.token_hex(16)}, deadline_s)
+    salted = {**told, "salt": secrets.token_hex(16)}
+    answers = _ask(grid, nodes, "query.survey", {name: salted for name in nodes}, deadline_s)
     try:
         facts = {name: json.loads(str(_config(reply, "hospital")["json"])) for name, reply in answers.items()}
         plan = plan_of_sites(scenario, facts)
     except (KeyError, TypeError, ValueError) as error:
         raise RunFailed(f"what hospitals say of themselves does not fit together ({error})") from error
     counts = plan.class_counts
-    joint = {"run": plan.name, "classes": [*counts], "counts": [*counts.values()]}
-    _ask(grid, nodes, "query.enrol", {**told, **joint}, deadline_s)
+    joint = {**told, "run": plan.name, "classes": [*counts], "counts": [*counts.values()]}
+    _ask(grid, nodes, "query.enrol", {name: joint for name in nodes}, deadline_s)
     return plan, nodes
 
 
 def compare(grid: LabGrid, methods: Sequence[Method], deadline_s: float) -> None:
     """Have every hospital compare every two methods on the records that it kept; the answers go into paired.parquet of
     the first one's first run. Raises RunFailed where a hospital does not answer, or keeps no records."""
-    tested = sorted({str(center) for method in methods for center in _tested(method).index})
-    nodes = grid.nodes_of(tested, deadline_s)
+    nodes = grid.nodes_of(sorted({center for method in methods for center, _ in method.places}), deadline_s)
     for first, second in combinations(methods, 2):
-        parts = []
-        roles = _tested(first)
-        for center in map(str, roles.index.intersection(_tested(second).index)):
-            told = {"first": _method(first, center, roles[center]), "second": _method(second, center, roles[center])}
-            (reply,) = _ask(grid, {center: nodes[center]}, "query.compare", told, deadline_s).values()
-            part = pd.read_parquet(io.BytesIO(cast(bytes, _config(reply, "paired")["parquet"])))
-            parts.append(part.assign(center=center))
-        first.runs[0].keep_paired(pd.concat(parts, ignore_index=True))
-
-
-def _tested(method: Method) -> pd.Series:
-    """Center -> role, of those with test images."""
-    held = method.runs[0].plan.centers
-    return held.loc[held["test"] > 0, "role"]
+        for role in ROLES.values():
+            asked = {
+                center: {"first": _method(first, center, role), "second": _method(second, center, role)}
+                for center, own in sorted(first.places & second.places)
+                if own == role
+            }
+            for center, reply in _ask(grid, nodes, "query.compare", asked, deadline_s).items():
+                part = pd.read_parquet(io.BytesIO(cast(bytes, _config(reply, "paired")["parquet"])))
+                whose = {"first": first.key, "second": second.key, "center": center, "role": role}
+                first.runs[0].keep_paired(part.assign(**whose))
 
 
 def _method(method: Method, center: str, role: str) -> str:
@@ -198,11 +195,11 @@ def _method(method: Method, center: str, role: str) -> str:
 
 
 def _ask(
-    grid: LabGrid, nodes: dict[str, int], kind: str, config: dict[str, Any], deadline_s: float
+    grid: LabGrid, nodes: dict[str, int], kind: str, told: dict[str, dict[str, Any]], deadline_s: float
 ) -> dict[str, Message]:
-    messages = [Message(RecordDict({"config": ConfigRecord(config)}), node, kind) for node in nodes.values()]
+    messages = [Message(RecordDict({"config": ConfigRecord(own)}), nodes[name], kind) for name, own in told.items()]
     replies = {grid.hospitals[r.metadata.src_node_id]: r for r in grid.send_and_receive(messages, timeout=deadline_s)}
-    if silent := [name for name in nodes if name not in replies]:
+    if silent := [name for name in told if name not in replies]:
         raise RunFailed(f"no answer from {', '.join(silent)} in {deadline_s:g} s; are they on line?")
     for name, reply in replies.items():
         if reply.has_error():

@@ -86,8 +86,9 @@ def federate(
     """Run the plan to its end in ``run``'s folder, from its last committed round; an ensemble's members first.
 
     nodes: center -> its node. remote: hospitals are at real sites. There one message has a round validated and the next
-    one trained, which spares a journey, so that a round is committed when the next is trained; and a hospital that is
-    not heard of by the deadline is done without in validation, and asked again for its test images.
+    one trained (unless the scenario has faults), which spares a journey, so that a round is committed when the next is
+    trained; and a hospital that is not heard of by the deadline is done without in validation, and asked again for its
+    test images.
     Raises RunFailed below quorum; what is committed stays, and the same call goes on from there.
     """
     for number, member in enumerate(plan.members, start=1):
@@ -148,7 +149,8 @@ class Federation:
     def _form(self, checkpoint: Checkpoint) -> None:
         """An ensemble in which nothing is left to train: its validation is committed as round 0."""
         rows: list[dict[str, Any]] = []
-        self.run.commit(checkpoint, _rounds_table(rows), _stack(self._validate(0, checkpoint, rows).tables))
+        validated = self._validate(0, checkpoint, rows)
+        self.run.commit(checkpoint, _rounds_table(rows), _stack(validated.tables))
 
     # ---- one round
 
@@ -279,7 +281,9 @@ class Federation:
         oracle = evaluation.select == "oracle"
         split = "test" if oracle else "val"
         wanted = self.plan.centers[self.plan.centers["role"] == ("holdout" if oracle else "train")]
-        orders = self._orders(number + 1, checkpoint) if self.remote and number < last else []
+        # What strikes a train message must not strike validation, as it does not in a simulation.
+        together = self.remote and not self.scenario.faults and number < last
+        orders = self._orders(number + 1, checkpoint) if together else []
         centers = list(wanted.index[wanted[split] > 0])
         validated = self._evaluate(centers, split, checkpoint, str(number), rows, orders=orders)
         checkpoint.failures += [

@@ -56,6 +56,11 @@ class Method:
         return [sorted(table["run"].unique()) for table in own]
 
     @property
+    def places(self) -> set[tuple[str, str]]:
+        """(center, role) of everywhere that it was tested."""
+        return {(name.removesuffix(SEEN), ROLES[scope]) for name, scope in self.scopes.items()}
+
+    @property
     def scopes(self) -> dict[str, str]:
         """Center -> ``seen`` or ``unseen``."""
         roles = self.samples[0].drop_duplicates("center").set_index("center")["role"]

@@ -4,7 +4,7 @@ What a hospital says are counts, class names and hashes: no name of a file, a sa
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import COLUMNS, Plan, refuse_empty
-from fedkvasir.scenario import Scenario
+from fedkvasir.scenario import WHOLE, Scenario
 
 SPLITS = ("train", "val", "test")
 MOST = 10_000_000
@@ -53,27 +53,25 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
     """
     for hospital, facts in sites.items():
         counts = [*facts["counts"], *(facts[f"{split}{of}"] for split in SPLITS for of in ("", "_groups"))]
-        if not all(type(count) is int and 0 <= count <= MOST for count in counts):
+        valid = all(type(count) is int and 0 <= count <= MOST for count in counts)
+        if not valid or sum(facts["counts"]) != facts["train"]:
             raise UserError(f"{hospital} says that it holds numbers of images that cannot be")
     classes = {tuple(facts["classes"]) for facts in sites.values()}
     if scenario.task == "segmentation" and len(classes) > 1:
         shown = " or ".join(", ".join(names) for names in sorted(classes))
         raise UserError(f"masks of the hospitals do not show the same: {shown}; train on one kind")
-    counted: dict[str, int] = {name: 0 for names in sorted(classes) for name in names}
-    for facts in sites.values():
-        for name, count in zip(facts["classes"], facts["counts"], strict=True):
-            counted[name] += count
-    names = tuple(counted) if scenario.task == "segmentation" else tuple(sorted(counted))
+    named = {name for names in classes for name in names}
+    names = next(iter(classes)) if scenario.task == "segmentation" else tuple(sorted(named))
     source_of = {hospital: scenario.data.hospitals.get(hospital, hospital) for hospital in sites}
     samples = pd.concat(
-        [_rows(hospital, facts, split) for hospital, facts in sorted(sites.items()) for split in SPLITS],
+        [_rows(hospital, facts, split, names) for hospital, facts in sorted(sites.items()) for split in SPLITS],
         ignore_index=True,
     )
     centers = samples["center"].map(source_of).map(scenario.data.centers)
     samples["dataset"], samples["role"] = ([getattr(center, key) for center in centers] for key in ("dataset", "role"))
     plan = Plan(
         scenario,
-        samples.assign(label=None, target=0, row=0, store="", width=0, height=0)[[*COLUMNS]],
+        samples.assign(label=None, row=0, store="", width=0, height=0)[[*COLUMNS]],
         names,
         {source_of[hospital]: str(facts["catalog_sha256"]) for hospital, facts in sites.items()},
         {hospital: str(facts["pixels_sha256"]) for hospital, facts in sites.items()},
@@ -81,23 +79,27 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
         " and ".join(sorted({str(facts["precision"]) for facts in sites.values()})),
         _warnings(scenario, sites),
         all(facts["rendered"] for facts in sites.values()),
-        {name: counted[name] for name in names},
     )
     refuse_empty(plan)
+    train = scenario.federation.train
+    plan = plan if train in WHOLE else plan.alone(train)
     plan.loss()
     return plan
 
 
-def _rows(hospital: str, facts: Mapping[str, Any], split: str) -> pd.DataFrame:
-    """As many rows as the hospital has images, in as many groups, none with a name of its own."""
+def _rows(hospital: str, facts: Mapping[str, Any], split: str, classes: Sequence[str]) -> pd.DataFrame:
+    """As many rows as the hospital has images, in as many groups, none with a name of its own; training images with
+    as many of each class."""
     groups = max(int(facts[f"{split}_groups"]), 1)
     numbers = range(int(facts[split]))
+    shown = [classes.index(name) for name in facts["classes"]]
     return pd.DataFrame(
         {
             "sample": [f"{hospital}/{split}/{number}" for number in numbers],
             "group": [f"{hospital}/{split}/{number % groups}" for number in numbers],
             "center": hospital,
             "split": split,
+            "target": np.repeat(shown, facts["counts"]) if split == "train" else 0,
         }
     )
 

@@ -273,6 +273,13 @@ def test_a_holdout_is_tested_and_never_trained(settle: Settle) -> None:
     assert "shared" in answered(door.ask("evaluate", split="test", checkpoint="best"))
 
 
+def test_where_another_hospital_trains_alone_it_is_tested_as_a_holdout(settle: Settle) -> None:
+    door = settle("federation.train=bergen").enrolled()
+    assert refusal(door.ask("train")) == "refused: this hospital is held out: it is only tested"
+    assert "shared" in answered(door.ask("evaluate", split="test", checkpoint="best"))
+    answered(settle("federation.train=alta").enrolled().ask("train"))
+
+
 def test_a_hospital_that_is_not_in_the_scenario_is_no_part_of_it(settle: Settle) -> None:
     door = settle(hospital="oslo")
     assert refusal(door.ask("query.survey")) == "UserError at oslo; its own log says more"
@@ -488,7 +495,7 @@ SCENARIOS: dict[str, tuple[str, Change, str]] = {
     "models of others": (
         "query.survey",
         scenario(lambda s: s["federation"].update(train="pooled")),
-        "needs images or models of others",
+        "would take the images away",
     ),
     "a batch size to be tried": (
         "query.survey",

@@ -27,11 +27,22 @@ DEADLINE = "federation.deadline_s=8"
 Federate = Callable[..., Run]
 
 
+def _federating(hospitals: Simulation, scenario: Path) -> Federate:
+    return lambda fault, *overrides: hospitals.run(load(scenario, (f"faults=[{fault}]", TWO_ROUNDS, *overrides)))
+
+
 @pytest.fixture(scope="module")
 def federate(scenario: Path, out: Path) -> Iterator[Federate]:
-    """``federate("{kind: dropout}", "seed=1")``: two rounds with one fault, on two Ray workers that stay."""
-    with Simulation(out=out, workers=2) as hospitals:
-        yield lambda fault, *overrides: hospitals.run(load(scenario, (f"faults=[{fault}]", TWO_ROUNDS, *overrides)))
+    """``federate("{kind: dropout}", "seed=1")``: two rounds with one fault, in this process."""
+    with Simulation(out=out, engine="local") as hospitals:
+        yield _federating(hospitals, scenario)
+
+
+@pytest.fixture(scope="module")
+def federate_on_workers(scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federate]:
+    """The same on two Ray workers that stay."""
+    with Simulation(out=tmp_path_factory.mktemp("workers"), workers=2) as hospitals:
+        yield _federating(hospitals, scenario)
 
 
 def outcome(run: Run) -> tuple[str, list[tuple[int, int, str, bool]]]:
@@ -69,48 +80,52 @@ def test_below_quorum_the_missing_are_asked_again_and_nothing_is_lost(federate: 
 
 
 @pytest.mark.slow
-def test_a_crash_is_survived_where_the_next_delivery_is_not_struck(federate: Federate, scenario: Path) -> None:
+def test_a_crash_is_survived_where_the_next_delivery_is_not_struck(
+    federate_on_workers: Federate, scenario: Path
+) -> None:
     """Its neighbours' messages are not lost with the worker, and the message of a lost one is handed out again."""
     fault = "{kind: crash, center: bergen, probability: 0.5, rounds: [1]}"
     seed = seed_where(scenario, fault, lambda struck: struck(1, 1, 1) and not struck(1, 1, 2))
-    assert outcome(federate(fault, seed)) == outcome(federate("", seed))
+    assert outcome(federate_on_workers(fault, seed)) == outcome(federate_on_workers("", seed))
 
 
 @pytest.mark.slow
-def test_who_crashes_every_worker_is_gone_on_without_and_takes_nobody_along(federate: Federate) -> None:
-    run = federate("{kind: crash, center: bergen, rounds: [2]}", MAJORITY)
+def test_who_crashes_every_worker_is_gone_on_without_and_takes_nobody_along(federate_on_workers: Federate) -> None:
+    run = federate_on_workers("{kind: crash, center: bergen, rounds: [2]}", MAJORITY)
     (failure,) = run.result["failures"]
     assert (failure["round"], failure["center"], failure["mended"]) == (2, "bergen", False)
     assert "its worker died 3 times" in failure["reason"]
     assert trained(run, 1) == {"alta", "bergen", "cadiz"} and trained(run, 2) == {"alta", "cadiz"}
 
 
-def test_updates_that_cannot_be_averaged_are_not_and_scaled_ones_are(
-    federate: Federate, scenario: Path, tmp_path: Path
-) -> None:
-    """The same faults again, in another process arrangement: the same weights and the same failures."""
-    faults = (
-        "{kind: corrupt, center: alta, rounds: [1], how: nan}, {kind: corrupt, center: bergen, rounds: [2], "
-        "how: wrong-shape}, {kind: corrupt, center: cadiz, rounds: [1], how: scaled, factor: 3}"
-    )
-    run = federate(faults, MAJORITY)
+CORRUPT = (
+    "{kind: corrupt, center: alta, rounds: [1], how: nan}, {kind: corrupt, center: bergen, rounds: [2], "
+    "how: wrong-shape}, {kind: corrupt, center: cadiz, rounds: [1], how: scaled, factor: 3}"
+)
+
+
+def test_updates_that_cannot_be_averaged_are_not_and_scaled_ones_are(federate: Federate) -> None:
+    run = federate(CORRUPT, MAJORITY)
     assert [(f["round"], f["center"], f["reason"]) for f in run.result["failures"]] == [
         (1, "alta", "sent values that are not numbers"),
         (2, "bergen", "sent arrays of other names, shapes or types"),
     ]
     assert (trained(run, 1), trained(run, 2)) == ({"bergen", "cadiz"}, {"alta", "cadiz"})
-    again = run_scenario(scenario, (f"faults=[{faults}]", TWO_ROUNDS, MAJORITY), out=tmp_path, engine="local")
-    assert outcome(again) == outcome(run)
-    without_scaled = federate(faults[: faults.rindex(", {")], MAJORITY)
+    without_scaled = federate(CORRUPT[: CORRUPT.rindex(", {")], MAJORITY)
     assert outcome(without_scaled)[0] != outcome(run)[0] and outcome(without_scaled)[1] == outcome(run)[1]
 
 
 @pytest.mark.slow
-def test_a_late_reply_enters_neither_this_round_nor_the_next(federate: Federate) -> None:
+def test_the_same_faults_in_other_processes_are_the_same(federate: Federate, federate_on_workers: Federate) -> None:
+    assert outcome(federate_on_workers(CORRUPT, MAJORITY)) == outcome(federate(CORRUPT, MAJORITY))
+
+
+@pytest.mark.slow
+def test_a_late_reply_enters_neither_this_round_nor_the_next(federate_on_workers: Federate) -> None:
     """As if it had dropped out, though it trained."""
-    late = federate("{kind: late, center: alta, rounds: [1], seconds: 1}", MAJORITY, DEADLINE)
+    late = federate_on_workers("{kind: late, center: alta, rounds: [1], seconds: 1}", MAJORITY, DEADLINE)
     assert [f["reason"] for f in late.result["failures"]] == ["no answer before the deadline"]
-    dropped = federate("{kind: dropout, center: alta, rounds: [1]}", MAJORITY)
+    dropped = federate_on_workers("{kind: dropout, center: alta, rounds: [1]}", MAJORITY)
     assert outcome(late) == outcome(dropped)
 
 

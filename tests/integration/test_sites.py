@@ -24,11 +24,14 @@ from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fedkvasir import wire
-from fedkvasir.deployment import run_on
+from fedkvasir.deployment import run_on, study_on
+from fedkvasir.errors import RunFailed
 from fedkvasir.plan import make_plan
+from fedkvasir.report.findings import find
+from fedkvasir.report.methods import of_study
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
-from fedkvasir.simulation import run_scenario
+from fedkvasir.simulation import Simulation, run_scenario
 from fedkvasir.sites.federation import ServerKit
 from server.lab import LabGrid, connected
 from tests.conftest import TINY, Command
@@ -231,6 +234,76 @@ def test_hospitals_compare_two_methods_on_records_that_stay_with_them(
     assert len(told) == 1
     for column in ("value", "wins", "losses", "p"):
         assert told[column].item() == whole[column].item()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("protocol", "rounds"),
+    [
+        ("{kind: holdout, baselines: [local, ensemble-of-locals, cyclic], seeds: [0]}", 2),
+        ("{kind: leave-one-center-out, algorithms: [fedavg, {name: fedprox, mu: 1.0}], seeds: [0]}", 1),
+    ],
+    ids=["holdout", "leave-one-center-out"],
+)
+def test_a_study_over_sites_is_that_of_the_simulation(lab: Lab, tmp_path: Path, protocol: str, rounds: int) -> None:
+    asked = load(lab.scenario, (DEADLINE, f"federation.rounds={rounds}", f"protocol={protocol}"))
+    study = study_on(asked, str(lab.kits / "server"), tmp_path / "sites")
+    with Simulation(out=tmp_path / "simulated", engine="local") as simulation:
+        alone = simulation.study(asked)
+    kept = ["method", "holdout", "hospital", "state", "run", "hash"]
+    pd.testing.assert_frame_equal(study.index[kept], alone.index[kept])
+    for column in ("validation", "seen", "unseen"):
+        np.testing.assert_allclose(study.index[column], alone.index[column], atol=1e-6)
+    for name in study.index["run"]:
+        assert study.run(name).result["best_sha256"] == alone.run(name).result["best_sha256"]
+    ours, theirs = (find(of_study(own)) for own in (study, alone))
+    assert len(ours.pairs) == len(theirs.pairs) > 0
+    for made, known in zip(ours.pairs, theirs.pairs, strict=True):
+        for key in ("first", "second", "scope", "wins", "losses"):
+            assert getattr(made, key) == getattr(known, key)
+        assert made.difference == pytest.approx(known.difference, abs=1e-9)
+    assert not any("have compared these runs" in text for text in ours.missing)
+
+
+@pytest.mark.slow
+def test_an_ensemble_over_sites_is_that_of_the_simulation(lab: Lab, tmp_path: Path) -> None:
+    members = "[{name: unet, encoder: tu-lcnet_050, weights: null, decoder_channels: [16, 8, 8, 4, 4]}, "
+    members += "{name: fpn, encoder: tu-lcnet_050, weights: null}]"
+    overrides = (f"model={{name: ensemble, members: {members}, fusion: learned}}", "federation.rounds=2")
+    run, alone = lab.run(tmp_path / "sites", *overrides), lab.simulated(tmp_path / "simulated", *overrides)
+    for ours, theirs in zip((run, *run.members.values()), (alone, *alone.members.values()), strict=True):
+        for key in ("weights_sha256", "best_sha256", "best_round"):
+            assert ours.result[key] == theirs.result[key]
+    assert (run.folder / "members" / "fpn" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_faults_strike_real_sites_as_they_do_in_the_simulation(lab: Lab, tmp_path: Path) -> None:
+    overrides = (
+        "federation.rounds=6",
+        "federation.quorum=0.6",
+        "federation.deadline_s=25",
+        "faults=[{kind: crash, center: bergen, rounds: [2]}, {kind: hang, center: cadiz, rounds: [3]}, "
+        "{kind: corrupt, how: nan, center: alta, rounds: [4]}, {kind: dropout, center: bergen, rounds: [5]}]",
+    )
+    with pytest.raises(RunFailed, match="for a hospital that has the scenario on its list"):
+        lab.run(tmp_path / "sites", *overrides)
+    approved = [load(lab.scenario, (DEADLINE, *overrides)).sha256, wire.app_sha256()]
+    for hospital in HOSPITALS:
+        lab.settle(hospital, approve=approved)
+        lab.start_anew(hospital)
+    run = lab.run(tmp_path / "sites", *overrides)
+    alone = run_scenario(lab.scenario, (DEADLINE, *overrides), out=tmp_path / "simulated", workers=2)
+    struck = [(2, "bergen"), (3, "cadiz"), (4, "alta"), (5, "bergen")]
+    for own in (run, alone):
+        assert [(failure["round"], failure["center"]) for failure in own.result["failures"]] == struck
+    for key in ("weights_sha256", "best_sha256", "best_round"):
+        assert run.result[key] == alone.result[key]
+    for hospital in HOSPITALS:
+        lab.settle(hospital, approve=None)
+        lab.start_anew(hospital)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import Plan, make_plan
-from fedkvasir.scenario import Scenario, load, parse
+from fedkvasir.scenario import Scenario, load, parse, variant
 from fedkvasir.sites.plan import facts_of, plan_of_sites
 from tests.conftest import Miniatures
 
@@ -90,8 +90,10 @@ def of_folders(root: Path, roles: dict[str, str], **keys: Any) -> Scenario:
     return parse({**raw, "training": {"loss": "cross-entropy"}}, "test")
 
 
-def test_rendered_hospitals_and_a_holdout(tiny: Path) -> None:
-    plan, _ = same(load(tiny))
+@pytest.mark.parametrize("train", ["each", "bergen", "ensemble-of-locals"])
+def test_rendered_hospitals_and_a_holdout(tiny: Path, train: str) -> None:
+    plan, together = same(load(tiny, (f"federation.train={train}",)))
+    assert plan.members.keys() == together.members.keys()
     assert plan.warnings == (
         "near-duplicates at different hospitals were not looked for: their pictures stay where they are",
     )
@@ -115,6 +117,21 @@ def test_classes_that_some_hospitals_do_not_have(hospitals: Hospitals) -> None:
     rows = together.samples[together.samples["center"] == "bergen"].reset_index(drop=True)
     pd.testing.assert_frame_equal(joined.samples[[*rows.columns]], rows)
     assert joined.class_counts == together.class_counts
+
+
+def test_a_hospital_that_trains_alone_counts_its_own_classes(hospitals: Hospitals) -> None:
+    labels = {"oslo": ["polyp", "cecum"], "bergen": ["ulcer", "polyp"]}
+    root = hospitals({name: labelled(name, own, 1000 * len(name)) for name, own in labels.items()})
+    scenario = of_folders(root, dict.fromkeys(labels, "train"))
+    alone, _ = same(variant(scenario, {"federation.train": "oslo"}))
+    assert alone.class_counts["ulcer"] == 0 and alone.class_counts["polyp"] > 0
+
+    locals_ = variant(scenario, {"federation.train": "ensemble-of-locals"})
+    every, _ = same(locals_)
+    assert every.stage("oslo").class_counts == alone.class_counts
+    own = make_plan(locals_, only="oslo").joined(every.classes, every.class_counts)
+    assert own.stage("oslo").class_counts == alone.class_counts
+    assert own.stage("").scenario.model == every.stage("").scenario.model
 
 
 def test_a_source_that_is_cut_into_hospitals_with_a_common_test_set(miniatures: Miniatures) -> None:
@@ -144,8 +161,16 @@ def test_masks_that_show_different_things_are_refused(tiny: Path) -> None:
 def test_a_hospital_with_too_little_is_refused_as_it_would_be_with_its_images(tiny: Path) -> None:
     scenario = load(tiny)
     facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
-    facts["bergen"]["train"] = 1
+    facts["bergen"] |= {"train": 1, "counts": [1]}
     with pytest.raises(UserError, match=r"bergen is left with 1 training image\(s\)"):
+        plan_of_sites(scenario, facts)
+
+
+def test_counts_of_classes_that_are_not_of_the_training_images_are_refused(tiny: Path) -> None:
+    scenario = load(tiny)
+    facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
+    facts["bergen"]["counts"] = [10**7]
+    with pytest.raises(UserError, match="bergen says that it holds numbers of images that cannot be"):
         plan_of_sites(scenario, facts)
 
 
