@@ -1,14 +1,21 @@
-"""flower-superlink with a lock on its Control API: ``python -P -m fedkvasir.sites.superlink OPTIONS``.
+"""flower-superlink with two locks more: ``python -P -m fedkvasir.sites.superlink OPTIONS``.
 
-As it comes, whoever reaches its port may register hospitals, take them off and begin runs. Here those requests need a
-word that only who has the server's secret can say.
+As it comes, whoever reaches its port may register hospitals, take them off and begin runs; here those requests need a
+word that only who has the server's secret can say. And what a SuperNode has signed may be sent again for five minutes;
+here it is taken once.
 """
 
 import hmac
 import sys
+import time
+from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock as Mutex
 
+from fastapi import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -35,10 +42,39 @@ class Lock:
             await PlainTextResponse("the server's secret is needed", 401)(scope, receive, send)
 
 
+class Once:
+    """Flower's check of who signed a request, and that it is not one that was sent before.
+
+    A SuperNode signs the time, to the microsecond, anew for every attempt. The signature itself does not tell: anyone
+    can make another valid one (ECDSA) of it. What was seen is forgotten when it is too old to pass anyway, and when the
+    server is started anew.
+    """
+
+    KEPT_S = 320.0
+    """Longer than a signed time passes (300 s), with clocks that differ as much as they may."""
+
+    def __init__(self, authenticate: Callable[[Request], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._authenticate, self._clock = authenticate, clock
+        self._mutex, self._seen = Mutex(), dict[tuple[bytes, str], float]()
+
+    def __call__(self, request: Request) -> None:
+        """Raises HTTPException 401."""
+        self._authenticate(request)
+        signed, now = (b64decode(request.headers["flwr-public-key"]), request.headers["flwr-timestamp"]), self._clock()
+        with self._mutex:
+            while self._seen and now - next(iter(self._seen.values())) > self.KEPT_S:
+                del self._seen[next(iter(self._seen))]
+            if signed in self._seen:
+                raise HTTPException(401, "this request was sent before")
+            self._seen[signed] = now
+
+
 def main() -> None:
     from flwr.superlink import extensions
     from flwr.superlink.cli.flower_superlink import flower_superlink
+    from flwr.superlink.routers.fleet import node_auth
 
+    node_auth.authenticate_node = Once(node_auth.authenticate_node)
     secret = Path(sys.argv[sys.argv.index("--superexec-auth-secret-file") + 1]).read_bytes()
     extensions.get_middleware = lambda: (Middleware(Lock, word=password(secret)),)
     flower_superlink()

@@ -199,6 +199,7 @@ def test_stopped_run_goes_on_where_it_was_told_of_and_no_number_changes(
     assert not said.out and not said.err  # --quiet is quiet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tracker", ["mlflow"], indirect=True)
 def test_members_of_an_ensemble_have_curves_of_their_own(tracker: str, tiny: Path, tmp_path: Path) -> None:
     out, members = tmp_path / "runs", "[{name: unet, decoder_channels: [16, 8, 8, 4, 4]}, fpn]"
