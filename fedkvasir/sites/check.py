@@ -258,12 +258,25 @@ def _scenario(kit: SiteKit, scenario: Scenario) -> Iterator[Finding]:
         counts = ", ".join(f"{split} {row.images} ({row.groups} groups)" for split, row in held.iterrows())
         yield Finding("ok", f"{scenario.name}: images at {kit.hospital}: {counts}")
         yield from (Finding("note", f"{scenario.name}: {warning}") for warning in plan.warnings)
-    hashes = ((f"scenario {scenario.name}", scenario.sha256), ("app of this fedkvasir", wire.app_sha256()))
-    for what, sha256 in hashes:
+    for what, sha256 in (*_hashes(scenario), ("app of this fedkvasir", wire.app_sha256())):
         if kit.approve is None or sha256 in kit.approve:
             yield Finding("ok", f"{what}: sha256 {sha256}")
         else:
             yield Finding("fail", f"{what}: sha256 {sha256}", "add it to `approve` in site.yaml, if it may run here")
+
+
+def _hashes(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """What it is, and its sha256, of all that a hospital is asked to run: of a study every run that there can be."""
+    from fedkvasir.points import in_words
+    from fedkvasir.sweep import tried
+
+    if scenario.protocol is None:
+        yield f"scenario {scenario.name}", scenario.sha256
+        return
+    for _, points in tried(scenario.model_copy(update={"sweep": None})):
+        for point in (point.seeded(seed) for point in points for seed in scenario.protocol.seeds):
+            what = in_words(point.method, point.holdout, point.hospital, point.setting, point.seed)
+            yield f"scenario {scenario.name}, {what}", point.scenario.sha256
 
 
 def _answer(kit: SiteKit, response: httpx.Response) -> Knock:

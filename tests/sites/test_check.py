@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from fedkvasir.doctor import Finding
+from fedkvasir.scenario import load
 from fedkvasir.sites import check
 from fedkvasir.sites.check import Knock, examine, knock
 from fedkvasir.sites.federation import SiteKit
@@ -229,6 +230,16 @@ def test_what_is_to_be_mended_in_the_data(kits: Path, to_mend: Mend, miniatures:
     found = [finding.what for finding in examine(site(kits, data=str(miniatures("cvc-clinicdb", 4))))]
     assert any("cvc-clinicdb: 4 of 612 images in" in text for text in found), found
     assert any("counts differ from the published ones" in text for text in found), found
+
+
+def test_of_a_study_every_run_that_there_can_be_is_named_by_its_hash(kits: Path, tiny: Path) -> None:
+    study = load(
+        tiny, ("protocol={kind: holdout, baselines: [local], seeds: [0, 1], tune: {training.lr: [0.01, 0.1]}}",)
+    )
+    named = [f.what for f in examine(site(kits, approve=[]), study) if f.what.startswith("scenario tiny, ")]
+    assert len(set(named)) == (1 + 3) * 2 * 2
+    run = load(tiny, ("federation.train=bergen", "training.lr=0.1", "seed=1"))
+    assert f"scenario tiny, local, without edinburgh, at bergen, training.lr=0.1, seed 1: sha256 {run.sha256}" in named
 
 
 def test_the_command_counts_what_is_to_be_mended(kits: Path, command: Command) -> None:
