@@ -71,6 +71,7 @@ def _disk(error: OSError) -> str:
 
 @app.command()
 def run(
+    context: typer.Context,
     scenario: Annotated[Path, typer.Argument(help="A scenario file (YAML).")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key.path=value ...]")] = None,
     data: DataOption = None,
@@ -99,7 +100,8 @@ def run(
     if on:
         from fedkvasir.deployment import run_on, study_on
 
-        if dry_run or data or workers or engine != "ray":
+        source = context.get_parameter_source("data")  # the environment may say where this machine's own data lie
+        if dry_run or (source and source.name == "COMMANDLINE") or workers or engine != "ray":
             raise UserError("--on: hospitals have their own; leave out --dry-run, --data, --engine and --workers")
         own = (asked, on, out, fresh, screen, tuple(track or ()))
         if asked.protocol:

@@ -65,3 +65,12 @@ def test_a_mistake_is_one_sentence(kit: Command, command: Command, tmp_path: Pat
         assert told.returncode == 2 and words in told.stderr and told.stderr.count("\n") == 1
     (tmp_path / "federation.yaml").write_text(FEDERATION.replace("hospitals", "hospital"))
     assert "unknown key hospital (did you mean 'hospitals'?)" in kit().stderr
+
+
+def test_where_this_machines_data_lie_is_no_affair_of_hospitals(tiny: Path, command: Command) -> None:
+    """Said on the command line it is refused; said by the environment it does not matter."""
+    words = ("run", tiny, "--on", "nolab")
+    done = command(*words, FEDKVASIR_DATA="/somewhere")
+    assert done.returncode == 2 and "--on nolab: neither nolab nor" in done.stderr
+    done = command(*words, "--data", "/somewhere")
+    assert done.returncode == 2 and "hospitals have their own; leave out --dry-run, --data" in done.stderr
