@@ -35,7 +35,7 @@ from fedkvasir.files import write_atomic
 from fedkvasir.models.ensemble import members_of
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan, make_plan
-from fedkvasir.scenario import POOLED, WHOLE, Scenario, load, parse
+from fedkvasir.scenario import POOLED, Scenario, load, parse
 from fedkvasir.sites.federation import SiteKit
 from fedkvasir.sites.plan import facts_of
 
@@ -125,8 +125,7 @@ class Site:
         counted = dict(zip(classes, counts, strict=False))
         if not len(classes) == len(counts) == len(counted) or not all(type(n) is int and n >= 0 for n in counts):
             raise Refused("classes and their counts do not fit together")
-        own, train = make_plan(scenario, self.kit.data, only=self.kit.hospital), scenario.federation.train
-        own = own if train in WHOLE else own.alone(train)
+        own = make_plan(scenario, self.kit.data, only=self.kit.hospital).as_trained()
         alike = [*own.classes] == classes if scenario.task == "segmentation" else {*own.classes} <= {*classes}
         if not alike or any(counted[name] < count for name, count in own.class_counts.items()):
             raise Refused("classes and their counts are not those of all hospitals, this one among them")

@@ -164,6 +164,11 @@ class Plan:
             counted=None,
         )
 
+    def as_trained(self) -> "Plan":
+        """What follows from ``federation.train``: itself, or :meth:`alone` where it names a hospital."""
+        train = self.scenario.federation.train
+        return self if train in WHOLE else self.alone(train)
+
     def stage(self, member: str) -> "Plan":
         """The plan of one member; for the empty name what is left to do once there are members, itself without any.
 
@@ -309,9 +314,8 @@ def make_plan(
     if only:
         return plan
     refuse_empty(plan)
-    train = scenario.federation.train
-    plan = plan if train in WHOLE else plan.alone(train)
-    if train == LOCALS and len(plan.training_centers) < 2:
+    plan = plan.as_trained()
+    if scenario.federation.train == LOCALS and len(plan.training_centers) < 2:
         raise UserError(f"federation.train = {LOCALS} needs two hospitals or more")
     plan.loss()
     return fix_batch_size(plan)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import COLUMNS, Plan, refuse_empty
-from fedkvasir.scenario import WHOLE, Scenario
+from fedkvasir.scenario import Scenario
 
 SPLITS = ("train", "val", "test")
 MOST = 10_000_000
@@ -81,8 +81,7 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
         all(facts["rendered"] for facts in sites.values()),
     )
     refuse_empty(plan)
-    train = scenario.federation.train
-    plan = plan if train in WHOLE else plan.alone(train)
+    plan = plan.as_trained()
     plan.loss()
     return plan
 
