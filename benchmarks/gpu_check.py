@@ -1,13 +1,16 @@
-"""Two hospitals on one GPU: Ray with fractions and bfloat16, beside `--engine local`, beside float32.
+"""Hospitals on one GPU: Ray with fractions and bfloat16, beside `--engine local`, beside float32; as many as fit; more
+than fit; and the runs of a sweep.
 
     python benchmarks/gpu_check.py
 
 Each variant is a `fedkvasir run` of the same small rendered scenario in a process of its own. Measured: training steps
 a second in steady state (rounds 2..N), the most memory torch held in one process, and the memory in use on the device
 before, during and after (by all processes: run it alone). Checked: the run ends well, in the precision asked for;
-losses are finite; memory is back where it was; bfloat16 scores like float32. Reported, not checked: whether both
-engines end in the same weights (CUDA kernels may sum in another order each time). Exit code 1 if a check fails; 0
-otherwise, also where there is no GPU, which it says.
+losses are finite; memory is back where it was; bfloat16 scores like float32; `resources: auto` counts the GPU's memory;
+two workers where a GPU has room for one and a half go on as one, and nobody is lost; a process that has finished a run
+holds none of its memory; four runs of a sweep share the GPU. Reported, not checked: whether both engines end in the
+same weights (CUDA kernels may sum in another order each time). Exit code 1 if a check fails; 0 otherwise, also where
+there is no GPU, which it says.
 """
 
 import importlib.util
@@ -26,8 +29,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fedkvasir.estimate import measure_step
 from fedkvasir.files import write_atomic
+from fedkvasir.plan import Plan, make_plan
 from fedkvasir.runs import Run
+from fedkvasir.scenario import load
+
+COMMAND = [sys.executable, "-c", "from fedkvasir.cli import main; main()"]
 
 SCENARIO = """
 question: Do two hospitals share one GPU well?
@@ -45,7 +53,7 @@ training: {loss: dice+bce, optimizer: adam, lr: 3.0e-4, batch_size: 16, epochs: 
 federation: {rounds: 6}
 resources: {gpu_per_center: 0.5}
 """
-TIMEOUT_S = 900
+TIMEOUT_S = 300
 """Of one run. Ray waits for ever for a share of a GPU that it does not have."""
 MEMORY_TOLERANCE_MIB = 64
 """After a run, this much more may be in use than before: what a driver keeps for itself."""
@@ -58,18 +66,27 @@ rounding alone; what it must catch is a mixed precision that does not learn."""
 
 @dataclass(frozen=True)
 class Variant:
+    name: str
     engine: str
-    workers: int
-    amp: bool
-
-    @property
-    def name(self) -> str:
-        return f"{self.engine}, training.amp={str(self.amp).lower()}"
+    workers: int | None
+    """None: as `resources: auto` finds."""
+    words: tuple[str, ...] = ()
 
 
-RAY = Variant("ray", 2, amp=True)
-LOCAL = Variant("local", 1, amp=True)
-FLOAT32 = Variant("local", 1, amp=False)
+RAY = Variant("ray", "ray", 2)
+LOCAL = Variant("local", "local", 1)
+FLOAT32 = Variant("float32", "local", 1, ("training.amp=false",))
+AUTO = Variant("auto", "ray", None, ("resources.gpu_per_center=auto", "resources.workers=auto"))
+FULL = Variant("full", "ray", 2)
+ROOM = 1.5
+"""What :data:`FULL` leaves free on the GPU, in what one worker needs."""
+SWEEP = ("seed=0..3", "federation.rounds=2", "resources.gpu_per_center=0.25")
+FREED = """
+import sys, torch
+from fedkvasir.simulation import run_scenario
+run_scenario(sys.argv[1], tuple(sys.argv[3:]), out=sys.argv[2], engine="local")
+print(torch.cuda.memory_reserved() / 2**20 if torch.cuda.is_available() else 0.0)
+"""
 
 
 class Checks:
@@ -93,11 +110,21 @@ class Finished:
     during_mib: float
     after_mib: float
 
-    def steps_per_s(self, workers: int) -> float:
+    @property
+    def machine(self) -> dict[str, Any]:
+        return json.loads((self.run.folder / "environment.json").read_text())
+
+    @property
+    def at_once(self) -> int:
+        """Workers it ended with."""
+        return self.machine["workers"] - len(self.machine["notes"])
+
+    @property
+    def steps_per_s(self) -> float:
         """Median over rounds 2..N of all hospitals' steps over the time they took: side by side, or in turn."""
         rounds = self.run.rounds
         train = rounds[(rounds["phase"] == "train") & (rounds["round"] > 1)].groupby("round")
-        seconds = train["seconds"].max() if workers > 1 else train["seconds"].sum()
+        seconds = train["seconds"].max() if self.at_once > 1 else train["seconds"].sum()
         return float((train["steps"].sum() / seconds).median())
 
     @property
@@ -121,63 +148,120 @@ def used_mib(device: str) -> float:
     return (total_bytes - free_bytes) / 2**20
 
 
-def execute(variant: Variant, device: str, overrides: tuple[str, ...], folder: Path) -> Finished | None:
-    """`fedkvasir run` in a process of its own; None if it failed."""
-    scenario, out = folder / "gpu-check.yaml", folder / f"{variant.engine}-{variant.amp}"
-    scenario.write_text(SCENARIO)
-    out.mkdir()
-    command = [sys.executable, "-c", "from fedkvasir.cli import main; main()", "run", str(scenario)]
-    command += [*overrides, f"training.amp={str(variant.amp).lower()}", f"resources.device={device}"]
-    command += ["--quiet", "--engine", variant.engine, "--workers", str(variant.workers), "--out", str(out)]
-    before_mib, began = used_mib(device), time.monotonic()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-    during_mib = before_mib
-    while process.poll() is None:
-        during_mib = max(during_mib, used_mib(device))
-        if time.monotonic() - began > TIMEOUT_S:
-            process.kill()
-        time.sleep(0.2)
-    seconds = time.monotonic() - began
-    while used_mib(device) > before_mib + MEMORY_TOLERANCE_MIB and time.monotonic() - began < seconds + RELEASE_S:
-        time.sleep(0.2)
-    if process.returncode:
-        return None
-    (run,) = out.iterdir()
-    return Finished(Run(run), seconds, before_mib, during_mib, used_mib(device))
+class Bench:
+    """The scenario on a device, in a folder of its own, with checks and what was measured."""
 
+    def __init__(self, device: str, overrides: tuple[str, ...], folder: Path) -> None:
+        self.device, self.folder, self.expect, self.rows = device, folder, Checks(), list[dict[str, Any]]()
+        self.scenario = folder / "gpu-check.yaml"
+        self.scenario.write_text(SCENARIO)
+        self.words = (*overrides, f"resources.device={device}")
 
-def examine(variant: Variant, done: Finished, device: str, expect: Checks) -> dict[str, Any]:
-    """Check one run; its row of the CSV."""
-    plan, rate = done.run.plan, done.steps_per_s(variant.workers)
-    precision = "bfloat16" if variant.amp and device == "cuda" else "float32"
-    expect(plan.precision == precision, f"{variant.name}: ran in {plan.precision}, expected {precision}")
-    wanted = len(plan.training_centers) * plan.scenario.federation.rounds
-    finite = int(np.isfinite(done.losses).sum())
-    expect(finite == wanted, f"{variant.name}: {finite} finite losses of {wanted}")
-    left = done.after_mib - done.before_mib
-    expect(
-        left <= MEMORY_TOLERANCE_MIB,
-        f"{variant.name}: {left:+.0f} MiB in use after the run against before (tolerance {MEMORY_TOLERANCE_MIB})",
-    )
-    peak_mib = float(done.run.rounds["peak_mib"].max())
-    print(
-        f"      {rate:.2f} steps/s, {done.seconds:.0f} s in all, peak {peak_mib:.0f} MiB in one process; "
-        f"device: {done.before_mib:.0f} MiB before, {done.during_mib:.0f} during, {done.after_mib:.0f} after"
-    )
-    return {
-        "engine": variant.engine,
-        "workers": variant.workers,
-        "precision": plan.precision,
-        "seconds": done.seconds,
-        "steps_per_s": rate,
-        "peak_mib": peak_mib,
-        "device_before_mib": done.before_mib,
-        "device_during_mib": done.during_mib,
-        "device_after_mib": done.after_mib,
-        "freed": left <= MEMORY_TOLERANCE_MIB,
-        "val_dice": done.dice,
-        "weights_sha256": done.run.result["weights_sha256"],
-    }
+    def plan(self, *words: str) -> Plan:
+        return make_plan(load(self.scenario, (*self.words, *words)))
+
+    def run(self, variant: Variant) -> Finished | None:
+        """`fedkvasir run` in a process of its own, examined; None if it failed."""
+        out = self.folder / variant.name
+        workers = ["--workers", str(variant.workers)] if variant.workers else []
+        words = [*self.words, *variant.words, "--quiet", "--engine", variant.engine, *workers, "--out", str(out)]
+        before_mib, began = used_mib(self.device), time.monotonic()
+        during_mib = before_mib
+        process = subprocess.Popen([*COMMAND, "run", str(self.scenario), *words], stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            during_mib = max(during_mib, used_mib(self.device))
+            if time.monotonic() - began > TIMEOUT_S:
+                process.kill()
+            time.sleep(0.2)
+        seconds = time.monotonic() - began
+        self.expect(process.returncode == 0, f"{variant.name}: the run ends well")
+        if process.returncode:
+            return None
+        until = time.monotonic() + RELEASE_S
+        while used_mib(self.device) > before_mib + MEMORY_TOLERANCE_MIB and time.monotonic() < until:
+            time.sleep(0.2)
+        (run,) = out.iterdir()
+        done = Finished(Run(run), seconds, before_mib, during_mib, used_mib(self.device))
+        self.examine(variant, done)
+        return done
+
+    def examine(self, variant: Variant, done: Finished) -> None:
+        plan, expect = done.run.plan, self.expect
+        precision = "bfloat16" if plan.scenario.training.amp and self.device == "cuda" else "float32"
+        expect(plan.precision == precision, f"{variant.name}: ran in {plan.precision}, expected {precision}")
+        wanted = len(plan.training_centers) * plan.scenario.federation.rounds
+        finite = int(np.isfinite(done.losses).sum())
+        expect(finite == wanted, f"{variant.name}: {finite} finite losses of {wanted}")
+        left = done.after_mib - done.before_mib
+        expect(
+            left <= MEMORY_TOLERANCE_MIB,
+            f"{variant.name}: {left:+.0f} MiB in use after the run against before (tolerance {MEMORY_TOLERANCE_MIB})",
+        )
+        peak_mib = float(done.run.rounds["peak_mib"].max())
+        print(
+            f"      {done.steps_per_s:.2f} steps/s, {done.seconds:.0f} s in all, peak {peak_mib:.0f} MiB a process; "
+            f"device: {done.before_mib:.0f} MiB before, {done.during_mib:.0f} during, {done.after_mib:.0f} after"
+        )
+        row = {
+            "variant": variant.name,
+            "engine": variant.engine,
+            "workers": done.at_once,
+            "precision": plan.precision,
+            "seconds": done.seconds,
+            "steps_per_s": done.steps_per_s,
+            "peak_mib": peak_mib,
+            "device_before_mib": done.before_mib,
+            "device_during_mib": done.during_mib,
+            "device_after_mib": done.after_mib,
+            "freed": left <= MEMORY_TOLERANCE_MIB,
+            "val_dice": done.dice,
+            "weights_sha256": done.run.result["weights_sha256"],
+        }
+        self.rows.append(row)
+
+    def as_fit(self) -> None:
+        """`resources: auto` counts the GPU's memory."""
+        if done := self.run(AUTO):
+            because = done.machine["workers_because"]
+            self.expect("GPU(s)" in because or self.device == "cpu", f"auto: {done.at_once} worker(s): {because}")
+
+    def full(self) -> None:
+        """Take the GPU's memory but for one worker and a half."""
+        step = measure_step(self.plan())
+        free_bytes, _ = torch.cuda.mem_get_info()
+        taken = torch.empty(int(free_bytes - ROOM * step.gpu_mib * 2**20), dtype=torch.uint8, device="cuda")
+        print(f"INFO  full: {ROOM} x {step.gpu_mib:.0f} MiB are left on the GPU")
+        if done := self.run(FULL):
+            notes, failures = done.machine["notes"], done.run.result["failures"]
+            said = len(notes) == 1 and "out of GPU memory; goes on with 1 worker(s)" in notes[0]
+            self.expect(said and not failures, f"full: {notes}, {len(failures)} failures")
+        del taken
+        torch.cuda.empty_cache()
+
+    def freed(self) -> None:
+        """A process that has finished a run."""
+        words = [str(self.scenario), str(self.folder / "freed"), *self.words, "federation.rounds=1"]
+        done = subprocess.run([sys.executable, "-c", FREED, *words], capture_output=True, text=True, timeout=TIMEOUT_S)
+        left_mib = float(done.stdout) if done.returncode == 0 else np.nan
+        self.expect(
+            left_mib < MEMORY_TOLERANCE_MIB, f"freed: {left_mib:.0f} MiB are torch's in a process after its run"
+        )
+
+    def sweep(self) -> None:
+        """Four runs at a time, each with a quarter of the GPU."""
+        out, began = self.folder / "sweep", time.monotonic()
+        words = [*self.words, *SWEEP, "--quiet", "--concurrent", "4", "--out", str(out)]
+        code = subprocess.run([*COMMAND, "sweep", str(self.scenario), *words], timeout=TIMEOUT_S).returncode
+        runs = [Run(path.parent) for path in out.glob("*/result.json")]
+        spans = [
+            ((run.folder / "plan.json").stat().st_mtime, (run.folder / "result.json").stat().st_mtime) for run in runs
+        ]
+        at_once = max((sum(begin <= other < end for begin, end in spans) for other, _ in spans), default=0)
+        self.expect(
+            code == 0 and len(runs) == at_once == 4 and {run.plan.device for run in runs} == {self.device},
+            f"sweep: {len(runs)} of 4 runs ended well on {self.device}, {at_once} at a time, "
+            f"in {time.monotonic() - began:.0f} s",
+        )
 
 
 def compare_weights(one: Run, other: Run) -> str:
@@ -202,40 +286,38 @@ def describe(device: str) -> dict[str, str]:
 
 
 def check(device: str, results: Path, overrides: tuple[str, ...] = ()) -> int:
-    """Run and check every variant, write ``gpu_check-<device>.csv`` into ``results``; the exit code.
+    """Run and check everything, write ``gpu_check-<device>.csv`` into ``results``; the exit code.
 
     device: ``cuda``, or ``cpu`` to try the script itself where there is no GPU.
     """
-    facts, expect = describe(device), Checks()
+    facts, with_ray = describe(device), importlib.util.find_spec("ray") is not None
     print(json.dumps(facts))
-    variants = [RAY, LOCAL, FLOAT32]
-    if importlib.util.find_spec("ray") is None:
+    if not with_ray:
         print("NO RAY HERE: only --engine local is checked")
-        variants.remove(RAY)
-    rows, finished = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        for variant in variants:
-            done = execute(variant, device, overrides, Path(folder))
-            expect(done is not None, f"{variant.name}: the run ends well")
-            if done:
-                finished[variant] = done
-                rows.append(facts | examine(variant, done, device, expect))
-        if RAY in finished and LOCAL in finished:
-            ray, local = finished[RAY], finished[LOCAL]
-            speed = ray.steps_per_s(RAY.workers) / local.steps_per_s(LOCAL.workers)
-            print(f"INFO  two hospitals at once make {speed:.2f} x the steps a second of one after another")
-            print(f"INFO  ray and local: {compare_weights(ray.run, local.run)}")
-        if LOCAL in finished and FLOAT32 in finished:
-            amp, full = finished[LOCAL].dice, finished[FLOAT32].dice
-            text = f"validation Dice {amp:.3f} with training.amp, {full:.3f} without (tolerance {DICE_TOLERANCE})"
-            expect(abs(amp - full) <= DICE_TOLERANCE, text)
-    if rows:
+        bench = Bench(device, overrides, Path(folder))
+        local, float32 = bench.run(LOCAL), bench.run(FLOAT32)
+        if local and float32:
+            text = f"validation Dice {local.dice:.3f} with training.amp, {float32.dice:.3f} without"
+            bench.expect(abs(local.dice - float32.dice) <= DICE_TOLERANCE, f"{text} (tolerance {DICE_TOLERANCE})")
+        bench.freed()
+        if with_ray:
+            ray = bench.run(RAY)
+            if ray and local:
+                speed = ray.steps_per_s / local.steps_per_s
+                print(f"INFO  two hospitals at once make {speed:.2f} x the steps a second of one after another")
+                print(f"INFO  ray and local: {compare_weights(ray.run, local.run)}")
+            bench.as_fit()
+            bench.sweep()
+            if device == "cuda":
+                bench.full()
+    if bench.rows:
         slug = re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-")
         path = results / f"gpu_check-{slug}.csv"
-        write_atomic(path, pd.DataFrame(rows).round(4).to_csv(index=False))
+        write_atomic(path, pd.DataFrame([facts | row for row in bench.rows]).round(4).to_csv(index=False))
         print(f"wrote {path}")
-    print("all checks passed" if not expect.failed else f"{expect.failed} CHECKS FAILED")
-    return 1 if expect.failed else 0
+    print("all checks passed" if not bench.expect.failed else f"{bench.expect.failed} CHECKS FAILED")
+    return 1 if bench.expect.failed else 0
 
 
 def main() -> int:

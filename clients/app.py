@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import pandas as pd
+import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
@@ -140,6 +141,7 @@ def forget() -> None:
     """Let go of every hospital and of the network (and its GPU memory) that this process holds."""
     for cached in (_folder_of_config, _plan, _stage):
         cached.cache_clear()
+    torch.cuda.empty_cache()  # torch keeps what is freed, else; nothing is done where CUDA was never used
 
 
 @lru_cache(maxsize=1)

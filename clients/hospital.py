@@ -80,7 +80,7 @@ class Hospital:
         number: the round; start_from: the round whose kept state to begin with (0: none); keep: the round whose kept
         state the best model needs (0: none). Raises NonFiniteLoss where the loss is no longer a number.
         """
-        began = time.perf_counter()
+        began = self._begin()
         scenario, training, algorithm, network = self.scenario, self.scenario.training, self.algorithm, self.network
         # Dropout and stochastic depth draw from torch's global stream.
         torch.manual_seed(derive_seed(scenario.seed, "train", self.center, number))
@@ -142,7 +142,7 @@ class Hospital:
     ) -> tuple[pd.DataFrame, dict[str, float]]:
         """Per-image records of one split, and what it cost. ``gallery``: also draw best, median, worst and missed
         cases."""
-        began = time.perf_counter()
+        began = self._begin()
         self._receive(weights, {name: s for name, s in self.state.load(start_from).items() if name == "local"})
         samples = self.plan.part(self.center, split)
         rows, network_s = evaluate(
@@ -185,6 +185,12 @@ class Hospital:
         """Fill the network: what was sent, and this center's own layers where it has them."""
         own = kept.get("local", weights.local)
         exchange.write(self.network, weights.shared | weights.buffers | own | weights.frozen)
+
+    def _begin(self) -> float:
+        """The time; from now on counts the most memory held on a GPU."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        return time.perf_counter()
 
     def _peak_mib(self) -> float:
         if self.device.type == "cuda":

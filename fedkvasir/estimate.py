@@ -1,7 +1,9 @@
 """What a plan will cost on this machine, from one measured step."""
 
+import math
 import resource
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -12,6 +14,7 @@ import torch
 from fedkvasir import machine
 from fedkvasir.batch_size import example_batch
 from fedkvasir.errors import UserError
+from fedkvasir.gpu import share_of_one, workers_on_one
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
 from fedkvasir.training import NoHooks, make_optimizer, train_epochs
@@ -62,17 +65,25 @@ def choose_workers(plan: Plan, asked: int | None) -> Choice:
     scenario, gpus = plan.scenario, torch.cuda.device_count() if plan.device == "cuda" else 0
     share, wanted = scenario.resources.gpu_per_center, asked or scenario.resources.workers
     if wanted == "auto":
-        return within_limits(plan, measure_step(plan))
+        hospitals = len(plan.training_centers)
+        return within_limits(plan, measure_step(plan), {f"{hospitals} hospitals train": hospitals})
     if isinstance(wanted, int):
-        if plan.device == "cuda" and share != "auto" and wanted * share > gpus + 1e-9:
-            raise UserError(
-                f"{wanted} workers at resources.gpu_per_center={share} need {wanted * share:.3g} GPUs, here are {gpus}"
-            )
+        if plan.device == "cuda" and share != "auto" and share and wanted > gpus * workers_on_one(share):
+            need = math.ceil(wanted / workers_on_one(share))
+            raise UserError(f"{wanted} workers at resources.gpu_per_center={share} need {need} GPUs, here are {gpus}")
         return Choice(wanted, "as asked")
     limit = max(1, machine.cores() // scenario.resources.threads_per_center)
     if gpus:
-        limit = min(limit, gpus * 2 if share == "auto" or not share else max(1, int(gpus / share)))
+        limit = min(limit, gpus * workers_on_one(0 if share == "auto" else share))
     return Choice(max(1, min(limit, len(plan.training_centers))))
+
+
+def gpu_share(plan: Plan, workers: int) -> float:
+    """How much of a GPU each worker asks Ray for."""
+    if plan.device != "cuda":
+        return 0.0
+    share = plan.scenario.resources.gpu_per_center
+    return share_of_one(workers, torch.cuda.device_count()) if share == "auto" else share
 
 
 def measure_step(plan: Plan) -> Step:
@@ -88,12 +99,15 @@ def _steps(plan: Plan) -> Step:
     return Step(seconds, host_bytes / 2**20, gpu_bytes / 2**20)
 
 
-def within_limits(plan: Plan, step: Step) -> Choice:
-    """The least of what hospitals, cores, memory and GPUs allow."""
-    threads = plan.scenario.resources.threads_per_center
+def within_limits(plan: Plan, step: Step, others: Mapping[str, int]) -> Choice:
+    """The least of what cores, memory, GPUs and others allow.
+
+    others: in words, and how many workers each allows.
+    """
+    threads, share = plan.scenario.resources.threads_per_center, plan.scenario.resources.gpu_per_center
     free_mib = machine.free_memory_bytes() / 2**20
     allowed = {
-        f"{len(plan.training_centers)} hospitals train": len(plan.training_centers),
+        **others,
         f"{machine.cores()} cores at {threads} a hospital": machine.cores() // threads,
         f"{free_mib / 1024:.1f} GiB of free memory at {step.host_mib / 1024:.2f} a worker": int(
             USED * free_mib / step.host_mib
@@ -101,8 +115,10 @@ def within_limits(plan: Plan, step: Step) -> Choice:
     }
     if plan.device == "cuda":
         free = [torch.cuda.mem_get_info(index)[0] / 2**20 for index in range(torch.cuda.device_count())]
-        said = f"{sum(free) / 1024:.1f} GiB free on {len(free)} GPU(s) at {step.gpu_mib / 1024:.2f} a worker"
-        allowed[said] = sum(int(USED * own / step.gpu_mib) for own in free)
+        said = f"{len(free)} GPU(s) with {min(free) / 1024:.1f} GiB free at {step.gpu_mib / 1024:.2f} a worker"
+        allowed[said] = len(free) * int(USED * min(free) / step.gpu_mib)
+        if share != "auto" and share:
+            allowed[f"{len(free)} GPU(s) at {share} of one a worker"] = len(free) * workers_on_one(share)
     if lacking := next((said for said, count in allowed.items() if "GiB" in said and count < 1), None):
         raise UserError(
             f"resources: auto finds no room for one hospital: {lacking}; choose a smaller batch_size or model"

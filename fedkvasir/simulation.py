@@ -12,7 +12,7 @@ import torch
 
 from fedkvasir.console import Happening, Screen
 from fedkvasir.errors import UserError
-from fedkvasir.estimate import Choice, choose_workers
+from fedkvasir.estimate import Choice, choose_workers, gpu_share, measure_step, within_limits
 from fedkvasir.live import LiveTable
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.report import build_report
@@ -71,9 +71,16 @@ def run_sweep(
     execute = partial(_run_point, str(Path(data).resolve()) if data else None, str(Path(out).resolve()), own)
     study = Study.of(scenario, Path(out))
     with study.writing():
-        list(tried(scenario))  # what is wrong with a setting is said before Ray is started
-        live = LiveTable(screen)
-        with Trials(study, scenario, execute, own, concurrent, address) as trials, live.shown():
+        (_, (first, *_)), *_ = tried(scenario)  # all: what is wrong with a setting is said before Ray is started
+        resources, live = scenario.resources, LiveTable(screen)
+        if resources.workers == "auto" and address is None:
+            plan = make_plan(first.scenario, Path(data) if data else None, screen.preparing)
+            choice = within_limits(plan, measure_step(plan), {})
+            resources = resources.model_copy(update={"gpu_per_center": gpu_share(plan, choice.workers)})
+            concurrent = concurrent or max(1, choice.workers // workers)
+            screen.say(f"{concurrent} run(s) at a time: {choice.because}")
+        fit = scenario.model_copy(update={"resources": resources})
+        with Trials(study, fit, execute, own, concurrent, address) as trials, live.shown():
             study.carry_out(scenario, trials, live)
         build_study(study)
     return study
@@ -207,7 +214,8 @@ class Simulation:
         if self.engine == "local":
             self._grid = LocalGrid(nodes, CLIENT_APP, threads)
         else:
-            self._grid = RayGrid(nodes, CLIENT_APP, threads, workers, _gpu_share(plan, workers))
+            gpus, share = torch.cuda.device_count(), gpu_share(plan, workers)
+            self._grid = RayGrid(nodes, CLIENT_APP, threads, workers, gpus, share)
         return self._grid
 
 
@@ -243,13 +251,6 @@ def see_through(
         for finished in (*run.members.values(), run):
             if not (finished.folder / "report.html").is_file():
                 build_report(finished)
-
-
-def _gpu_share(plan: Plan, workers: int) -> float:
-    if plan.device != "cuda":
-        return 0.0
-    share = plan.scenario.resources.gpu_per_center
-    return torch.cuda.device_count() / workers if share == "auto" else float(share)
 
 
 def own_packages_first() -> None:

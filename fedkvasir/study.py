@@ -30,8 +30,8 @@ INDEX = (
 )  # fmt: skip
 """Columns of runs.parquet, the first as :class:`~fedkvasir.points.Point` names them; the scenario's keys that differ
 follow. chosen: it counts in the tables; state: waiting, running, finished, failed, or stopped because it was behind
-others; reason: why it failed or was stopped; validation: the score that rounds and settings are chosen by; seen,
-unseen: uniform means over centers."""
+others; reason: why it failed, was stopped or was run again; validation: the score that rounds and settings are chosen
+by; seen, unseen: uniform means over centers."""
 
 
 @dataclass(eq=False)

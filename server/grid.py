@@ -27,6 +27,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedkvasir.algorithms.base import arrays_of
 from fedkvasir.errors import RunFailed
+from fedkvasir.gpu import is_full
 from fedkvasir.randomness import derive_seed
 
 T = TypeVar("T")
@@ -144,11 +145,17 @@ class RayGrid(_OwnGrid):
     fast as the others: its state lies on disk, so that who does the work changes nothing.
 
     A worker gets one message at a time: one that dies counts against that message alone, is replaced, and the message
-    is handed out again. At a timeout busy workers are replaced, and what nobody has begun stays unanswered. Arrays go
-    into Ray's object store once a round, however many hospitals read them.
+    is handed out again. One that finds no memory, of a GPU or of the host, is done without from then on. At a timeout
+    busy workers are replaced, and what nobody has begun stays unanswered. Arrays go into Ray's object store once a
+    round, however many hospitals read them.
+
+    gpus: of this machine, for a Ray of its own; gpu: a worker's share of one. In a trial of a sweep, which has its part
+    of the cluster already, a worker takes what was set aside for it there.
     """
 
-    def __init__(self, nodes: Iterable[Node], client_app: str, threads: int, workers: int, gpu: float) -> None:
+    def __init__(
+        self, nodes: Iterable[Node], client_app: str, threads: int, workers: int, gpus: int = 0, gpu: float = 0.0
+    ) -> None:
         self._size = workers
         super().__init__(nodes, threads)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -162,7 +169,12 @@ class RayGrid(_OwnGrid):
             # Ray puts the folder it is started in first on its workers' path: a stray server.py in the user's
             # folder must not be taken for ours.
             with chdir(root):
-                ray.init(num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level=ERROR)
+                ray.init(
+                    num_cpus=workers * threads, num_gpus=gpus,
+                    include_dashboard=False, log_to_driver=False, logging_level=ERROR,
+                )  # fmt: skip
+        elif group := ray.util.get_current_placement_group():
+            gpu = group.bundle_specs[0].get("GPU", 0.0)
         options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}
         self._make: Callable[[], Any] = lambda: ray.remote(_Worker).options(**options).remote(client_app)
         self._workers: dict[int, Any] = {worker: self._make() for worker in range(workers)}
@@ -178,7 +190,7 @@ class RayGrid(_OwnGrid):
         ray, end = self._ray, time.monotonic() + timeout if timeout else None
         stored: dict[int, Any] = {}
         queues: list[deque[tuple[Message, int]]] = [deque() for _ in range(self._size)]
-        busy: dict[Any, tuple[int, Message, int]] = {}
+        busy: dict[Any, tuple[int, Message, int, int]] = {}
         for message in sorted(map(_address, messages), key=lambda m: -self.nodes[m.metadata.dst_node_id].train_work):
             queues[self._worker_of[message.metadata.dst_node_id]].append((message, 1))
 
@@ -194,10 +206,10 @@ class RayGrid(_OwnGrid):
                 context = self.nodes[message.metadata.dst_node_id].context(delivery)
                 references = [reference(record) for record in arrays.values()]
                 answer = self._workers[worker].handle.remote(light, context, list(arrays), *references)
-                busy[answer] = worker, message, delivery
+                busy[answer] = worker, message, delivery, len(self._workers)
 
         def hand_out_to_idle() -> None:
-            for worker in self._workers.keys() - {worker for worker, _, _ in busy.values()}:
+            for worker in self._workers.keys() - {worker for worker, *_ in busy.values()}:
                 hand_out(worker)
 
         hand_out_to_idle()
@@ -206,31 +218,41 @@ class RayGrid(_OwnGrid):
             left = None if end is None else max(end - time.monotonic(), 0)
             done, _ = ray.wait(list(busy), num_returns=1, timeout=left)
             if not done:
-                for worker, _, _ in busy.values():
+                for worker, *_ in busy.values():
                     self._replace(worker)
                 break
-            worker, message, delivery = busy.pop(done[0])
+            worker, message, delivery, beside = busy.pop(done[0])
             center = self.nodes[message.metadata.dst_node_id].center
-            try:
-                reply = ray.get(done[0])
-                if _out_of_memory(reply) and len(self._workers) > 1:
-                    self._dismiss(worker)
-                    self.on_notice(f"{center}: out of GPU memory; goes on with {len(self._workers)} worker(s)")
-                    queues[worker].appendleft((message, delivery))
-                    hand_out_to_idle()
-                    continue
-                replies.append(reply)
-            except ray.exceptions.RayActorError as error:
+            reply, lacks = self._outcome(done[0])
+            if lacks and beside > len(self._workers):  # it had less room than there is now
                 self._replace(worker)
-                if delivery < ATTEMPTS:
-                    queues[worker].appendleft((message, delivery + 1))
-                    hand_out(worker)
-                    continue
-                reason = f"its worker died {ATTEMPTS} times ({type(error).__name__}); out of memory?"
-                replies.append(Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message))
-            self.on_reply(center)
-            hand_out(worker)
+                queues[worker].appendleft((message, delivery))
+            elif lacks and len(self._workers) > 1:
+                self._dismiss(worker)
+                self.on_notice(f"{center}: out of {lacks}; goes on with {len(self._workers)} worker(s)")
+                queues[worker].appendleft((message, delivery))
+            elif reply is None and delivery < ATTEMPTS:
+                self._replace(worker)
+                queues[worker].appendleft((message, delivery + 1))
+            else:
+                if reply is None:
+                    self._replace(worker)
+                    reason = f"its worker died {ATTEMPTS} times; out of memory?"
+                    reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message)
+                replies.append(reply)
+                self.on_reply(center)
+            hand_out_to_idle()
         return replies
+
+    def _outcome(self, answer: Any) -> tuple[Message | None, str]:
+        """A worker's reply, none where it died; and which memory there was too little of, if that was it."""
+        try:
+            reply = self._ray.get(answer)
+            return reply, "GPU memory" if reply.has_error() and is_full(str(reply.error.reason)) else ""
+        except self._ray.exceptions.OutOfMemoryError:  # Ray killed it before the host's was gone
+            return None, "memory"
+        except self._ray.exceptions.RayActorError:
+            return None, ""
 
     def close(self) -> None:
         if self._own:
@@ -247,7 +269,7 @@ class RayGrid(_OwnGrid):
 
     def _dismiss(self, worker: int) -> None:
         """Do without a worker from now on: what it held on a GPU is free when this returns."""
-        with suppress(self._ray.exceptions.RayActorError):
+        with suppress(self._ray.exceptions.RayError):  # it ends itself, or is dead already
             self._ray.get(self._workers.pop(worker).leave.remote())
 
 
@@ -267,11 +289,6 @@ class _Worker:
         import ray
 
         ray.actor.exit_actor()
-
-
-def _out_of_memory(reply: Message) -> bool:
-    """A GPU's; where a process takes too much of the host's, it is killed."""
-    return reply.has_error() and str(reply.error.reason).startswith("OutOfMemoryError")
 
 
 def _strip(message: Message) -> tuple[Message, dict[str, ArrayRecord]]:

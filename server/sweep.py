@@ -24,12 +24,14 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once: runs can always go on
 
 import ray
+import torch
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
 from fedkvasir.errors import UserError, reason_of
+from fedkvasir.gpu import is_full, share_of_one
 from fedkvasir.machine import cores
 from fedkvasir.points import Point
 from fedkvasir.runs import Run
@@ -40,6 +42,8 @@ from fedkvasir.sweep import Axes, axes_of, rounded
 RETRIES = 8
 """A trial whose process or node dies is begun again; its run goes on from the last committed round. Tune counts a death
 once for every call that it waits for, up to three times."""
+SEES_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
+"""0: Ray hides no GPUs from a process that asks for none."""
 SCORE, TIME = "validation", "round"
 WORST = -1.0
 """Below any score: of a run that failed."""
@@ -73,16 +77,18 @@ class Trials:
         if ray.is_initialized():
             raise UserError("Ray is in use in this process already; a sweep needs a Ray of its own")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault(SEES_GPUS, "0")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": ERROR}
         # Ray puts the folder it is started in first on its workers' path: a stray server.py there is not ours.
         with chdir(Path(__file__).parents[1]):
             if self.address is None:
-                ray.init(num_cpus=self._cpus, include_dashboard=False, **quiet)
+                gpus = 0 if self.scenario.resources.device == "cpu" else torch.cuda.device_count()
+                ray.init(num_cpus=self._cpus, num_gpus=gpus, include_dashboard=False, **quiet)
             else:
                 _refuse_silence(self.address)
                 try:
-                    ray.init(self.address, **quiet)
+                    # A run's own process asks for no GPU where it has workers, but must see what they will have.
+                    ray.init(self.address, runtime_env={"env_vars": {SEES_GPUS: "0"}}, **quiet)
                 except (ConnectionError, ValueError) as error:
                     raise UserError(f"--address {self.address}: no Ray cluster answers there ({error})") from error
         return self
@@ -97,7 +103,20 @@ class Trials:
         return max(cores(), (self.concurrent or 1) * (self.workers or 1) * self.scenario.resources.threads_per_center)
 
     def __call__(self, lines: Sequence[Line], changed: Changed) -> None:
-        """Run all of them; those of one cell by themselves where what is tried, or goes on, depends on the others."""
+        """Run all of them. One that finds a GPU's memory taken by others is run again, with a GPU of its own."""
+        self._work(lines, changed)
+        crowded = [line for line in lines if line.state == "failed" and is_full(line.reason)]
+        alone = share_of_one(self.workers or 1, gpus=1)
+        if crowded and alone > self._resources().bundles[-1].get("GPU", alone):
+            for line in crowded:
+                line.state, line.reason = "waiting", ""
+            self._tune(crowded, changed, _numbers(crowded), 1, gpu=alone)
+            for line in crowded:
+                line.reason = line.reason or "run again with a GPU of its own: out of GPU memory beside others"
+                changed(line)
+
+    def _work(self, lines: Sequence[Line], changed: Changed) -> None:
+        """Those of one cell by themselves where what is tried, or goes on, depends on the others."""
         left = [line for line in lines if line.state == "waiting"]
         sweep = self.scenario.sweep
         assert sweep is not None
@@ -127,12 +146,14 @@ class Trials:
         scheduler: AsyncHyperBandScheduler | None = None,
         search: Searcher | None = None,
         axes: Axes = MappingProxyType({}),
+        gpu: float | None = None,
     ) -> None:
+        """gpu: the share of one that each process has; None: as the scenario says."""
         if not lines:
             return
         watching = _Watching(lines, changed, axes)
         own = tune.with_parameters(_trial, points=watching.points, execute=self.execute, axes=dict(axes))
-        trial = tune.with_resources(own, self._resources())
+        trial = tune.with_resources(own, self._resources(gpu))
         settings = tune.TuneConfig(
             num_samples=samples,
             max_concurrent_trials=self.concurrent,
@@ -156,12 +177,11 @@ class Trials:
         finally:
             watching.end()
 
-    def _resources(self) -> tune.PlacementGroupFactory:
+    def _resources(self, gpu: float | None = None) -> tune.PlacementGroupFactory:
         own = self.scenario.resources
         one: dict[str, float] = {"CPU": own.threads_per_center}
-        if own.device != "cpu" and (gpus := ray.cluster_resources().get("GPU", 0)):
-            share = own.gpu_per_center
-            one["GPU"] = min(0.5, gpus) if share == "auto" else share
+        if own.device != "cpu" and ray.cluster_resources().get("GPU", 0):
+            one["GPU"] = gpu or (0.5 if own.gpu_per_center == "auto" else own.gpu_per_center)
         return tune.PlacementGroupFactory([{}, *[one] * self.workers] if self.workers else [one])
 
 

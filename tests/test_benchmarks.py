@@ -39,7 +39,7 @@ def test_gpu_check_compares_engines(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert code == 0, printed
     assert "FAIL" not in printed
     assert "ray and local: the same weights" in printed
-    assert list(pd.read_csv(tmp_path / "gpu_check-cpu.csv")["engine"]) == ["ray", "local", "local"]
+    assert list(pd.read_csv(tmp_path / "gpu_check-cpu.csv")["variant"]) == ["local", "float32", "ray", "auto"]
 
 
 @pytest.mark.slow

@@ -36,13 +36,13 @@ def test_a_step_is_measured_in_a_process_of_its_own(tiny: Path) -> None:
     plan = plan_of(tiny, "resources=auto")
     step = measure_step(plan)
     assert 0 < step.seconds < 30 and 50 < step.host_mib < 4000 and step.gpu_mib == 0
-    choice = within_limits(plan, step)
+    choice = within_limits(plan, step, {"3 hospitals train": 3})
     assert 1 <= choice.workers <= min(machine.cores(), 3)
     assert "3 hospitals train allow 3" in choice.because and "a step takes" in choice.because
 
 
 def test_memory_limits_how_many_share_it(tiny: Path) -> None:
     plan, free_mib = plan_of(tiny, "resources=auto"), machine.free_memory_bytes() / 2**20
-    assert within_limits(plan, Step(1.0, 0.5 * free_mib, 0.0)).workers == 1
+    assert within_limits(plan, Step(1.0, 0.5 * free_mib, 0.0), {}).workers == 1
     with pytest.raises(UserError, match=r"finds no room for one hospital: .* GiB of free memory at"):
-        within_limits(plan, Step(1.0, 2 * free_mib, 0.0))
+        within_limits(plan, Step(1.0, 2 * free_mib, 0.0), {})

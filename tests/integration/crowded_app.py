@@ -1,4 +1,4 @@
-"""The real ClientApp on a device with room for one hospital at a time: a second one is told what torch would say."""
+"""The real ClientApp on a device with room for one hospital at a time: of two at once both are told what torch says."""
 
 import fcntl
 import time
@@ -13,12 +13,17 @@ from clients.app import app as real
 
 
 def crowd(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    with Path(str(context.node_config["folder"]), "device").open("w") as device:
+    place = Path(str(context.node_config["folder"]))
+    with (place / "device").open("w") as device:
         try:
             fcntl.flock(device, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            (place / "second").touch()
             raise torch.OutOfMemoryError("CUDA out of memory.") from None
-        time.sleep(0.5)
+        time.sleep(1)
+        if (place / "second").exists():
+            (place / "second").unlink()
+            raise torch.OutOfMemoryError("CUDA out of memory.")
         return call_next(message, context)
 
 

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -13,6 +14,7 @@ from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.runs import Run
 from fedkvasir.simulation import run_scenario
 from tests.conftest import Command
+from tests.integration.hungry_app import TAKEN_BYTES
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_nan_at_one_hospital_is_gone_without_where_the_quorum_allows_and_is_said
 def test_a_full_gpu_is_shared_by_fewer_and_the_bits_stay(
     scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody is averaged without: the hospital that found no room is asked again, in a worker that has the device."""
+    """Nobody is averaged without: hospitals that found no room are asked again, in a worker that has the device."""
     short = ("federation.rounds=2",)
     expected = run_scenario(scenario, short, out=tmp_path / "alone", engine="local")
     monkeypatch.setattr(simulation, "CLIENT_APP", "tests.integration.crowded_app:app")
@@ -48,6 +50,25 @@ def test_a_full_gpu_is_shared_by_fewer_and_the_bits_stay(
     assert run.result["weights_sha256"] == expected.result["weights_sha256"] and not run.result["failures"]
     (note,) = json.loads((run.folder / "environment.json").read_text())["notes"]
     assert "out of GPU memory; goes on with 1 worker(s)" in note
+
+
+@pytest.mark.slow
+def test_a_host_short_of_memory_works_for_fewer_at_a_time_and_the_bits_stay(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray kills workers before the machine's memory is gone: here, 2 GiB after what is in use now."""
+    short = ("federation.rounds=2",)
+    expected = run_scenario(scenario, short, out=tmp_path / "alone", engine="local")
+    memory = psutil.virtual_memory()
+    if memory.available < 2 * TAKEN_BYTES:
+        pytest.skip("too little memory is free here to take some")
+    used = memory.total - memory.available
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(used + 2 * TAKEN_BYTES / 3) / memory.total:.3f}")
+    monkeypatch.setattr(simulation, "CLIENT_APP", "tests.integration.hungry_app:app")
+    run = run_scenario(scenario, short, out=tmp_path / "hungry", workers=2)
+    assert run.result["weights_sha256"] == expected.result["weights_sha256"] and not run.result["failures"]
+    (note,) = json.loads((run.folder / "environment.json").read_text())["notes"]
+    assert "out of memory; goes on with 1 worker(s)" in note
 
 
 def test_changed_images_are_not_resumed_over(tmp_path: Path, tiny: Path) -> None:

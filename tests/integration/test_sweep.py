@@ -10,13 +10,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
+from fedkvasir import simulation
+from fedkvasir.console import Screen
+from fedkvasir.live import LiveTable
 from fedkvasir.runs import Run
 from fedkvasir.simulation import run_scenario, run_sweep
-from fedkvasir.study import Study
+from fedkvasir.study import Line, Study
 from fedkvasir.sweep import load_sweep
 from tests.conftest import Command
 from tests.integration.background import Background, command_of
+from tests.integration.crowded_point import crowded_point, seeing_point
 
 SHORT = ("federation.rounds=2", "data.options.synthetic.patients_per_center=6")
 RATES = ("training.lr=0.01,0.05",)
@@ -107,6 +112,34 @@ def test_a_point_that_fails_is_listed_and_the_others_are_run(scenario: Path, tmp
 
 
 @pytest.mark.slow
+def test_as_many_share_a_gpu_as_fit_and_what_finds_it_full_has_one_of_its_own(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray counts one GPU here, whether there is one or not; its memory is a stand-in."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(simulation, "_run_point", crowded_point)
+    seen = set[int]()
+    monkeypatch.setattr(simulation, "LiveTable", lambda screen: Counting(screen, seen))
+    words = (*SHORT, *RATES, "seed=0,1", "resources.gpu_per_center=0.5")
+    study = run_sweep(load_sweep(scenario, words), out=tmp_path, concurrent=4)
+    assert max(seen) == 2 and study.index["state"].tolist() == ["finished"] * 4
+    again = study.index["reason"] == "run again with a GPU of its own: out of GPU memory beside others"
+    assert 1 <= again.sum() < 4 and set(study.index.loc[~again, "reason"]) == {""}
+
+
+class Counting(LiveTable):
+    """How many runs were seen running at a time."""
+
+    def __init__(self, screen: Screen, seen: set[int]) -> None:
+        super().__init__(screen)
+        self.seen = seen
+
+    def __call__(self, line: Line, number: int, of: int) -> None:
+        super().__call__(line, number, of)
+        self.seen.add(sum(line.state == "running" for line in self.lines.values()))
+
+
+@pytest.mark.slow
 def test_asha_stops_what_is_behind_and_what_goes_on_is_whole(scenario: Path, tmp_path: Path) -> None:
     block = "sweep={grid: {training.lr: [0.002, 0.005, 0.2, 0.3, 0.4]}, stop: asha}"
     words = (block, "federation.rounds=4", "data.options.synthetic.patients_per_center=6", "seed=0,1")
@@ -147,9 +180,9 @@ def started(*words: str, env: dict[str, str]) -> list[psutil.Process]:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[str]:
-    """Two nodes of one processor each, on loopback; its address."""
+    """Two nodes on loopback, of one processor each, and of a GPU where torch sees none; its address."""
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    common = ["--num-cpus", "1", "--num-gpus", "0", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
+    common = ["--num-cpus", "1", "--num-gpus", "1", "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
     head = ["--head", "--port", "6399", "--include-dashboard", "false", "--temp-dir", f"/tmp/ray-{os.getpid()}"]
     mine = started(*common, *head, "--ray-client-server-port", "20399", env=env)
     try:
@@ -179,3 +212,13 @@ def test_a_point_has_the_same_bits_among_eight_and_on_a_cluster_of_two_nodes(
     point = ("fedbn", "training.lr=0.05", 0)
     assert weights(beside)[point] == weights(there)[point] == expected
     assert weights(there).items() <= weights(beside).items()
+
+
+@pytest.mark.slow
+def test_on_a_cluster_a_run_sees_the_gpus_of_its_workers(
+    scenario: Path, tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It settles what they compute on; it asks for none itself."""
+    monkeypatch.setattr(simulation, "_run_point", seeing_point)
+    study = run_sweep(load_sweep(scenario, ("training.lr=0.1,0.2",)), out=tmp_path, workers=2, address=cluster)
+    assert set(study.index["reason"]) == {"CUDA_VISIBLE_DEVICES: all"}

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkvasir.errors import RunFailed
+from fedkvasir.gpu import share_of_one
 from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
-from server.grid import LocalGrid, Node, _address, deal_to_workers, take
+from server.grid import LocalGrid, Node, RayGrid, _address, deal_to_workers, take
 from server.rounds import CohortGrid, Federation, roll_call
 
 
@@ -73,6 +74,20 @@ def test_what_a_hospital_raises_becomes_an_error_reply_and_the_others_answer(tin
     replies = grid.send_and_receive([Message(RecordDict(), node.id, "query") for node in nodes])
     assert [reply.has_error() for reply in replies] == [False, True] and seen == ["alta", "nowhere"]
     assert "KeyError" in replies[1].error.reason
+
+
+@pytest.mark.slow
+def test_three_workers_share_two_gpus(tiny: Path, tmp_path: Path) -> None:
+    """With two thirds each the third would find no place. Ray is told of two; none is used."""
+    plan = make_plan(load(tiny))
+    plan.save(tmp_path)
+    nodes = [Node(f"nowhere-{number}", str(tmp_path), 1, 1) for number in range(3)]
+    grid = RayGrid(nodes, "clients.app:app", 1, workers=3, gpus=2, gpu=share_of_one(3, gpus=2))
+    try:
+        replies = grid.send_and_receive([Message(RecordDict(), node.id, "query") for node in nodes], timeout=60)
+    finally:
+        grid.close()
+    assert ["KeyError" in reply.error.reason for reply in replies] == [True] * 3
 
 
 def test_the_roll_call_names_who_is_missing_and_refuses_other_images(tiny: Path, tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""A GPU that several workers share: how many of them fit, and what is said where they do not."""
+
+from math import ceil
+
+FULL = ("OutOfMemoryError", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""In what torch, CUDA, cuBLAS and cuDNN say of a GPU whose memory is taken."""
+
+
+def workers_on_one(share: float) -> int:
+    """How many workers fit on one GPU where each takes this share of it, 0..1; two where none is given (0)."""
+    return int(1 / share + 1e-9) if share else 2
+
+
+def share_of_one(workers: int, gpus: int) -> float:
+    """The share of a GPU that each of so many workers can have: no worker stretches over two GPUs."""
+    return 1 / ceil(workers / gpus)
+
+
+def is_full(reason: str) -> bool:
+    """Does an error say that a GPU has no memory left?"""
+    return any(sign in reason for sign in FULL)
