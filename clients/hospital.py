@@ -179,7 +179,8 @@ class Hospital:
     def _batches(self, epoch: int) -> Iterator[Batch]:
         seed = derive_seed(self.scenario.seed, "epoch", self.center, epoch)
         pieces = self.plan.batches_per_epoch(POOLED) if self.center == POOLED else None
-        return train_batches(self._training, self.scenario.training.batch_size, self._augment, seed, pieces)
+        threads = self.scenario.resources.threads_per_center if self.device.type == "cuda" else 0
+        return train_batches(self._training, self.scenario.training.batch_size, self._augment, seed, pieces, threads)
 
     def _receive(self, weights: Weights, kept: dict[str, State]) -> None:
         """Fill the network: what was sent, and this center's own layers where it has them."""

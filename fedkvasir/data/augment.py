@@ -1,7 +1,9 @@
 """Augmentation behind a small interface: ``Augment(image, mask, seed) -> image, mask``."""
 
 import os
+import threading
 from collections.abc import Callable
+from copy import deepcopy
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a hospital's machine does not ask the internet for news
 
@@ -13,16 +15,20 @@ import numpy as np
 class Augment:
     """Random changes to a training image, a pure function of (image, mask, seed).
 
-    The seed is set for every sample, so that results depend neither on the order nor on the number of workers.
+    The seed is set for every sample, so that results depend neither on the order nor on the number of workers. Threads
+    may share it: each has transforms of its own, as these keep a random state.
     """
 
     def __init__(self, transforms: list[A.BasicTransform]) -> None:
-        self._compose = A.Compose(transforms)
+        self._compose, self._of_thread = A.Compose(transforms), threading.local()
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """image: (S, S, 3) uint8; mask: (S, S) uint8, 0 or 1; both come back in the same shape and type."""
-        self._compose.set_random_seed(seed % 2**32)
-        changed = self._compose(image=image, mask=mask)
+        if not hasattr(self._of_thread, "compose"):
+            self._of_thread.compose = deepcopy(self._compose)
+        compose = self._of_thread.compose
+        compose.set_random_seed(seed % 2**32)
+        changed = compose(image=image, mask=mask)
         return changed["image"], changed["mask"]
 
 

@@ -1,8 +1,10 @@
 """Batches of one center, out of its stores."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -78,23 +80,39 @@ class Batch:
 
 
 def train_batches(
-    samples: Samples, batch_size: int, augment: Augment, seed: int, pieces: int | None = None
+    samples: Samples, batch_size: int, augment: Augment, seed: int, pieces: int | None = None, threads: int = 0
 ) -> Iterator[Batch]:
     """One epoch, shuffled and augmented by ``seed``; a last batch of one joins the one before.
 
     Batch normalisation cannot train on a single image (DeepLabV3, DeepLabV3+ raise).
     pieces: cut the epoch into so many batches of equal size, but for one image, instead.
+    threads: that make batches, the same ones, before they are asked for, while a GPU computes; 0: none.
     """
     order = np.random.default_rng(derive_seed(seed, "order")).permutation(len(samples))
-    if pieces is not None:
-        for positions in np.array_split(order, pieces):
-            yield _batch(samples, positions, augment, seed)
-        return
     starts = list(range(0, len(order), batch_size))
     if len(starts) > 1 and len(order) - starts[-1] == 1:
         starts.pop()
-    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-        yield _batch(samples, order[start:end], augment, seed)
+    parts = np.split(order, starts[1:]) if pieces is None else np.array_split(order, pieces)
+    make = partial(_batch, samples, augment=augment, seed=seed)
+    return _ahead(make, parts, threads) if threads else map(make, parts)
+
+
+def _ahead(make: Callable[[np.ndarray], Batch], parts: Iterable[np.ndarray], threads: int) -> Iterator[Batch]:
+    """Batches in order, up to one more than there are threads ahead; for a GPU in memory that it reads by itself."""
+    gpu = torch.cuda.is_available()
+
+    def made(positions: np.ndarray) -> Batch:
+        batch = make(positions)
+        return Batch(batch.images.pin_memory(), batch.targets.pin_memory()) if gpu else batch
+
+    waiting = deque[Future[Batch]]()
+    with ThreadPoolExecutor(threads) as pool:
+        for positions in parts:
+            waiting.append(pool.submit(made, positions))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def batches_of(count: int, batch_size: int) -> int:

@@ -74,6 +74,24 @@ def test_two_epochs_augment_differently_and_two_runs_agree(tiny: Path) -> None:
     assert torch.equal(first, again) and not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("preset", AUGMENTS)
+def test_batches_made_ahead_in_threads_have_the_same_bits_and_order(tiny: Path, preset: str) -> None:
+    samples, augment = plan_of(tiny).part("alta", "train"), Augment(AUGMENTS[preset](32))
+    in_turn, ahead = (list(train_batches(samples, 2, augment, 7, threads=threads)) for threads in (0, 3))
+    assert len(in_turn) == len(ahead) > 4
+    for one, other in zip(in_turn, ahead, strict=True):
+        assert torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)
+
+
+def test_what_fails_in_a_thread_is_raised_where_the_batch_is_asked_for(tiny: Path) -> None:
+    def fails(image: np.ndarray, mask: np.ndarray, seed: int) -> None:
+        raise OSError("the disk is gone")
+
+    batches = train_batches(plan_of(tiny).part("alta", "train"), 2, fails, 7, threads=1)  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+
+
 def test_all_images_are_seen_once_and_no_batch_is_of_one(tiny: Path) -> None:
     samples, augment = plan_of(tiny).part("alta", "train"), Augment(AUGMENTS["none"](32))
     for size in range(2, len(samples) + 2):
