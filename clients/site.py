@@ -28,11 +28,11 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from clients.hospital import Hospital
+from fedkvasir.ensembles import members_of
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import anonymise, compare_here, share
 from fedkvasir.exchange import State
 from fedkvasir.files import write_atomic
-from fedkvasir.models.ensemble import members_of
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import POOLED, Scenario, load, parse

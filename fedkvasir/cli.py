@@ -91,9 +91,7 @@ def run(
 ) -> None:
     """Run a scenario, or go on with it; ends with the table of centers. With a `protocol:` block: all of its runs."""
     from fedkvasir.console import Screen
-    from fedkvasir.estimate import choose_workers, estimate
     from fedkvasir.scenario import load
-    from fedkvasir.simulation import Simulation
 
     screen = Screen(quiet)
     asked = load(scenario, tuple(overrides or ()))
@@ -109,6 +107,9 @@ def run(
         else:
             screen.result(run_on(*own))
         return
+    from fedkvasir.estimate import choose_workers, estimate
+    from fedkvasir.simulation import Simulation
+
     with Simulation(data, out, engine, workers, screen, tuple(track or ())) as simulation:
         if dry_run and asked.protocol:
             screen.cells(asked.model_copy(update={"sweep": None}))
@@ -413,8 +414,8 @@ def models() -> None:
     import segmentation_models_pytorch as smp
 
     from fedkvasir.console import rows
+    from fedkvasir.ensembles import ENSEMBLES
     from fedkvasir.models import MODELS, parameters_of
-    from fedkvasir.models.ensemble import ENSEMBLES
     from fedkvasir.scenario import RECIPES
 
     table = []

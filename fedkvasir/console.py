@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Shape
 
 import pandas as pd
@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedkvasir.estimate import Estimate
 from fedkvasir.evaluation.groups import STAYED
 from fedkvasir.evaluation.protocol import headline, metric_names, summarise
 from fedkvasir.plan import Plan
@@ -30,6 +29,9 @@ from fedkvasir.runs import Run, failure_text
 from fedkvasir.scenario import Scenario
 from fedkvasir.study import Line, Study
 from fedkvasir.sweep import explores, protocol_of, tried
+
+if TYPE_CHECKING:
+    from fedkvasir.estimate import Estimate
 
 NAMES = {"dice": "Dice", "iou": "IoU", "macro_f1": "macro F1", "dice_images": "Dice, by image"}
 PHASES = {"train": "training", "val": "validating", "test": ""}
@@ -134,7 +136,7 @@ class Screen:
         elif event.kind == "test":
             self.say(f"testing round {facts['best']} ({SELECTED[facts['select']]}) at every center")
 
-    def plan(self, plan: Plan, cost: Estimate) -> None:
+    def plan(self, plan: Plan, cost: "Estimate") -> None:
         """`--dry-run`: who holds what, splits, steps, time, memory."""
         scenario = plan.scenario
         self.console.print(f"[bold]{plan.name}[/bold]  {escape(scenario.question)}")

@@ -11,15 +11,16 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.numpy import save
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedkvasir.files import write_atomic
+
+if TYPE_CHECKING:
+    from torch import nn
 
 State = dict[str, np.ndarray]
 """Tensor name -> array, as in the network's state_dict."""
@@ -35,8 +36,10 @@ class Layout:
     """What is frozen is in none of them."""
 
 
-def normalisation(model: nn.Module) -> set[str]:
+def normalisation(model: "nn.Module") -> set[str]:
     """Every tensor of every batch normalisation, found by module type, however deeply nested."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
@@ -45,7 +48,7 @@ def normalisation(model: nn.Module) -> set[str]:
     }
 
 
-def layout(model: nn.Module, local: set[str], buffers: str) -> Layout:
+def layout(model: "nn.Module", local: set[str], buffers: str) -> Layout:
     """Sort a network's tensors into kinds.
 
     local: names the algorithm keeps at the center; buffers: ``average`` or ``local`` (federation.buffers).
@@ -61,14 +64,16 @@ def layout(model: nn.Module, local: set[str], buffers: str) -> Layout:
     )
 
 
-def read(model: nn.Module, names: Iterable[str]) -> State:
+def read(model: "nn.Module", names: Iterable[str]) -> State:
     """Copies of the named tensors as C-contiguous arrays on the host."""
     state = model.state_dict()
     return {name: np.array(state[name].detach().cpu().numpy(), order="C") for name in names}
 
 
-def write(model: nn.Module, state: State) -> None:
+def write(model: "nn.Module", state: State) -> None:
     """Copy arrays into the network. Raises ValueError that names a tensor of another shape, KeyError an unknown one."""
+    import torch
+
     own = model.state_dict()
     with torch.no_grad():
         for name, array in state.items():

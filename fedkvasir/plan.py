@@ -9,31 +9,28 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from fedkvasir import scenario as scenarios
-from fedkvasir.algorithms import build_algorithm
-from fedkvasir.algorithms.base import Algorithm
-from fedkvasir.batch_size import fix_batch_size
-from fedkvasir.data.augment import AUGMENTS
 from fedkvasir.data.datasets import find_dataset
 from fedkvasir.data.formats import picture
 from fedkvasir.data.hospitals import Hospitals, Progress, gather
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, batches_of
+from fedkvasir.ensembles import members_of
+from fedkvasir.ensembles import parse as parse_ensemble
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
-from fedkvasir.losses import LossFunction, build_loss, find_loss
 from fedkvasir.metrics.endocv2021 import OFFICIAL
-from fedkvasir.models import check_model
-from fedkvasir.models.ensemble import members_of
-from fedkvasir.models.ensemble import parse as parse_ensemble
-from fedkvasir.models.weights import source_sha256
+from fedkvasir.pretrained import source_sha256
 from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
-from fedkvasir.training import check_compiler
+
+if TYPE_CHECKING:
+    from fedkvasir.algorithms.base import Algorithm
+    from fedkvasir.losses import LossFunction
 
 COLUMNS = (
     "sample", "dataset", "center", "role", "split", "group", "label", "target", "row", "store", "width", "height",
@@ -121,8 +118,10 @@ class Plan:
         shown = self.samples.loc[self.samples["split"] == "train", "target"].value_counts()
         return {name: int(shown.get(number, 0)) for number, name in enumerate(self.classes)}
 
-    def loss(self) -> LossFunction:
+    def loss(self) -> "LossFunction":
         """What training minimises. Raises UserError where its class weights do not fit the classes."""
+        from fedkvasir.losses import build_loss
+
         return build_loss(self.scenario.training.loss, self.scenario.task, self.class_counts)
 
     @cached_property
@@ -282,6 +281,9 @@ def make_plan(
     with ``pixels_sha256``.
     Raises UserError at the first thing wrong; every check that needs no pixel comes before the first pixel is read.
     """
+    from fedkvasir.batch_size import fix_batch_size
+    from fedkvasir.training import check_compiler
+
     check_names(scenario)
     if scenario.training.compile:
         check_compiler()
@@ -323,6 +325,12 @@ def make_plan(
 
 def check_names(scenario: Scenario) -> None:
     """Every name in the scenario against its registry. Raises UserError with the key and the nearest spelling."""
+    # All that trains is behind these: who reads a plan does not wait for it.
+    from fedkvasir.algorithms import build_algorithm
+    from fedkvasir.data.augment import AUGMENTS
+    from fedkvasir.losses import find_loss
+    from fedkvasir.models import check_model
+
     find_loss(scenario.training.loss, scenario.task)
     augment = scenario.training.augment
     if augment not in AUGMENTS:
@@ -366,7 +374,9 @@ def _of_one(scenario: Scenario, hospital: str) -> Scenario:
     return scenario.model_copy(update={"data": data})
 
 
-def _check_ensemble(scenario: Scenario, algorithm: Algorithm) -> None:
+def _check_ensemble(scenario: Scenario, algorithm: "Algorithm") -> None:
+    from fedkvasir.algorithms.base import Algorithm
+
     if type(algorithm).local is not Algorithm.local or scenario.federation.buffers == "local":
         raise UserError(
             "model: members whose layers stay at their hospitals (fedbn, federation.buffers = local) cannot be formed "
@@ -381,6 +391,8 @@ def _check_ensemble(scenario: Scenario, algorithm: Algorithm) -> None:
 
 def choose_device(wanted: str, key: str) -> str:
     """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; ``key`` is what the user set, for the sentence."""
+    import torch
+
     there = torch.cuda.is_available()
     if wanted not in ("auto", "cpu", "cuda"):
         raise UserError(f"{key} {wanted}: use auto, cpu or cuda")

@@ -20,24 +20,24 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import psutil
-import torch
 from pyarrow.lib import ArrowException
 from safetensors import SafetensorError
-from torch import nn
 
+from fedkvasir import ensembles
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import center_table, headline, summarise
 from fedkvasir.evaluation.shared import share
 from fedkvasir.exchange import State, load_groups, save_groups, sha256, write
 from fedkvasir.files import atomic_folder, lock, write_atomic
-from fedkvasir.models import build_model, ensemble
-from fedkvasir.models.ensemble import Ensemble, OneAtATime
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import load
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PACKAGES = ("fedkvasir", "torch", "flwr", "ray", "numpy", "segmentation-models-pytorch", "timm", "albumentations")
 TABLES = ("rounds", "samples")
@@ -162,14 +162,17 @@ class Run:
             rows.append({"model": name, **scores, **means, **cost})
         return pd.DataFrame(rows)
 
-    def model(self, checkpoint: str = "best", one_at_a_time: bool = False) -> nn.Module:
+    def model(self, checkpoint: str = "best", one_at_a_time: bool = False) -> "nn.Module":
         """The network in evaluation mode with the weights of ``best``, ``last`` or a kept round.
 
         one_at_a_time: an ensemble loads each of its members for every batch, so that one is in memory, never all.
         """
+        from fedkvasir.models import build_model
+        from fedkvasir.models.ensemble import Ensemble, OneAtATime
+
         scenario = self.plan.stage("").scenario
         saved, classes = self.checkpoint(checkpoint), len(self.plan.classes)
-        parsed = ensemble.parse(scenario.model, scenario.task)
+        parsed = ensembles.parse(scenario.model, scenario.task)
         network: nn.Module
         if parsed is None:
             network = build_model(scenario.model, scenario.task, classes)
@@ -380,6 +383,8 @@ def failure_text(failure: dict[str, Any]) -> str:
 
 def environment(engine: str, workers: int, because: str = "") -> dict[str, Any]:
     """Versions and machine, as recorded with every run."""
+    import torch
+
     return {
         "engine": engine,
         "workers": workers,

@@ -11,6 +11,7 @@ import yaml
 import fedkvasir
 from fedkvasir.scenario import json_schema
 from tests.conftest import REPOSITORY, Command
+from tests.report.crafted import make_plan, make_run
 
 
 def test_help_answers_in_under_half_a_second(tmp_path: Path) -> None:
@@ -20,6 +21,28 @@ def test_help_answers_in_under_half_a_second(tmp_path: Path) -> None:
         assert subprocess.run(command, capture_output=True).returncode == 0
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 0.5
+
+
+def test_commands_that_compute_nothing_do_not_wait_for_what_trains(tmp_path: Path, tiny: Path) -> None:
+    run = make_run(tmp_path / "runs" / "crafted", make_plan("segmentation")).folder
+    looked = (
+        "import sys\n"
+        "from contextlib import suppress\n"
+        "from pathlib import Path\n"
+        "from fedkvasir import cli, errors, view\n"
+        "run, scenario = sys.argv[1:]\n"
+        "for words in (['algorithms'], ['data', 'list'], ['report', run]):\n"
+        "    cli.app(words, standalone_mode=False)\n"
+        "with suppress(errors.UserError):\n"
+        "    cli.app(['run', scenario, 'seeed=1'], standalone_mode=False)\n"
+        "assert view.entries(Path(run).parent)\n"
+        "slow = {'torch', 'torchvision', 'timm', 'segmentation_models_pytorch', 'albumentations', 'scipy.stats', 'ray',"
+        " 'matplotlib', 'sklearn'}\n"
+        "assert not (found := slow & sys.modules.keys()), found\n"
+    )
+    command = [sys.executable, "-c", looked, str(run), str(tiny)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-300:]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from fedkvasir.data.augment import AUGMENTS
+from fedkvasir.ensembles import members_of, parse
 from fedkvasir.errors import UserError
-from fedkvasir.models.ensemble import members_of, parse
 from fedkvasir.plan import check_names
 from fedkvasir.scenario import RECIPES, Scenario, load
 from fedkvasir.training import learning_rate

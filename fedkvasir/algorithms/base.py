@@ -7,25 +7,27 @@ them is a message: ``arrays`` (shared parameters) always, and whatever named rec
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
-from torch import Tensor, nn
 
 from fedkvasir.exchange import State
 from fedkvasir.scenario import Scenario
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Tensors = dict[str, "Tensor"]
 
 
 @dataclass
 class Visit:
     """One hospital's training in one round, as the hospital half sees it."""
 
-    model: nn.Module
+    model: "nn.Module"
     received: Tensors
     """The shared parameters as they came from the server, by name, on the training device."""
     extra: dict[str, Tensors]
@@ -37,7 +39,7 @@ class Visit:
     steps: int = 0
     lr_sum: float = 0.0
 
-    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+    def parameters(self) -> "list[tuple[str, nn.Parameter]]":
         """The shared parameters by name."""
         own = dict(self.model.named_parameters())
         return [(name, own[name]) for name in self.received]
@@ -57,14 +59,14 @@ class Algorithm(ABC):
 
     # ---- hospital half
 
-    def local(self, model: nn.Module) -> set[str]:
+    def local(self, model: "nn.Module") -> set[str]:
         """Names of tensors that stay with their center."""
         return set()
 
     def begin(self, visit: Visit) -> None:
         """Before the first step."""
 
-    def penalty(self, visit: Visit) -> Tensor | None:
+    def penalty(self, visit: Visit) -> "Tensor | None":
         """Added to the loss of every step."""
         return None
 
@@ -112,7 +114,9 @@ def from_record(record: Mapping[str, Array]) -> State:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def to_tensors(state: State, device: torch.device) -> Tensors:
+def to_tensors(state: State, device: "torch.device") -> Tensors:
+    import torch
+
     return {name: torch.from_numpy(np.array(array)).to(device) for name, array in state.items()}
 
 

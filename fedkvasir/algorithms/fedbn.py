@@ -6,12 +6,13 @@ What a hospital that took no part gets is outside the paper; here it is the mean
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar
 
 from fedkvasir.algorithms.fedavg import FedAvg
 from fedkvasir.exchange import normalisation
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -19,5 +20,5 @@ class FedBN(FedAvg):
     summary: ClassVar[str] = "FedAvg without batch normalisation, which stays with each hospital"
     paper: ClassVar[str] = "Li et al., ICLR 2021"
 
-    def local(self, model: nn.Module) -> set[str]:
+    def local(self, model: "nn.Module") -> set[str]:
         return normalisation(model)

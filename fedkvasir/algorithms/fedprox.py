@@ -4,13 +4,14 @@ Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, Eq. 2.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from flwr.serverapp.strategy import FedProx as FlowerFedProx
-from torch import Tensor
 
 from fedkvasir.algorithms.base import FLOWER, Algorithm, Visit
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class FedProx(Algorithm):
 
     mu: float = 0.01
 
-    def penalty(self, visit: Visit) -> Tensor:
+    def penalty(self, visit: Visit) -> "Tensor":
+        import torch
+
         distances = [(parameter - visit.received[name]).pow(2).sum() for name, parameter in visit.parameters()]
         return self.mu / 2 * torch.stack(distances).sum()
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
@@ -36,6 +35,8 @@ class Scaffold(Algorithm):
             )
 
     def begin(self, visit: Visit) -> None:
+        import torch
+
         for record in (visit.extra, visit.kept):
             if "control" not in record:
                 record["control"] = {name: torch.zeros_like(value) for name, value in visit.received.items()}

@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from fedkvasir.data.augment import Augment
 from fedkvasir.data.store import Store, store_at
 from fedkvasir.randomness import derive_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedkvasir.data.augment import Augment
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Batch:
-    images: Tensor
+    images: "Tensor"
     """(B, 3, S, S) float32 in 0..1, channels last in memory."""
-    targets: Tensor
+    targets: "Tensor"
     """(B, K, S, S) float32, 0 or 1, one channel a class (segmentation); (B,) int64 (classification)."""
 
 
 def train_batches(
-    samples: Samples, batch_size: int, augment: Augment, seed: int, pieces: int | None = None, threads: int = 0
+    samples: Samples, batch_size: int, augment: "Augment", seed: int, pieces: int | None = None, threads: int = 0
 ) -> Iterator[Batch]:
     """One epoch, shuffled and augmented by ``seed``; a last batch of one joins the one before.
 
@@ -99,6 +102,8 @@ def train_batches(
 
 def _ahead(make: Callable[[np.ndarray], Batch], parts: Iterable[np.ndarray], threads: int) -> Iterator[Batch]:
     """Batches in order, up to one more than there are threads ahead; for a GPU in memory that it reads by itself."""
+    import torch
+
     gpu = torch.cuda.is_available()
 
     def made(positions: np.ndarray) -> Batch:
@@ -132,7 +137,9 @@ def eval_batches(samples: Samples, batch_size: int) -> Iterator[tuple[np.ndarray
         yield positions, _batch(samples, padded)
 
 
-def _batch(samples: Samples, positions: np.ndarray, augment: Augment | None = None, seed: int = 0) -> Batch:
+def _batch(samples: Samples, positions: np.ndarray, augment: "Augment | None" = None, seed: int = 0) -> Batch:
+    import torch
+
     images = samples.images(positions)
     masks = samples.masks(positions) if samples.task == "segmentation" else np.zeros(images.shape[:3], np.uint8)
     if augment:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import norm, rankdata
 
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.groups import Runs, tested
@@ -180,6 +179,8 @@ class SignedRanks:
 def signed_ranks(differences: np.ndarray) -> SignedRanks:
     """Ties rank below every difference and then drop out (Pratt, Journal of the American Statistical Association 54,
     1959): dropped before ranking, they would let a method that does worse in every group come out further ahead."""
+    from scipy.stats import rankdata
+
     sizes = np.abs(differences)
     _, tied = np.unique(sizes[sizes > 0], return_counts=True)
     return SignedRanks(float(rankdata(sizes)[differences > 0].sum()), (int((sizes == 0).sum()), *map(int, tied)))
@@ -197,6 +198,8 @@ def stratified(strata: Sequence[SignedRanks]) -> tuple[float, float]:
     Statistical Institute 37, 1960, for two samples; Lehmann, Nonparametrics, 1975, section 3.3). Of one stratum it is
     the test of Wilcoxon.
     """
+    from scipy.stats import norm
+
     strata = [stratum for stratum in strata if len(stratum.ranks)]
     if not strata:
         return np.nan, 0.0

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.comparison import ALPHA, FEWEST_GROUPS
@@ -38,6 +37,8 @@ def rank(methods: Mapping[str, Runs], scope: str = "unseen", checkpoint: str = "
     A group's value is its mean over a method's runs; equals share their ranks. Raises UserError for fewer methods and
     as :func:`~fedkvasir.evaluation.comparison.compare`.
     """
+    from scipy.stats import friedmanchisquare, rankdata
+
     if len(methods) < 3:
         raise UserError(f"ranks are for three methods or more, not for {' and '.join(methods)}: compare these two")
     _, means, notes = paired(sides(tested(methods, checkpoint, split), scope))
@@ -66,5 +67,7 @@ def cliques(ranks: Mapping[str, float], width: float) -> tuple[tuple[str, ...], 
 
 def critical_difference(methods: int, groups: int) -> float:
     """Of average ranks, at 0.05 (Nemenyi; Demsar 2006, section 3.2.2)."""
+    from scipy.stats import studentized_range
+
     q = studentized_range.ppf(1 - ALPHA, methods, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(methods * (methods + 1) / (6 * groups)))

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedkvasir import ensembles
 from fedkvasir.errors import UserError
-from fedkvasir.models import classifier, encoder_decoder, ensemble, triunet
+from fedkvasir.models import classifier, encoder_decoder, triunet
 from fedkvasir.models.ensemble import Ensemble
 from fedkvasir.models.network import Network
-from fedkvasir.models.weights import check_weights, load_weights
+from fedkvasir.models.weights import load_weights
+from fedkvasir.pretrained import check_weights
 from fedkvasir.scenario import Model, did_you_mean
 
 MODELS: dict[str, dict[str, Callable[..., nn.Module]]] = {
@@ -33,7 +35,7 @@ def check_model(spec: Model, task: str) -> None:
     """
     if task == "classification" and spec.activation != "sigmoid":
         raise UserError("model.activation is for segmentation; a classifier's is always a softmax over its classes")
-    members = ensemble.members_of(spec, task)
+    members = ensembles.members_of(spec, task)
     for member in members.values():
         check_model(member, task)
     if not members:
@@ -50,7 +52,7 @@ def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
     known = MODELS[task]
     builder = known.get(spec.name) or (classifier.any_timm(spec.name) if task == "classification" else None)
     if builder is None:
-        names = [*known, *ensemble.ENSEMBLES[task]]
+        names = [*known, *ensembles.ENSEMBLES[task]]
         near = did_you_mean(spec.name, names)
         raise UserError(f"model.name: unknown {task} model {spec.name!r}{near}; known: {', '.join(names)}")
     allowed = list(parameters_of(builder))
@@ -72,9 +74,11 @@ def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -
     With a ``seed`` the network is initialised (random weights by the seed, then ``spec.weights``): the server's job.
     Without, its weights are whatever they are, to be overwritten by what the server sends.
     """
-    parsed = ensemble.parse(spec, task)
+    parsed = ensembles.parse(spec, task)
     if parsed:
-        members = {name: build_model(own, task, classes, seed) for name, own in ensemble.members_of(spec, task).items()}
+        members = {
+            name: build_model(own, task, classes, seed) for name, own in ensembles.members_of(spec, task).items()
+        }
         return Ensemble(members, parsed.fusion, classes, task)
     return build_network(spec, task, classes, seed)
 

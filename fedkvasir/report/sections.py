@@ -12,12 +12,12 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from fedkvasir import ensembles
 from fedkvasir.data.catalog import Card
 from fedkvasir.data.datasets import DATASETS
 from fedkvasir.evaluation.protocol import center_table, headline, is_shared
 from fedkvasir.evaluation.suite import speed
 from fedkvasir.metrics.classification import BINS
-from fedkvasir.models import ensemble
 from fedkvasir.plan import Plan
 from fedkvasir.report import centers, charts
 from fedkvasir.report.centers import LOWEST, MANY, TITLES, Uncertainty, in_order, uncertainty
@@ -291,7 +291,7 @@ def _members(run: Run, metric: str) -> Table:
 def _rounds(run: Run, done: int) -> str:
     """What has been trained, in words."""
     rounds, scenario = run.plan.scenario.federation.rounds, run.plan.stage("").scenario
-    parsed = ensemble.parse(scenario.model, scenario.task)
+    parsed = ensembles.parse(scenario.model, scenario.task)
     if parsed is None:
         return f"{done} of {rounds} rounds"
     finished = sum(member.finished for member in run.members.values())

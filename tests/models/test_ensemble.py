@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import expit, logit, softmax
 
+from fedkvasir.ensembles import members_of
 from fedkvasir.errors import UserError
 from fedkvasir.exchange import layout
 from fedkvasir.models import build_model, check_model
-from fedkvasir.models.ensemble import Ensemble, Learned, WeightedMean, members_of
+from fedkvasir.models.ensemble import Ensemble, Learned, WeightedMean
 from fedkvasir.models.network import log_odds
 from fedkvasir.scenario import Model
 

