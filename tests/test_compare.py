@@ -224,7 +224,7 @@ def test_one_method_has_its_intervals_and_no_test(command: Command, runs: list[P
 def test_one_run_a_method_is_said_to_hold_no_other_seed(command: Command, runs: list[Path], tmp_path: Path) -> None:
     command("compare", runs[0], runs[2], "--out", tmp_path)
     shown = Page((tmp_path / "comparison.html").read_text(encoding="utf-8"))
-    assert "fedavg, fedprox: one run, so the interval does not hold what another seed would change" in shown.text
+    assert "fedavg, fedprox: one seed; what another would change is in no interval and in no test" in shown.text
 
 
 def test_classification_without_holdouts(craft: Craft, command: Command, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ ALPHA = 0.05
 FEWEST_GROUPS = 6
 """With five that differ no outcome reaches p < 0.05: 2 / 2^5 = 0.0625."""
 COUNTED_GROUPS = 100
-"""Up to so many the distribution of the signed ranks is counted out, beyond it is as good as normal."""
+"""Up to so many that differ the distribution of the signed ranks is counted out, beyond it is as good as normal."""
 COUNTED_SUMS = 1_000_000
 """Sums of ranks weighted by stratum that are counted out, at most: below a second."""
 
@@ -133,13 +133,16 @@ def sentence(comparison: Comparison) -> str:
     if np.isnan(c.p):
         few = f"{c.groups} groups" if c.groups < FEWEST_GROUPS else f"{c.wins + c.losses} of {c.groups} groups differ"
         said = f"not tested: {few}, six are needed; {c.first} minus {c.second} {where}: {size}"
+    elif c.p_holm >= ALPHA and (c.low > 0 or c.high < 0):
+        mean = f"the mean of {c.first if c.difference > 0 else c.second} is higher {where}: {size} for {c.first}"
+        said = f"unclear: {mean}, but group by group it is not shown: {told}"
     elif c.p_holm >= ALPHA:
         said = f"no difference shown between {c.first} and {c.second} {where}: {size} for {c.first}, {told}"
     elif c.low > 0:
         said = f"{c.first} is better than {c.second} {where} by {size}, {told}"
     else:
         ahead = f"group by group {c.first} is ahead of {c.second} {where}, {told}"
-        said = f"unclear: {ahead}, but the mean does not show it: {size}"
+        said = f"unclear: {ahead}, but the mean {'says the opposite' if c.high < 0 else 'does not show it'}: {size}"
     return "; ".join([said, *c.notes])
 
 
@@ -206,7 +209,9 @@ def stratified(strata: Sequence[SignedRanks]) -> tuple[float, float]:
     sizes = [stratum.groups + 1 for stratum in strata]
     # With whole weights the sums of ranks are whole, twice, and can be counted out.
     common = math.lcm(*sizes)
-    counted = sum(stratum.groups for stratum in strata) <= COUNTED_GROUPS and common * sum(sizes) <= COUNTED_SUMS
+    differ = sum(len(stratum.ranks) for stratum in strata)
+    total = sum(common // size * 2 * stratum.ranks.sum() for size, stratum in zip(sizes, strata, strict=True))
+    counted = differ <= COUNTED_GROUPS and total <= COUNTED_SUMS
     weights = [(common if counted else 1) / size for size in sizes]
     ranks = np.concatenate([weight * stratum.ranks for weight, stratum in zip(weights, strata, strict=True)])
     won = sum(weight * stratum.won for weight, stratum in zip(weights, strata, strict=True))

@@ -8,8 +8,8 @@ import pandas as pd
 
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.groups import ROLES, Runs, counts_of, images, tested
-from fedkvasir.evaluation.protocol import center_table, headline, is_shared, task_of
-from fedkvasir.metrics.segmentation import by_image
+from fedkvasir.evaluation.protocol import center_table, headline, is_shared, networks, task_of
+from fedkvasir.metrics.segmentation import by_image, shows_any
 
 SCOPES = {**{scope: [role] for scope, role in ROLES.items()}, "all": [*ROLES.values()]}
 
@@ -18,11 +18,12 @@ def fairness(runs: Runs, local_only: Runs | None = None, checkpoint: str = "best
     """One row a scope (``seen``, ``unseen``, ``all``), of the headline metric at the scope's centers.
 
     Columns: scope, centers; mean (uniform over centers), weighted (by the centers' images); worst_center, worst,
-    second_worst_center, second_worst; percentile_10 (over images; NaN for classification, where an image has no score,
-    and of shared records); sd (of these centers, not of a sample of them), range (best less worst); local_centers,
-    those that ``local_only`` was tested on as well, and beat_local, the share of them whose score is higher than there.
-    Of several runs a center's score is the mean; a center without a score counts nowhere. Raises UserError as
-    :func:`~fedkvasir.evaluation.groups.tested`, and where a center's images are not those of ``local_only``.
+    second_worst_center, second_worst; percentile_10 (over images, under each of several networks; NaN for
+    classification, where an image has no score, and of shared records); sd (of these centers, not of a sample of them),
+    range (best less worst); local_centers, those that ``local_only`` was tested on as well, and beat_local, the share
+    of them whose score is higher than there. Of several runs a center's score is the mean; a center without a score
+    counts nowhere. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`, and where a center's images are not
+    those of ``local_only``.
     """
     methods = {"the run": runs} | ({"local-only": local_only} if local_only else {})
     tables = tested(methods, checkpoint, split)
@@ -47,7 +48,8 @@ def _spread(centers: pd.DataFrame, records: Runs) -> dict[str, object]:
             row |= {f"{name}_center": centers.index[place][1], name: score[place]}
     if task_of(records[0]) == "segmentation" and not is_shared(records[0]):
         # By role: in a study an image may be tested where its center trains and where it is held out.
-        dice = [by_image(own)["dice"] for table in records for _, own in table.groupby("role")]
+        parts = [own for table in records for _, held in table.groupby("role") for own in networks(held)]
+        dice = [by_image(own)["dice"] for part in parts for _, own in part.groupby("center") if shows_any(own)]
         row["percentile_10"] = pd.concat(dice).quantile(0.1)
     compared = centers.dropna()
     row |= {"sd": score.std(), "range": np.ptp(score), "local_centers": len(compared)}

@@ -12,21 +12,22 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.errors import UserError
-from fedkvasir.evaluation.protocol import is_shared, task_of
+from fedkvasir.evaluation.protocol import is_shared, networks, task_of
 from fedkvasir.metrics.classification import PREFIX, classes_of, predicted
-from fedkvasir.metrics.segmentation import by_image, scored
+from fedkvasir.metrics.segmentation import by_image, scored, shows_any
 
 ROLES = {"seen": "train", "unseen": "holdout"}
 IMAGE = ["role", "center", "group", "sample"]
 STAYED = "per-image records stayed at the hospitals (evaluation.share: per-center)"
 """Why something cannot be computed."""
-NEEDED = [*IMAGE, "checkpoint", "split", "label", "tp", "fp", "fn"]
+NEEDED = [*IMAGE, "run", "checkpoint", "split", "label", "tp", "fp", "fn"]
 """Columns that scores are made of, beside the probabilities."""
 RARE = 5
 """A class in fewer groups of a center is missing from many draws, and macro F1 is over the classes that occur."""
 
 Runs = Sequence[pd.DataFrame]
-"""One method's sample records (docs/records.md), a table a seed, all tested on the same images."""
+"""One method's sample records (docs/records.md), a table a seed, all tested on the same images. Of a study several
+networks may be tested on an image with one seed, told apart by a column ``run``; their scores are averaged."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Statistic:
 
 def _dice_sums(own: pd.DataFrame) -> pd.DataFrame:
     means = by_image(own).groupby("group")["dice"].mean()
+    means = means if shows_any(own) else means * np.nan
     return pd.DataFrame({"dice": means.fillna(0.0), "scored": means.notna()})
 
 
@@ -74,9 +76,7 @@ def _accuracy(sums: np.ndarray) -> np.ndarray:
 
 
 def _only_empty_masks(own: pd.DataFrame) -> str:
-    if (own["tp"] + own["fn"]).any():
-        return ""
-    return "only empty masks, Dice is 0 where there is an alarm and no score where there is none"
+    return "" if shows_any(own) else "only empty masks, there is no Dice; see false alarms"
 
 
 def _rare_classes(own: pd.DataFrame) -> str:
@@ -108,27 +108,31 @@ class Center:
     name: str
     statistic: Statistic
     sums: np.ndarray
-    """(runs, groups, K) float64, groups in sorted order."""
+    """(runs, networks, groups, K) float64, groups in sorted order."""
     remark: str
     """What makes the score odd; nothing where all is well."""
 
     @property
     def groups(self) -> int:
-        return self.sums.shape[1]
+        return self.sums.shape[2]
 
     @property
     def group_means(self) -> np.ndarray:
         """(groups,) mean over the runs, NaN where no run has a score."""
-        return mean_over_runs(self.statistic.group_score(self.sums))
+        return mean_over_runs(over_networks(self.statistic.group_score(self.sums)))
 
     @property
     def score(self) -> float:
         """Mean over the runs of the center's score, NaN without groups."""
-        return float(mean_over_runs(self.statistic.score(self.sums.sum(axis=1, keepdims=True)))[0])
+        return float(mean_over_runs(self.scores(self.sums.sum(axis=2, keepdims=True)))[0])
+
+    def scores(self, sums: np.ndarray) -> np.ndarray:
+        """Of sums (runs, networks, n, K) over groups the center's scores (runs, n), means over the networks."""
+        return over_networks(self.statistic.score(sums))
 
     def only(self, kept: np.ndarray) -> "Center":
         """With the groups of a mask, (groups,) bool."""
-        return replace(self, sums=self.sums[:, kept])
+        return replace(self, sums=self.sums[:, :, kept])
 
 
 @dataclass(frozen=True)
@@ -156,15 +160,27 @@ def mean_over_runs(scores: np.ndarray, times: np.ndarray | None = None) -> np.nd
     return ratio((weights * np.nan_to_num(scores)).sum(axis=0), weights.sum(axis=0))
 
 
+def over_networks(scores: np.ndarray) -> np.ndarray:
+    """(runs, n) means of scores (runs, networks, n); a network without a score is in no mean."""
+    if scores.shape[1] == 1:
+        return scores[:, 0]
+    finite = np.isfinite(scores)
+    return ratio(np.where(finite, scores, 0.0).sum(axis=1), finite.sum(axis=1))
+
+
 def centers_of(tables: Runs, scope: str) -> dict[str, Center]:
     """The ``seen`` or ``unseen`` centers, sorted by name, of one method's records from :func:`tested`."""
     statistic = STATISTICS[task_of(tables[0])]
     parts = [dict(iter(table[table["role"] == ROLES[scope]].groupby("center"))) for table in tables]
     centers = {}
     for name, first in sorted(parts[0].items()):
-        sums = np.stack([statistic.sums(part[name]).to_numpy(dtype=np.float64) for part in parts])
+        sums = np.stack([[_sums(statistic, own) for own in networks(part[name])] for part in parts])
         centers[str(name)] = Center(str(name), statistic, sums, statistic.remark(first))
     return centers
+
+
+def _sums(statistic: Statistic, own: pd.DataFrame) -> np.ndarray:
+    return statistic.sums(own).to_numpy(dtype=np.float64)
 
 
 def shared_centers_of(tables: Runs, scope: str) -> list[SharedCenter]:

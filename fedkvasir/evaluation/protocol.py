@@ -24,6 +24,12 @@ def task_of(records: pd.DataFrame) -> str:
     return "segmentation" if "tp" in records.columns else "classification"
 
 
+def networks(records: pd.DataFrame) -> list[pd.DataFrame]:
+    """Records of every network that was tested: of a study there may be several at a center, and with one seed, which a
+    column ``run`` tells apart."""
+    return [own for _, own in records.groupby("run")] if "run" in records.columns else [records]
+
+
 def headline(task: str) -> str:
     """The metric that selection, seen, unseen and gap speak of."""
     return segmentation.HEADLINE if task == "segmentation" else classification.HEADLINE
@@ -37,33 +43,38 @@ def center_scores(samples: pd.DataFrame) -> dict[str, float]:
     """All metrics of one center's records of one split and checkpoint.
 
     Segmentation: mean over an image's classes, a group's images, then groups; ``dice_images`` is the plain mean over
-    images, ``negatives`` counts images without polyp and without alarm (in no mean), ``missed`` polyps with Dice 0.
-    Classification: over all images.
+    images, ``negatives`` counts images without polyp and without alarm (in no mean), ``missed`` polyps with Dice 0. A
+    center that shows no polyp has no score but these counts. Classification: over all images.
     """
     (scores,) = scores_by_center(samples.assign(center="")).values()
     return scores
 
 
 def scores_by_center(samples: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Center, in order of name -> :func:`center_scores`; the images of all centers are scored at once."""
+    """Center, in order of name -> :func:`center_scores`, of several networks their mean; the images of all centers are
+    scored at once."""
     if is_shared(samples):
         # In a study the networks of several hospitals may be tested on the images of one center.
         scores_of = samples[samples["kind"] == "score"].groupby(["center", "metric"], sort=False)["value"].mean()
         return {str(center): own.droplevel(0).to_dict() for center, own in scores_of.groupby(level="center")}
+    if len(parts := networks(samples)) > 1:
+        of_each = pd.concat([pd.DataFrame.from_dict(scores_by_center(part), orient="index") for part in parts])
+        return {str(center): row.to_dict() for center, row in of_each.groupby(level=0).mean().iterrows()}
     if task_of(samples) == "classification":
         return {str(center): classification.ratios(own) for center, own in samples.groupby("center")}
     samples = segmentation.scored(samples)
     missed = ((samples["tp"] == 0) & (samples["fn"] > 0)).groupby(samples["center"]).sum()
+    shows = (samples["tp"] + samples["fn"] > 0).groupby(samples["center"]).any()
     # In a study an image may be tested at two centers: where its center trains, and where it is held out.
     samples = samples.assign(sample=samples["center"] + "\0" + samples["sample"])
     center_of = samples.groupby("sample", sort=False)["center"].first()
     scores: dict[str, dict[str, float]] = {}
     for center, own in segmentation.by_image(samples).groupby(center_of):
+        counts = {"missed": int(missed[center]), "negatives": int(own["dice"].isna().sum())}
+        own = own if shows[center] else own.assign(**dict.fromkeys(segmentation.METRICS, np.nan))
         groups = own.groupby("group").mean()
         scores[str(center)] = {name: float(groups[name].mean()) for name in segmentation.METRICS}
-        scores[str(center)]["dice_images"] = float(own["dice"].mean())
-        scores[str(center)]["missed"] = int(missed[center])
-        scores[str(center)]["negatives"] = int(own["dice"].isna().sum())
+        scores[str(center)] |= {"dice_images": float(own["dice"].mean()), **counts}
     return scores
 
 

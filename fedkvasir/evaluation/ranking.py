@@ -19,6 +19,8 @@ from fedkvasir.evaluation.pairing import paired, sides
 class Ranking:
     """Several methods at once: the numbers of a critical-difference plot."""
 
+    metric: str
+    """What a group is judged by: accuracy where the headline is macro F1."""
     ranks: dict[str, float]
     """Average rank over groups, 1 is best; the best method first."""
     groups: int
@@ -41,18 +43,18 @@ def rank(methods: Mapping[str, Runs], scope: str = "unseen", checkpoint: str = "
 
     if len(methods) < 3:
         raise UserError(f"ranks are for three methods or more, not for {' and '.join(methods)}: compare these two")
-    _, means, notes = paired(sides(tested(methods, checkpoint, split), scope))
+    centers, means, notes = paired(sides(tested(methods, checkpoint, split), scope))
     places = rankdata(-means, axis=0)
-    groups = places.shape[1]
+    groups, metric = places.shape[1], next(iter(centers.values()))[0].statistic.group_title
     average = {name: float(own.mean()) if groups else np.nan for name, own in zip(methods, places, strict=True)}
     ranks = dict(sorted(average.items(), key=lambda item: item[1]))
     if groups < FEWEST_GROUPS:
         few = f"not tested: {groups} groups, six are needed"
-        return Ranking(ranks, groups, np.nan, np.nan, (), (few, *notes))
+        return Ranking(metric, ranks, groups, np.nan, np.nan, (), (few, *notes))
     # Where every group is a tie the statistic is 0 / 0.
     friedman_p = float(friedmanchisquare(*places).pvalue) if places.std() else 1.0
     width = critical_difference(len(methods), groups)
-    return Ranking(ranks, groups, friedman_p, width, cliques(ranks, width), notes)
+    return Ranking(metric, ranks, groups, friedman_p, width, cliques(ranks, width), notes)
 
 
 def cliques(ranks: Mapping[str, float], width: float) -> tuple[tuple[str, ...], ...]:

@@ -19,7 +19,7 @@ from fedkvasir.data.partition import SIZES, size_bins
 from fedkvasir.evaluation.protocol import is_shared, task_of
 from fedkvasir.metrics import classification, endocv2021
 from fedkvasir.metrics.counts import COUNTS, ratios
-from fedkvasir.metrics.segmentation import DEFAULT, DISTANCES, scored
+from fedkvasir.metrics.segmentation import DEFAULT, DISTANCES, scored, shows_any
 
 ALL, BACKGROUND = "all", "background"
 KEYS = ["center", "role", "class", "metric", "reduction"]
@@ -67,7 +67,8 @@ def over_centers(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for place, own in means.groupby(keys, sort=False):
         there = own.dropna(subset="value")
-        counts = {"centers": len(there), "images": own["images"].sum(), "excluded": own["excluded"].sum()}
+        sums = {name: own[name].sum(min_count=1) for name in ("images", "excluded")}  # of shared records unknown
+        counts = {"centers": len(there), **sums}
         for name, weights in (("uniform", np.ones(len(there))), ("weighted", there["images"])):
             value = np.average(there["value"], weights=weights) if len(there) else np.nan
             rows.append(dict(zip(keys, place, strict=True)) | {"mean": name, "value": float(value)} | counts)
@@ -230,7 +231,8 @@ def _shown(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _scores(part: pd.DataFrame) -> pd.DataFrame:
     """One class: its ratios and distances and the group of every image; index ``sample``."""
     distances = [name for name in DISTANCES if name in part.columns]
-    return ratios(part).join(part[["group", *distances]]).set_index(part["sample"])
+    overlap = ratios(part) if shows_any(part) else ratios(part) * np.nan
+    return overlap.join(part[["group", *distances]]).set_index(part["sample"])
 
 
 def _sums(part: pd.DataFrame) -> pd.DataFrame:

@@ -35,6 +35,12 @@ def ratios(counts: pd.DataFrame) -> pd.DataFrame:
     return every.ratios(counts)[list(METRICS)]
 
 
+def shows_any(samples: pd.DataFrame) -> bool:
+    """Is there anything to be found in any of the images? Where not, a false alarm is all that could be scored, and
+    whether there is a score at all would depend on the method: there is none."""
+    return bool((samples["tp"] + samples["fn"] > 0).any())
+
+
 def by_image(samples: pd.DataFrame) -> pd.DataFrame:
     """:func:`ratios`, one row an image in the order given: mean over the classes that it shows or is said to show.
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from fedkvasir.data.partition import SIZES
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.intervals import intervals
-from fedkvasir.evaluation.protocol import headline, summarise
+from fedkvasir.evaluation.protocol import headline, is_shared, summarise
 from fedkvasir.evaluation.suite import ALL, alarms, by_size, suite
 from fedkvasir.metrics import classification, segmentation
 from fedkvasir.plan import Plan
@@ -127,7 +127,7 @@ def _place(centers: list[str]) -> str:
 
 def _gap(gap: float, interval: Interval) -> str:
     if abs(gap) < 0.005:
-        return f"no gap {bracket(*interval, _two_decimals)}".rstrip()
+        return f"a gap of 0.00 {bracket(*interval, _two_decimals)}".rstrip()
     chance = ", which may be chance" if interval.low < 0 < interval.high else ""
     if gap > 0:
         return f"a gap of {_with(gap, interval)}{chance}"
@@ -190,7 +190,7 @@ def suite_table(shared: pd.DataFrame, plan: Plan) -> Table:
     wide.columns = pd.MultiIndex.from_product([metrics, ["mean"]])
     how = "mean over groups" if masks else "uniform mean over the classes that occur"
     titles = [Column({**TITLES, **OTHERS}.get(name, name)) for name in metrics]
-    return _by_center(f"Every metric, {how}", titles, wide, plan)
+    return _by_center(f"Every metric, {how}", titles, wide, plan, _silent(shared))
 
 
 def sizes_table(samples: pd.DataFrame, plan: Plan) -> Table | None:
@@ -210,7 +210,7 @@ def sizes_table(samples: pd.DataFrame, plan: Plan) -> Table | None:
     wide = wide.rename(columns={"images": "sum", "value": "mean"}, level=1)
     wide = wide.fillna({(size, "sum"): 0 for size in sizes})
     caption = f"{TITLES[segmentation.HEADLINE]} by size at native resolution, of the images that show something"
-    return _by_center(caption, [*map(Column, titles)], wide, plan)
+    return _by_center(caption, [*map(Column, titles)], wide, plan, _silent(samples))
 
 
 def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
@@ -223,15 +223,30 @@ def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
     }  # fmt: skip
     wide = found[list(titles)]
     wide.columns = pd.MultiIndex.from_tuples([(name, "mean" if "rate" in name else "sum") for name in titles])
-    return _by_center("Missed, and false alarms", [*map(Column, titles.values())], wide, plan)
+    return _by_center("Missed, and false alarms", [*map(Column, titles.values())], wide, plan, _silent(samples))
 
 
 def _withheld(count: float) -> Value:
     return int(count) if math.isfinite(count) else WITHHELD
 
 
-def _by_center(caption: str, columns: Sequence[Column], values: pd.DataFrame, plan: Plan) -> Table:
-    """values: index role, center, class; second level of the columns: how a role's centers are put together."""
+def _silent(samples: pd.DataFrame) -> set[tuple[str, str]]:
+    """(role, center) of hospitals that told their scores alone, as their groups are too few."""
+    if not is_shared(samples):
+        return set()
+    tested = samples[(samples["split"] == "test") & (samples["checkpoint"] == "best")]
+    scored, told = (
+        {*own[["role", "center"]].itertuples(index=False, name=None)}
+        for own in (tested[tested["kind"] == "score"], tested[tested["kind"] == "suite"])
+    )
+    return scored - told
+
+
+def _by_center(
+    caption: str, columns: Sequence[Column], values: pd.DataFrame, plan: Plan, silent: set[tuple[str, str]]
+) -> Table:
+    """values: index role, center, class; second level of the columns: how a role's centers are put together. silent:
+    (role, center) of hospitals of which there is nothing; then there is nothing of all of that role together either."""
     parts, several = in_order(plan)["part"], len(plan.classes) > 1
 
     def cells(line: pd.Series) -> tuple[Value, ...]:
@@ -242,10 +257,14 @@ def _by_center(caption: str, columns: Sequence[Column], values: pd.DataFrame, pl
         own = values[values.index.get_level_values("role") == role]
         for (_, center, kind), line in own.iterrows():
             rows.append(Row(center, role, (parts[center], *([kind] if several else []), *cells(line))))
+        lacking = sorted(center for of, center in silent if of == role)
+        withheld = (*([""] if several else []), *[WITHHELD] * len(columns))
+        rows += [Row(center, role, (parts[center], *withheld)) for center in lacking]
         for kind, of_class in own.groupby(level="class", sort=False):
             sums = of_class.sum(skipna=False)
             whole = pd.Series({key: sums[key] if key[1] == "sum" else of_class[key].mean() for key in own.columns})
-            footer.append(Row(f"{scope}, mean", role, ("", *([kind] if several else []), *cells(whole))))
+            together = withheld[-len(columns) :] if lacking else cells(whole)
+            footer.append(Row(f"{scope}, mean", role, ("", *([kind] if several else []), *together)))
     first = [Column("Role"), *([Column("Class")] if several else [])]
     return Table(caption, (*first, *columns), tuple(rows), tuple(footer))
 

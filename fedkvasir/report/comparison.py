@@ -105,7 +105,8 @@ def _ranks(findings: Findings) -> Table:
         for method in findings.methods
     )
     columns = tuple(Column(f"On {scope} centers", TWO) for scope in findings.rankings)
-    return Table("Average rank over groups, 1 is best", columns, rows, head="Method")
+    metric = next(iter(findings.rankings.values())).metric
+    return Table(f"Average rank over groups by {metric}, 1 is best", columns, rows, head="Method")
 
 
 def _fairness(findings: Findings) -> Table:
@@ -173,7 +174,6 @@ def describe(findings: Findings) -> dict[str, Any]:
         "runs": len(plans),
         "alarms": findings.alarms,
         "rendered": all(plan.rendered for plan in plans),
-        "alone": [method.name for method in findings.methods if len(method.seeds) == 1],
         "differ": [said for pair, said in zip(findings.pairs, findings.sentences, strict=True) if is_shown(pair)],
         # So many sentences nobody reads: those that show a difference stand out, the others can be opened.
         "many": len(findings.pairs) > 6,

@@ -33,6 +33,11 @@ LONG = (
 )  # fmt: skip
 
 
+ENOUGH_SEEDS = 5
+ONE_SEED = "one seed; what another would change is in no interval and in no test"
+FEW_SEEDS = "{} seeds, of which an interval learns only roughly what another would change; the tests are about these"
+
+
 @dataclass(frozen=True)
 class Findings:
     """What a comparison of methods found; every number and note as the statistics give them."""
@@ -67,7 +72,16 @@ class Findings:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What has to be said beside the intervals of the scores."""
-        return tuple(dict.fromkeys(text for table in self.scores.values() if (text := table["warning"].iloc[-1])))
+        texts = [text for table in self.scores.values() if (text := table["warning"].iloc[-1])]
+        for seeds in range(1, ENOUGH_SEEDS):
+            if names := [method.name for method in self.methods if len(method.seeds) == seeds]:
+                texts.append(f"{', '.join(names)}: {FEW_SEEDS if seeds > 1 else ONE_SEED}".format(seeds))
+        return tuple(dict.fromkeys(texts))
+
+    @property
+    def of_one_seed(self) -> bool:
+        """Is there a method whose differences from others another seed might turn?"""
+        return len(self.methods) > 1 and any(len(method.seeds) == 1 for method in self.methods)
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -172,10 +186,12 @@ def ranking_sentence(scope: str, ranking: Ranking) -> str:
     if math.isnan(ranking.friedman_p):
         return f"Ranks {where}: {ranking.notes[0]}"
     p = "p < 0.001" if ranking.friedman_p < 0.001 else f"p = {p_value(ranking.friedman_p)}"
-    test = f"Friedman's test over {ranking.groups} groups, {p}"
+    test = f"Friedman's test over {ranking.groups} groups by {ranking.metric}, {p}"
     if ranking.friedman_p >= ALPHA:
         return f"Ranks {where}: no difference shown between the methods ({test})"
     told = f"not all methods are equal ({test}); average ranks {ranking.critical_difference:.2f} apart differ"
+    if len(ranking.ranks) in map(len, ranking.cliques):
+        return f"Ranks {where}: {told}; which ones differ is not shown"
     joined = "; ".join(", ".join(clique) for clique in ranking.cliques)
     return f"Ranks {where}: {told}" + (f"; not shown to differ: {joined}" if joined else "")
 

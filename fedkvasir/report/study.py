@@ -23,7 +23,7 @@ from fedkvasir.points import LOCAL, in_words
 from fedkvasir.report import TEMPLATES, charts, comparison
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.findings import Findings, find, is_shown
-from fedkvasir.report.methods import of_study
+from fedkvasir.report.methods import SEEN, of_study
 from fedkvasir.report.sections import LEAK, ONE, RULES, cards, download, environment
 from fedkvasir.report.tables import Column, Row, Table, Value, bracket, number, three_decimals, without_empty
 from fedkvasir.report.tuning import importance_table, sentences, settings_table
@@ -40,7 +40,7 @@ KINDS = {
 BASELINES = {
     POOLED: "one network, all images in one place",
     LOCAL: "every hospital alone; its own test images are scored by its own network, those of a center that is held "
-    "out by the mean over the hospitals' networks",
+    "out, or that hospitals share, by the mean over these hospitals' networks",
     LOCALS: "the hospitals' own networks as one, by the mean of their probabilities",
     "cyclic": "one network that goes from hospital to hospital",
 }
@@ -197,7 +197,7 @@ def _outcome(folder: Path, index_file: bytes) -> Outcome:
     if findings:
         tables |= comparison.tables(findings)
         del tables["runs"]  # by method; the study's own come last
-        tables["missed"], tables["alone"] = _missed(findings), _alone(findings)
+        tables["missed"], tables["alone"] = _missed(findings), _alone(findings, counted, runs)
     tables["crossing"] = crossing.table if crossing else None
     tables["steps"] = _steps(index, counted, runs) if len(counted) else None
     tables["settings"], tables["importance"] = settings_table(index, study), importance_table(index, study)
@@ -269,7 +269,8 @@ def answer(findings: Findings) -> str:
     means = {name: own[own["scope"] == scope].iloc[0] for name, own in findings.scores.items()}
     scored = [name for name, mean in means.items() if math.isfinite(mean["score"])]
     order = sorted(scored, key=lambda name: -means[name]["score"])
-    nothing = "" if scope == "unseen" else "; no hospital was held out, so this says nothing about others"
+    nothing = "; with one seed, which another might turn" if findings.of_one_seed else ""
+    nothing += "" if scope == "unseen" else "; no hospital was held out, so this says nothing about others"
     if not order:
         return f"No test image of {scope} centers can be scored"
     leader, *others = order
@@ -331,28 +332,36 @@ def _environment(runs: Iterable[Run]) -> list[tuple[str, str]]:
 # ---- tables
 
 
-def _alone(findings: Findings) -> Table | None:
-    """Hospitals whose own test images a method serves better than the hospital's own network does."""
+def _alone(findings: Findings, counted: pd.DataFrame, runs: Mapping[str, Run]) -> Table | None:
+    """Hospitals whose own test images a method serves better than the hospital's own network does; hospitals that are
+    parts of one source share its test images, and each has a network."""
     scores = {
         method.name: {
-            row.center: row.score
+            row.center.removesuffix(SEEN): row.score
             for row in findings.scores[method.name].itertuples()
             if row.scope == "center" and method.scopes[row.center] == "seen" and row.score == row.score
         }
         for method in findings.methods
+        if method.name != LOCAL
     }
-    alone = scores.pop(LOCAL, None)
+    alone: dict[str, tuple[str, float]] = {}
+    for hospital, own in counted[counted["method"] == LOCAL].groupby("hospital"):
+        plan = runs[own["run"].iloc[0]].plan
+        tables = pd.concat([runs[name].table() for name in own["run"]])
+        (center,) = {*tables["center"]} & {hospital, plan.scenario.data.hospitals.get(hospital, hospital)}
+        score = tables.loc[tables["center"] == center, headline(plan.scenario.task)].mean()
+        alone[str(hospital)] = center, float(score)
     if not alone or not scores:
         return None
     rows = []
-    for name, own in scores.items():
-        compared = [center for center in own if center in alone]
-        worse = [center for center in compared if not own[center] > alone[center]]
+    for name, of_method in scores.items():
+        compared = [hospital for hospital, (center, score) in alone.items() if center in of_method and score == score]
+        worse = [hospital for hospital in compared if not of_method[alone[hospital][0]] > alone[hospital][1]]
         better = len(compared) - len(worse)
         share = better / len(compared) if compared else math.nan
         rows.append(Row(name, "", (len(compared), better, share, ", ".join(worse))))
     columns = (Column("Hospitals"), Column("Better"), Column("Share", comparison.TWO), Column("Not better"))
-    caption = f"Hospitals at which {findings.metric} is higher than with training alone, means over seeds"
+    caption = f"Hospitals at which {findings.metric} is higher than with their own network, means over seeds"
     return Table(caption, columns, tuple(rows), head="Method")
 
 

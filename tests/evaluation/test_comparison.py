@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedkvasir.errors import UserError
-from fedkvasir.evaluation.comparison import Comparison, compare, holm, sentence, signed_rank
+from fedkvasir.evaluation.comparison import (
+    Comparison,
+    compare,
+    holm,
+    sentence,
+    signed_rank,
+    signed_ranks,
+    stratified,
+)
 from fedkvasir.evaluation.protocol import center_table, summarise
 from tests.evaluation.records import alarm, classification, segmentation
 
@@ -66,6 +74,14 @@ def test_counted_and_normal_agree_where_one_takes_over() -> None:
     assert signed_rank(differences)[0] == pytest.approx(
         stats.wilcoxon(differences, zero_method="pratt").pvalue, abs=2e-3
     )
+
+
+def test_groups_without_a_difference_do_not_make_the_others_more_certain() -> None:
+    """Six that differ, all one way, are 2 / 2^6 however many are equal."""
+    for equal in (0, 94, 95, 1005):
+        assert signed_rank(np.array([1.0, 2, 3, 4, 5, 6] + [0.0] * equal))[0] == pytest.approx(2 / 2**6)
+    strata = [np.array([0.0] * equal + [1.0, 2.0]) for equal in (29, 35, 39)]
+    assert stratified([signed_ranks(stratum) for stratum in strata])[0] == pytest.approx(2 / 2**6)
 
 
 def test_doing_worse_everywhere_never_helps() -> None:
@@ -304,6 +320,16 @@ UNTESTED = {"p": np.nan, "p_holm": np.nan, "wins": 4, "losses": 0}
             {"difference": 0.004, "low": -0.01, "high": 0.018, "p_holm": 0.42, "wins": 50, "losses": 46},
             "no difference shown between FedBN and FedAvg on unseen centers: 0.004 Dice [-0.010, 0.018] for FedBN, "
             "p = 0.42 after Holm, 50 of 96 groups",
+        ),
+        (
+            {"p_holm": 0.36},
+            "unclear: the mean of FedBN is higher on unseen centers: 0.021 Dice [0.008, 0.034] for FedBN, but group by "
+            "group it is not shown: p = 0.36 after Holm, 58 of 96 groups",
+        ),
+        (
+            {**BEHIND, "rank_biserial": 0.4, "wins": 58, "losses": 38},
+            "unclear: group by group FedBN is ahead of FedAvg on unseen centers, p = 0.003 after Holm, "
+            "58 of 96 groups, but the mean says the opposite: -0.021 Dice [-0.034, -0.008]",
         ),
         (
             {"difference": -0.004, "low": -0.018, "high": 0.01},

@@ -65,6 +65,21 @@ def at_hospitals(records: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 # ---- the same numbers
 
 
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_of_several_networks_at_a_center_too(task: str) -> None:
+    """In a study: what every network's hospital tells, averaged, against the images of all of them."""
+    each = [
+        segmentation({"cadiz": groups(20, skill)}).assign(**{"class": "polyp"})
+        if task == "segmentation"
+        else classification("oslo", np.arange(160) // 6, *np.random.default_rng(0).integers(0, 4, (1, 160)), guess)
+        for skill, guess in ((4, RNG.integers(0, 4, 160)), (9, RNG.integers(0, 2, 160)))
+    ]
+    shared = pd.concat([at_hospitals(own).assign(run=str(run)) for run, own in enumerate(each)])
+    images = pd.concat([own.assign(run=str(run)) for run, own in enumerate(each)])
+    numbers = ["score", "low", "high", "groups"]
+    pd.testing.assert_frame_equal(intervals([shared])[numbers], intervals([images])[numbers], atol=1e-12)
+
+
 @TASKS
 def test_intervals_are_those_of_the_per_image_records_to_the_last_bit(records: pd.DataFrame) -> None:
     shared = at_hospitals(records)

@@ -87,7 +87,7 @@ def test_every_headline_number_carries_its_interval(finished: Run) -> None:
         ((0.10, -0.02, 0.22), "a gap of 0.10 [\u22120.02, 0.22], which may be chance; worst"),
         ((-0.10, -0.18, -0.02), "no gap, 0.10 [0.02, 0.18] better than at home; worst"),
         ((-0.10, -0.22, 0.02), "no gap, 0.10 [\u22120.02, 0.22] better than at home, which may be chance; worst"),
-        ((0.0, -0.04, 0.03), "no gap [\u22120.04, 0.03]; worst"),
+        ((0.0, -0.04, 0.03), "a gap of 0.00 [\u22120.04, 0.03]; worst"),
     ],
 )
 def test_gap_is_told_with_what_it_may_be(gap: tuple[float, float, float], says: str) -> None:
@@ -305,7 +305,7 @@ def test_real_data_leaks_warnings_and_oracle_are_told(tmp_path: Path) -> None:
             "0.55 on average at c1 and c2, which took no part: a gap of 0.25; worst center c2 0.50",
         ),
         ("th", (0.6, 0.7), "which took no part: no gap, 0.10 better than at home; worst center c0 0.60"),
-        ("th", (0.6, 0.601), "which took no part: no gap; worst center"),
+        ("th", (0.6, 0.601), "which took no part: a gap of 0.00; worst center"),
         ("tt", (0.6, 0.7), "Dice 0.65 at hospitals that trained; no hospital was held out"),
         ("th", (0.6, np.nan), "Dice 0.60 at hospitals that trained; no held-out image can be scored."),
         ("h", (0.6,), "Dice 0.60 at c0, which took no part; no training center has a score."),

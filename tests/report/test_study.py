@@ -391,7 +391,7 @@ def test_center_left_out_in_turn_is_told_from_itself_when_it_trained(tmp_path: P
         "seen",
         "unseen",
     ]
-    assert "over 3 centers left out in turn" in shown.text and "one seed, so the interval does not hold" in shown.text
+    assert "over 3 centers left out in turn" in shown.text and "one seed; what another would change" in shown.text
 
 
 def test_without_a_holdout_the_answer_is_about_seen_centers_and_says_so(tmp_path: Path) -> None:
