@@ -21,6 +21,7 @@ from clients import site
 from clients.app import app
 from fedkvasir import wire
 from fedkvasir.files import write_atomic
+from fedkvasir.gpu import is_lost
 from fedkvasir.sites.federation import SiteKit
 
 LOG = logging.getLogger("fedkvasir.site")
@@ -46,6 +47,9 @@ def serve(kit: SiteKit, secret: bytes, stop: Event, client_app: ClientApp = app)
         except Exception:  # a message that cannot even be read must not end who answers the next one
             LOG.exception("a message was left without an answer")
             _give_up(address, in_hand)
+        if is_lost():
+            LOG.error("the GPU answers this process no more; it ends, and is begun anew")
+            return
 
 
 def _answer(address: str, token: str, in_hand: Path, client_app: ClientApp) -> None:

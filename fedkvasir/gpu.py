@@ -16,6 +16,18 @@ def share_of_one(workers: int, gpus: int) -> float:
     return 1 / ceil(workers / gpus)
 
 
+def is_lost() -> bool:
+    """Has this process lost its GPU? After an illegal access, say, every call to CUDA fails until the process ends."""
+    import torch
+
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def is_full(reason: str) -> bool:
     """Does an error say that a GPU has no memory left?"""
     return any(sign in reason for sign in FULL)

@@ -27,7 +27,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedkvasir.algorithms.base import arrays_of
 from fedkvasir.errors import RunFailed
-from fedkvasir.gpu import is_full
+from fedkvasir.gpu import is_full, is_lost
 from fedkvasir.randomness import derive_seed
 
 T = TypeVar("T")
@@ -282,7 +282,10 @@ class _Worker:
     def handle(self, message: Message, context: Context, names: list[str], *arrays: ArrayRecord) -> Message:
         for name, record in zip(names, arrays, strict=True):
             message.content[name] = record
-        return _handle(self._app, message, context)
+        reply = _handle(self._app, message, context)
+        if reply.has_error() and is_lost() and int(context.node_config["delivery"]) < ATTEMPTS:
+            os._exit(1)  # another process may fare better with it, and with what comes after it
+        return reply
 
     def leave(self) -> None:
         """End the process."""

@@ -53,6 +53,18 @@ def test_a_full_gpu_is_shared_by_fewer_and_the_bits_stay(
 
 
 @pytest.mark.slow
+def test_a_worker_that_has_lost_its_gpu_is_replaced(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = ("federation.rounds=2",)
+    expected = run_scenario(scenario, short, out=tmp_path / "alone", engine="local")
+    monkeypatch.setattr(simulation, "CLIENT_APP", "tests.integration.lost_app:app")
+    run = run_scenario(scenario, short, out=tmp_path / "lost", workers=2)
+    assert (run.folder / "lost").exists()
+    assert run.result["weights_sha256"] == expected.result["weights_sha256"] and not run.result["failures"]
+
+
+@pytest.mark.slow
 def test_a_host_short_of_memory_works_for_fewer_at_a_time_and_the_bits_stay(
     scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
