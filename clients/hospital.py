@@ -127,7 +127,7 @@ class Hospital:
             ),
             {name: to_state(tensors) for name, tensors in visit.reply.items()},
             {
-                "weight": float(samples if scenario.federation.weighting == "samples" else 1),
+                "weight": self.plan.weights[self.center],
                 "loss": trained.loss,
                 "samples": samples,
                 "steps": trained.steps,

@@ -110,6 +110,13 @@ class Plan:
         """Centers that train, sorted by name."""
         return list(self.centers.index[self.centers["train"] > 0])
 
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """How much every training center counts in a mean over them, by ``federation.weighting``."""
+        by_samples = self.scenario.federation.weighting == "samples"
+        counts = self.centers["train"]
+        return {center: float(counts[center] if by_samples else 1) for center in self.training_centers}
+
     @property
     def class_counts(self) -> dict[str, int]:
         """Training images of each class over all hospitals (classification), in class order."""

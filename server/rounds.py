@@ -135,7 +135,7 @@ class Federation:
         self.centers = {node: center for center, node in self.nodes.items()}
         self._begun: tuple[int, list[Message], dict[str, Message]] = (0, [], {})
         self.algorithm: Algorithm = build_algorithm(self.scenario.algorithm)
-        self.strategy: Strategy = self.algorithm.strategy(len(plan.training_centers))
+        self.strategy: Strategy = self.algorithm.strategy(sum(self.plan.weights.values()))
 
     def run_all(self) -> None:
         """Every round that is not committed yet, then the closing evaluation."""

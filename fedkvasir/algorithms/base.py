@@ -83,8 +83,8 @@ class Algorithm(ABC):
         return None
 
     @abstractmethod
-    def strategy(self, centers: int) -> Strategy:
-        """A Flower strategy; ``centers`` is the number of training centers in the federation."""
+    def strategy(self, total: float) -> Strategy:
+        """A Flower strategy; ``total`` is the weight of all training centers together, not of a round's alone."""
 
 
 FLOWER: dict[str, Any] = {

@@ -23,5 +23,5 @@ class FedAdam(Algorithm):
     beta_2: float = 0.99
     tau: float = 1e-3
 
-    def strategy(self, centers: int) -> FlowerFedAdam:
+    def strategy(self, total: float) -> FlowerFedAdam:
         return FlowerFedAdam(**FLOWER, eta=self.eta, beta_1=self.beta_1, beta_2=self.beta_2, tau=self.tau)

@@ -16,5 +16,5 @@ class FedAvg(Algorithm):
     summary: ClassVar[str] = "weighted mean of the hospitals' weights"
     paper: ClassVar[str] = "McMahan et al., AISTATS 2017"
 
-    def strategy(self, centers: int) -> FlowerFedAvg:
+    def strategy(self, total: float) -> FlowerFedAvg:
         return FlowerFedAvg(**FLOWER)

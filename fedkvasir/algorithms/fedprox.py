@@ -27,5 +27,5 @@ class FedProx(Algorithm):
         distances = [(parameter - visit.received[name]).pow(2).sum() for name, parameter in visit.parameters()]
         return self.mu / 2 * torch.stack(distances).sum()
 
-    def strategy(self, centers: int) -> FlowerFedProx:
+    def strategy(self, total: float) -> FlowerFedProx:
         return FlowerFedProx(**FLOWER, proximal_mu=self.mu)

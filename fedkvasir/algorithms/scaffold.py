@@ -2,6 +2,11 @@
 
 Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, ICML 2020, Algorithm 1 with
 option II for the hospital's variate. It divides by steps times learning rate, so it is right for plain SGD only.
+
+The paper minimises the plain mean of the hospitals' losses. Here a hospital i counts by its weight w_i, as in FedAvg,
+in the server's variate as well: c <- c + sum over the round's hospitals of w_i / W dc_i, where W is the weight of all
+that train. So c stays the weighted mean of the c_i; with equal weights (``federation.weighting: uniform``) w_i / W is
+the paper's 1 / N.
 """
 
 from collections.abc import Iterable
@@ -56,16 +61,16 @@ class Scaffold(Algorithm):
         visit.kept["control"] = {name: own[name] + change[name] for name in own}
         visit.reply["control"] = change
 
-    def strategy(self, centers: int) -> "ScaffoldStrategy":
-        return ScaffoldStrategy(centers, self.server_lr)
+    def strategy(self, total: float) -> "ScaffoldStrategy":
+        return ScaffoldStrategy(total, self.server_lr)
 
 
 class ScaffoldStrategy(FlowerFedAvg):
     """Adds the server's control variate to what is sent, and takes the changes out of what comes back."""
 
-    def __init__(self, centers: int, server_lr: float) -> None:
+    def __init__(self, total: float, server_lr: float) -> None:
         super().__init__(**FLOWER)
-        self.centers, self.server_lr = centers, server_lr
+        self.total, self.server_lr = total, server_lr
         self.control: State | None = None
         self._sent: State = {}
 
@@ -88,8 +93,9 @@ class ScaffoldStrategy(FlowerFedAvg):
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is None:
             return arrays, metrics
-        # c <- c + |S|/N mean(dc); x <- x + server_lr (mean(y) - x)
-        mean, part = average(changes, [1.0] * len(changes)), np.float32(len(changes) / self.centers)
+        # c <- c + sum(w)/W mean(dc); x <- x + server_lr (mean(y) - x); both means are weighted by w
+        weights = [cast(float, reply.content["metrics"][self.weighted_by_key]) for reply in replies]
+        mean, part = average(changes, weights), np.float32(sum(weights) / self.total)
         before = self.control or {name: np.zeros_like(value) for name, value in mean.items()}
         self.control = {name: before[name] + part * mean[name] for name in mean}
         new = from_record(arrays)

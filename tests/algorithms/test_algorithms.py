@@ -21,10 +21,18 @@ CPU = torch.device("cpu")
 WEIGHTS = {"oslo": 30.0, "rome": 10.0}
 
 
+TOTAL = sum(WEIGHTS.values())
+
+
+def grid_of(*cohort: str) -> CohortGrid:
+    """The grid as a round's hospitals make it."""
+    nodes = [Node(center, "", 1, 1) for center in WEIGHTS]
+    return CohortGrid(LocalGrid(nodes, "clients.app:app", 1), [node.id for node in nodes if node.center in cohort])
+
+
 @pytest.fixture
 def grid() -> CohortGrid:
-    nodes = [Node(center, "", 1, 1) for center in WEIGHTS]
-    return CohortGrid(LocalGrid(nodes, "clients.app:app", 1), [node.id for node in nodes])
+    return grid_of(*WEIGHTS)
 
 
 def round_trip(
@@ -55,7 +63,7 @@ def test_every_algorithm_says_what_it_is_and_where_it_comes_from() -> None:
 
 def test_fedavg_is_algorithm_1_of_mcmahan(grid: CohortGrid) -> None:
     start, oslo, rome = states([0, 0], [1, 2], [5, -2])
-    new = round_trip(FedAvg().strategy(2), grid, 1, start, {"oslo": (oslo, {}), "rome": (rome, {})})
+    new = round_trip(FedAvg().strategy(TOTAL), grid, 1, start, {"oslo": (oslo, {}), "rome": (rome, {})})
     np.testing.assert_allclose(new["w"], [0.75 * 1 + 0.25 * 5, 0.75 * 2 + 0.25 * -2])
 
 
@@ -76,7 +84,7 @@ def test_fedbn_keeps_exactly_the_normalisation() -> None:
 
 def test_fedadam_is_algorithm_2_of_reddi_with_flowers_bias_correction(grid: CohortGrid) -> None:
     algorithm = FedAdam(eta=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3)
-    strategy, x = algorithm.strategy(2), np.array([1.0, -1.0])
+    strategy, x = algorithm.strategy(TOTAL), np.array([1.0, -1.0])
     m, v = np.zeros(2), np.zeros(2)
     for number in (1, 2, 3):
         oslo, rome = states(list(x + 0.3), list(x - 0.5))
@@ -98,14 +106,20 @@ class Quadratic(nn.Module):
         self.w = nn.Parameter(torch.zeros(2))
 
 
-def scaffold_visit(
-    start: State, extra: dict[str, State], kept: dict[str, State], target: list[float], lr: float, steps: int
+def local_visit(
+    algorithm: Algorithm,
+    start: State,
+    extra: dict[str, State],
+    kept: dict[str, State],
+    target: list[float],
+    lr: float,
+    steps: int,
 ) -> Visit:
     network = Quadratic(torch.tensor(target))
     network.w.data = torch.from_numpy(start["w"].copy())
     groups = [{name: to_tensors(state, CPU) for name, state in group.items()} for group in (extra, kept)]
     visit = Visit(network, to_tensors(start, CPU), *groups)
-    algorithm, optimizer = Scaffold(), torch.optim.SGD(network.parameters(), lr=lr)
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     algorithm.begin(visit)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -120,7 +134,7 @@ def scaffold_visit(
 def test_scaffold_is_algorithm_1_option_2_of_karimireddy(grid: CohortGrid) -> None:
     lr, steps = 0.1, {"oslo": 3, "rome": 5}
     targets = {"oslo": np.array([1.0, 0.0]), "rome": np.array([0.0, -2.0])}
-    strategy = Scaffold(server_lr=0.8).strategy(2)
+    strategy = Scaffold(server_lr=0.8).strategy(TOTAL)
     x, c = np.zeros(2), np.zeros(2)
     own = {center: np.zeros(2) for center in WEIGHTS}
     kept: dict[str, dict[str, State]] = {center: {} for center in WEIGHTS}
@@ -129,7 +143,7 @@ def test_scaffold_is_algorithm_1_option_2_of_karimireddy(grid: CohortGrid) -> No
         extra = {} if strategy.control is None else {"control": strategy.control}
         answers, y, changes = {}, {}, {}
         for center, target in targets.items():
-            visit = scaffold_visit(start, extra, kept[center], list(target), lr, steps[center])
+            visit = local_visit(Scaffold(), start, extra, kept[center], list(target), lr, steps[center])
             kept[center] = {name: to_state(tensors) for name, tensors in visit.kept.items()}
             reply = {name: to_state(tensors) for name, tensors in visit.reply.items()}
             answers[center] = ({"w": visit.model.w.detach().numpy().copy()}, reply)  # type: ignore[union-attr]
@@ -141,7 +155,30 @@ def test_scaffold_is_algorithm_1_option_2_of_karimireddy(grid: CohortGrid) -> No
             changes[center], own[center] = after - own[center], after
         new = round_trip(strategy, grid, number, start, answers)
         x = x + 0.8 * (0.75 * y["oslo"] + 0.25 * y["rome"] - x)
-        c = c + (changes["oslo"] + changes["rome"]) / 2
+        c = c + 0.75 * changes["oslo"] + 0.25 * changes["rome"]
         np.testing.assert_allclose(new["w"], x, atol=1e-5)
         np.testing.assert_allclose(strategy.control["w"], c, atol=1e-5)
         np.testing.assert_allclose(kept["rome"]["control"]["w"], own["rome"], atol=1e-5)
+
+
+def test_scaffold_minimises_what_fedavg_does_whoever_takes_part() -> None:
+    """Of two quadratics weighted 30:10 the minimum lies at the mean of their targets weighted so; the variates then
+    are the gradients there, and no hospital leaves it."""
+    targets = {"oslo": [0.0, 0.0], "rome": [1.0, -2.0]}
+    optimum = 0.75 * np.array(targets["oslo"]) + 0.25 * np.array(targets["rome"])
+    both, alone = tuple(WEIGHTS), ("rome",)
+    for algorithm, cohorts in ((FedAvg(), [both]), (Scaffold(), [both]), (Scaffold(), [both, alone])):
+        strategy, x = algorithm.strategy(TOTAL), {"w": np.array([5, 5], dtype=np.float32)}
+        kept: dict[str, dict[str, State]] = {center: {} for center in WEIGHTS}
+        for number in range(1, 101):
+            cohort = cohorts[number % len(cohorts)]
+            sent = {"control": strategy.control} if getattr(strategy, "control", None) else {}
+            answers = {}
+            for center in cohort:
+                visit = local_visit(algorithm, x, sent, kept[center], targets[center], 0.1, 5)
+                kept[center], reply = (
+                    {name: to_state(tensors) for name, tensors in group.items()} for group in (visit.kept, visit.reply)
+                )
+                answers[center] = (to_state({"w": visit.model.w}), reply)  # type: ignore[dict-item]
+            x = round_trip(strategy, grid_of(*cohort), number, x, answers)
+        np.testing.assert_allclose(x["w"], optimum, atol=1e-4)
