@@ -93,6 +93,9 @@ def cells(scenario: Scenario) -> list[Point]:
                 "federation.rounds": arm.federation.rounds * len(hospitals),
                 "evaluation.every": arm.evaluation.every * len(hospitals),
             }
+            schedule = arm.training.schedule
+            if schedule and schedule.name == "step":
+                round_["training.schedule.every"] = schedule.every * len(hospitals)
             points.append(Point("cyclic", holdout, "", variant(arm, round_)))
     for point in points:
         for candidate in point.settings(protocol.tune):

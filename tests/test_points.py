@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedkvasir.errors import UserError
 from fedkvasir.points import Point, cells
 from fedkvasir.scenario import load
+from fedkvasir.training import learning_rate
 
 
 def points(scenario: Path, protocol: str, *overrides: str) -> list[Point]:
@@ -61,6 +63,18 @@ def test_cross_site_trains_at_each_alone_and_together(tiny: Path) -> None:
 def test_a_model_that_goes_round_takes_a_round_at_every_hospital(tiny: Path) -> None:
     (_, cyclic) = points(tiny, "{kind: holdout, baselines: [cyclic]}", "evaluation.every=2")
     assert cyclic.scenario.federation.rounds == 9 and cyclic.scenario.evaluation.every == 6
+
+
+def test_a_model_that_goes_round_lowers_its_learning_rate_when_the_federation_does(tiny: Path) -> None:
+    step = "training.schedule={name: step, every: 2, factor: 0.1}"
+    rates = []
+    for point in points(tiny, "{kind: holdout, baselines: [cyclic]}", step, "federation.rounds=5", "training.epochs=2"):
+        training, rounds = point.scenario.training, point.scenario.federation.rounds
+        total = rounds * training.epochs
+        rates.append([learning_rate(training, epoch, total) for epoch in range(total)])
+    federation, cyclic = rates
+    assert len(set(cyclic)) == len(set(federation)) == 5
+    assert np.mean(cyclic) == pytest.approx(np.mean(federation))
 
 
 def test_external_centers_are_tested_in_every_arm_and_never_trained(tiny: Path) -> None:
