@@ -106,7 +106,7 @@ class Hospital:
             _Hooks(algorithm, visit),
             self.device,
             self.plan.precision,
-            training.accumulate,
+            self.plan.batches_of_steps(self.center),
         )
         visit.steps, visit.lr_sum = trained.steps, trained.lr_sum
         algorithm.end(visit)
@@ -178,7 +178,7 @@ class Hospital:
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         seed = derive_seed(self.scenario.seed, "epoch", self.center, epoch)
-        pieces = self.plan.batches_per_epoch(POOLED) if self.center == POOLED else None
+        pieces = sum(self.plan.batches_of_steps(POOLED)) if self.center == POOLED else None
         threads = self.scenario.resources.threads_per_center if self.device.type == "cuda" else 0
         return train_batches(self._training, self.scenario.training.batch_size, self._augment, seed, pieces, threads)
 

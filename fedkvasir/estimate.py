@@ -167,7 +167,7 @@ def _timed_steps(plan: Plan) -> tuple[float, int]:
         began = time.perf_counter()
         train_epochs(
             network, lambda _: iter([batch] * training.accumulate), plan.loss(), make_optimizer(network, training),
-            {0: 0.0}, NoHooks(), device, plan.precision, training.accumulate,
+            {0: 0.0}, NoHooks(), device, plan.precision, [training.accumulate],
         )  # fmt: skip
         seconds.append(time.perf_counter() - began)
     return min(seconds), sum(parameter.numel() for parameter in network.parameters())

@@ -5,7 +5,6 @@ Names, roots and roles fail here before a pixel is read; pictures on both sides 
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -231,17 +230,18 @@ class Plan:
         """(center, split) -> positions in ``samples``: a table of a thousand hospitals is searched once."""
         return self.samples.groupby(["center", "split"]).indices
 
-    def batches_per_epoch(self, center: str) -> int:
-        """How many batches the center's training images make; pooled, as many as at the hospitals together, so that
-        equal steps are taken."""
-        training = self.holdings["train"]
-        held = training if center == POOLED else training[[center]]
-        return sum(batches_of(int(count), self.scenario.training.batch_size) for count in held)
+    def batches_of_steps(self, center: str) -> list[int]:
+        """How many batches each optimiser step of the center's epochs takes; pooled, those of one hospital after the
+        other, so that equal steps are taken."""
+        training, held = self.scenario.training, self.holdings["train"]
+        own = held if center == POOLED else held[[center]]
+        epochs = [batches_of(int(count), training.batch_size) for count in own]
+        most = training.accumulate
+        return [min(most, batches - before) for batches in epochs for before in range(0, batches, most)]
 
     def steps_per_round(self, center: str) -> int:
         """Optimiser steps of one center in one round."""
-        training = self.scenario.training
-        return training.epochs * math.ceil(self.batches_per_epoch(center) / training.accumulate)
+        return self.scenario.training.epochs * len(self.batches_of_steps(center))
 
     def save(self, folder: Path) -> None:
         """Write ``scenario.yaml``, ``plan.parquet`` and ``plan.json``."""

@@ -3,9 +3,9 @@
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, Protocol
 
 import torch
@@ -47,7 +47,7 @@ class Trained:
     loss: float
     """Mean over steps, without the algorithm's penalty."""
     steps: int
-    """Of the optimiser; each takes ``training.accumulate`` batches."""
+    """Of the optimiser; each takes up to ``training.accumulate`` batches."""
     lr_sum: float
     """Learning rate summed over steps (SCAFFOLD divides by it)."""
 
@@ -92,14 +92,14 @@ def train_epochs(
     hooks: Hooks,
     device: torch.device,
     precision: str,
-    accumulate: int = 1,
+    accumulate: Iterable[int] = repeat(1),
 ) -> Trained:
     """Train in place over the global epochs in ``rates`` (epoch -> learning rate).
 
     precision: ``float32`` or ``bfloat16`` (autocast; weights stay float32).
-    accumulate: batches whose gradients make one step, each by its share of the images, so that for a loss that is a
-    mean over images the step is that of one large batch; an epoch's last step takes what is left. Batch normalisation
-    sees one batch at a time.
+    accumulate: how many batches' gradients make each step of an epoch, every batch by its share of the images, so that
+    for a loss that is a mean over images the step is that of one large batch; an epoch's last step takes what is left.
+    Batch normalisation sees one batch at a time.
     Raises NonFiniteLoss with the step where the loss, or in the end a weight, stopped being a number.
     """
     model.train()
@@ -108,8 +108,8 @@ def train_epochs(
     for epoch, rate in rates.items():
         for group in optimizer.param_groups:
             group["lr"] = rate
-        remaining = batches(epoch)
-        while together := list(islice(remaining, accumulate)):
+        remaining, sizes = batches(epoch), iter(accumulate)
+        while together := list(islice(remaining, next(sizes, None))):
             count = sum(len(batch.images) for batch in together)
             optimizer.zero_grad(set_to_none=True)
             for batch in together:

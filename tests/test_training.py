@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def train(samples: Samples, batch_size: int, accumulate: int) -> tuple[Trained, 
     trained = train_epochs(
         network,
         lambda epoch: train_batches(samples, batch_size, augment, epoch),
-        dice_bce_loss, optimizer, {0: 0.1, 1: 0.05}, NoHooks(), CPU, "float32", accumulate,
+        dice_bce_loss, optimizer, {0: 0.1, 1: 0.05}, NoHooks(), CPU, "float32", repeat(accumulate),
     )  # fmt: skip
     return trained, torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
@@ -117,7 +118,7 @@ def test_the_penalty_counts_once_a_step_and_the_correction_sees_the_whole_gradie
     optimizer = make_optimizer(layer, Training(optimizer="sgd"))
     rates = {0: 0.5, 1: 0.25}
     trained = train_epochs(
-        layer, batches, lambda logits, _: logits.mean(), optimizer, rates, Pull(), CPU, "float32", 2
+        layer, batches, lambda logits, _: logits.mean(), optimizer, rates, Pull(), CPU, "float32", repeat(2)
     )  # fmt: skip
     assert seen == [2 + 3, 8 + 3] * 2  # the mean over three images is 2, the last batch is alone
     assert (trained.steps, trained.lr_sum) == (4, 2 * 0.5 + 2 * 0.25)

@@ -43,9 +43,15 @@ def alone(scenario: Path, out: Path) -> dict[str, Run]:
     return {hospital: run(scenario, out, UNEVEN, f"federation.train={hospital}") for hospital in HOSPITALS}
 
 
-def test_pooled_training_takes_the_steps_of_all_hospitals_together(federated: Run, scenario: Path, out: Path) -> None:
-    pooled = run(scenario, out, UNEVEN, "federation.train=pooled")
+@pytest.mark.parametrize(("accumulate", "batches"), [(1, [1] * 8), (2, [2, 1, 2, 1, 2])])
+def test_pooled_training_takes_the_steps_of_all_hospitals_together(
+    accumulate: int, batches: list[int], scenario: Path, out: Path
+) -> None:
+    """With two batches a step as well: of the third batch of an epoch a hospital makes a step of its own."""
+    of = f"training.accumulate={accumulate}"
+    federated, pooled = run(scenario, out, UNEVEN, of), run(scenario, out, UNEVEN, of, "federation.train=pooled")
     assert steps(pooled) == {"pooled": sum(steps(federated).values())}
+    assert pooled.plan.batches_of_steps("pooled") == batches
     assert pooled.plan.steps_per_round("pooled") * 2 == steps(pooled)["pooled"]
     seen, together = (one.table().set_index("center")["images"] for one in (federated, pooled))
     assert together.to_dict() == seen.to_dict()  # tested on the same images
@@ -55,7 +61,7 @@ def test_pooled_training_takes_the_steps_of_all_hospitals_together(federated: Ru
 
 def test_a_pooled_epoch_shows_every_image_once_in_batches_of_equal_size(scenario: Path) -> None:
     own = plan(scenario, UNEVEN, "federation.train=pooled")
-    images, batches = int(own.centers.loc["pooled", "train"]), own.batches_per_epoch("pooled")
+    images, batches = int(own.centers.loc["pooled", "train"]), sum(own.batches_of_steps("pooled"))
     assert images == own.holdings["train"].sum() == len(own.part("pooled", "train"))
     sizes = [
         len(batch.images)
