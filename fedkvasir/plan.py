@@ -343,9 +343,9 @@ def check_names(scenario: Scenario) -> None:
     if augment not in AUGMENTS:
         near = did_you_mean(augment, list(AUGMENTS))
         raise UserError(f"training.augment = {augment!r} is not known{near}; known: {', '.join(AUGMENTS)}")
-    check_model(scenario.model, scenario.task)
+    network = check_model(scenario.model, scenario.task)
     algorithm = build_algorithm(scenario.algorithm)
-    algorithm.check(scenario)
+    algorithm.check(scenario, network)
     members = members_of(scenario.model, scenario.task)
     if members and scenario.federation.train == LOCALS:
         model = scenario.model.name

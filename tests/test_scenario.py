@@ -133,6 +133,17 @@ def test_scaffold_refuses_anything_but_plain_sgd(tiny: Path) -> None:
     check_names(load(tiny, ("algorithm=scaffold",)))
 
 
+@pytest.mark.parametrize("model", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_fedbn_refuses_a_network_without_batch_normalisation(tiny: Path, model: str) -> None:
+    """It would be fedavg under another name."""
+    classify = ("task=classification", "training.loss=cross-entropy", "algorithm=fedbn")
+    with pytest.raises(UserError, match=f"model.name = {model} has none: set algorithm=fedavg"):
+        check_names(load(tiny, (*classify, f"model={{name: {model}}}")))
+    check_names(load(tiny, (*classify, "model={name: resnet18}")))
+    its_decoder_has_some = "model={name: unet, encoder: tu-convnext_atto}"
+    check_names(load(tiny, ("algorithm=fedbn", its_decoder_has_some)))
+
+
 def test_every_center_a_holdout_is_refused(tmp_path: Path, tiny: Path) -> None:
     raw = yaml.safe_load(tiny.read_text())
     for center in raw["data"]["centers"].values():

@@ -54,8 +54,8 @@ class Algorithm(ABC):
     server_state: ClassVar[tuple[str, ...]] = ()
     """Attributes of the strategy that a checkpoint must hold; each is None or a dict of arrays."""
 
-    def check(self, scenario: Scenario) -> None:
-        """Raise UserError for a combination that cannot be right."""
+    def check(self, scenario: Scenario, network: "nn.Module | None") -> None:
+        """Raise UserError for a combination that cannot be right. ``network`` has no weights; None: an ensemble."""
 
     # ---- hospital half
 

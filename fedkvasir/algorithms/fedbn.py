@@ -1,7 +1,7 @@
 """FedBN: batch normalisation stays with its hospital, everything else is averaged.
 
 Li et al., FedBN: Federated Learning on Non-IID Features via Local Batch Normalization, ICLR 2021, Algorithm 1.
-What a hospital that took no part gets is outside the paper; here it is the mean of the training hospitals' layers
+What a hospital that took no part gets is outside the paper; here it is the mean of the layers of the round's hospitals
 (``federation.unseen: average``), which is why hospitals send theirs along.
 """
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fedkvasir.algorithms.fedavg import FedAvg
+from fedkvasir.errors import UserError
 from fedkvasir.exchange import normalisation
+from fedkvasir.scenario import Scenario
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 class FedBN(FedAvg):
     summary: ClassVar[str] = "FedAvg without batch normalisation, which stays with each hospital"
     paper: ClassVar[str] = "Li et al., ICLR 2021"
+
+    def check(self, scenario: Scenario, network: "nn.Module | None") -> None:
+        if network and not self.local(network):
+            raise UserError(
+                "algorithm fedbn keeps batch normalisation at each hospital, and model.name = "
+                f"{scenario.model.name} has none: set algorithm=fedavg, or choose a model with batch normalisation"
+            )
 
     def local(self, model: "nn.Module") -> set[str]:
         return normalisation(model)

@@ -11,7 +11,7 @@ the paper's 1 / N.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -23,6 +23,9 @@ from fedkvasir.errors import UserError
 from fedkvasir.exchange import State, average
 from fedkvasir.scenario import Scenario
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @dataclass(frozen=True)
 class Scaffold(Algorithm):
@@ -32,7 +35,7 @@ class Scaffold(Algorithm):
 
     server_lr: float = 1.0
 
-    def check(self, scenario: Scenario) -> None:
+    def check(self, scenario: Scenario, network: "nn.Module | None") -> None:
         training = scenario.training
         if training.optimizer != "sgd" or training.momentum or training.weight_decay:
             raise UserError(

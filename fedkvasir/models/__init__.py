@@ -28,9 +28,10 @@ def parameters_of(builder: Callable[..., nn.Module]) -> dict[str, inspect.Parame
     return {name: known[name] for name in known if name not in ("classes", "in_channels")}
 
 
-def check_model(spec: Model, task: str) -> None:
+def check_model(spec: Model, task: str) -> Network | None:
     """Name, encoder, parameters and weights of a model and of its members, and that they can be built; in a blink.
 
+    Returns the network, without weights; None for an ensemble.
     Raises UserError with the nearest spelling, or with what the architecture says against the encoder.
     """
     if task == "classification" and spec.activation != "sigmoid":
@@ -38,13 +39,14 @@ def check_model(spec: Model, task: str) -> None:
     members = ensembles.members_of(spec, task)
     for member in members.values():
         check_model(member, task)
-    if not members:
-        check_weights(spec.weights)
-        try:
-            with torch.device("meta"):  # shapes without numbers
-                build_network(spec, task, classes=1)
-        except UserError:  # so it is, or the encoder looks at numbers while it is built (mit_*)
-            build_network(spec, task, classes=1)
+    if members:
+        return None
+    check_weights(spec.weights)
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            return build_network(spec, task, classes=1)
+    except UserError:  # so it is, or the encoder looks at numbers while it is built (mit_*)
+        return build_network(spec, task, classes=1)
 
 
 def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
