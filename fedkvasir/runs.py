@@ -50,6 +50,11 @@ FACTS = ("round", "kept", "scores", "best", "best_kept", "failures", "wall_s", "
 SERVER = "server."
 
 
+def round_of(path: Path) -> int:
+    """The round in a name, ``0003`` or ``rounds-0003``: a number, as text 10000 comes before 9999."""
+    return int(path.stem.rpartition("-")[2])
+
+
 @dataclass
 class Checkpoint:
     """The server's whole state after a round."""
@@ -207,7 +212,7 @@ class Run:
 
     def latest(self) -> Checkpoint | None:
         """The last committed round; one cut short by a broken disk is passed over for the one before."""
-        for path in sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), reverse=True):
+        for path in sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), key=round_of, reverse=True):
             try:
                 return _load(path)
             except (SafetensorError, KeyError, ValueError):
@@ -219,8 +224,7 @@ class Run:
         if whole.is_file():
             return _read(whole)
         last = self.latest()
-        committed = f"{last.round if last else 0:04d}"
-        parts = [p for p in sorted((self.folder / "records").glob(f"{table}-*.parquet")) if p.stem[-4:] <= committed]
+        parts = [part for part in self._parts(table) if round_of(part) <= (last.round if last else 0)]
         return pd.concat(map(_read, parts), ignore_index=True) if parts else pd.DataFrame()
 
     def _told(self, table: str) -> pd.DataFrame:
@@ -289,13 +293,13 @@ class Run:
         _save(checkpoint, self._checkpoint(checkpoint.round))
         keep = {checkpoint.round, checkpoint.round - 1, checkpoint.best}
         for path in (self.folder / "checkpoints").glob("[0-9]*.safetensors"):
-            if int(path.stem) not in keep:
+            if round_of(path) not in keep:
                 path.unlink()
 
     def drop_uncommitted(self, last: int) -> None:
         """Forget parts of rounds after ``last``: they were written but never committed."""
         for path in (self.folder / "records").glob("*.parquet"):
-            if path.stem[-4:] > f"{last:04d}":
+            if round_of(path) > last:
                 path.unlink()
 
     def finish(
@@ -315,7 +319,7 @@ class Run:
             told = pd.concat([shared, share(samples, 0)], ignore_index=True) if len(samples) else shared
             write_atomic(self.folder / "centers.parquet", told.to_parquet(index=False))
         for table, rows in zip(TABLES, (rounds, samples), strict=True):
-            parts = [pd.read_parquet(path) for path in sorted((self.folder / "records").glob(f"{table}-*.parquet"))]
+            parts = [pd.read_parquet(path) for path in self._parts(table)]
             whole = pd.concat([*parts, rows], ignore_index=True)
             write_atomic(self.folder / f"{table}.parquet", whole.to_parquet(index=False))
         frozen = self.frozen()
@@ -344,6 +348,9 @@ class Run:
 
     def _part(self, table: str, stem: str) -> Path:
         return self.folder / "records" / f"{table}-{stem}.parquet"
+
+    def _parts(self, table: str) -> list[Path]:
+        return sorted((self.folder / "records").glob(f"{table}-*.parquet"), key=round_of)
 
 
 def run_of_config(scenario: str, data: str, out: str) -> tuple[Run, Plan]:

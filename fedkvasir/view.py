@@ -26,7 +26,7 @@ from fedkvasir.report import TEMPLATES
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.sections import describe
 from fedkvasir.report.tables import three_decimals
-from fedkvasir.runs import Checkpoint, Run
+from fedkvasir.runs import Checkpoint, Run, round_of
 from fedkvasir.study import Study
 
 ADDRESS = "127.0.0.1"
@@ -55,7 +55,7 @@ class Glance(Run):
         return Glance(self.folder / "members" / member) if member else self
 
     def latest(self) -> Checkpoint | None:
-        for path in sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), reverse=True):
+        for path in sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), key=round_of, reverse=True):
             with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, framework="numpy") as file:
                 facts = json.loads(file.metadata()["note"])
                 facts["scores"] = {int(number): score for number, score in facts["scores"].items()}
