@@ -117,7 +117,7 @@ class Hospital:
         if training.optimizer_state == "keep":
             groups["optimizer"] = _moments(optimizer, network)
         if groups:
-            self.state.save(number, groups, {keep, start_from})
+            self.state.save(number, groups, start_from, keep)
         samples = len(self._training)
         return Update(
             Weights(

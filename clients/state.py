@@ -19,12 +19,15 @@ class CenterState:
         """The groups kept after that round; none after round 0. Raises FileNotFoundError where the round is gone."""
         return load_groups(self._path(round_number))[0] if round_number else {}
 
-    def save(self, round_number: int, groups: dict[str, State], keep: set[int]) -> None:
-        """Write one round's groups and forget all rounds but it and ``keep``."""
+    def save(self, round_number: int, groups: dict[str, State], start_from: int, keep: int) -> None:
+        """Write one round's groups; forget all rounds but it, ``start_from``, ``keep``, and the last before
+        ``start_from``: real sites train before that round is committed, and who is cut off goes on from the one before.
+        """
         save_groups(self._path(round_number), groups)
-        for path in self.folder.glob("[0-9]*.safetensors"):
-            if int(path.stem) not in keep | {round_number}:
-                path.unlink()
+        kept = {int(path.stem): path for path in self.folder.glob("[0-9]*.safetensors")}
+        before = max((other for other in kept if other < start_from), default=0)
+        for other in kept.keys() - {round_number, start_from, before, keep}:
+            kept[other].unlink()
 
     def _path(self, round_number: int) -> Path:
         return self.folder / f"{round_number:04d}.safetensors"

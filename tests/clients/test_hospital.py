@@ -200,11 +200,12 @@ def test_a_picture_that_is_worst_and_missed_stands_once(tiny: Path, tmp_path: Pa
     assert cases == [("best", 0), ("median", 2), ("worst, missed", 3), ("missed", 4)]
 
 
-def test_center_state_keeps_what_the_server_names_and_forgets_the_rest(tmp_path: Path) -> None:
+def test_center_state_keeps_what_the_server_may_ask_for_and_forgets_the_rest(tmp_path: Path) -> None:
+    """What the best model needs, what the round began with, and what the one before that began with."""
     state = CenterState(tmp_path)
-    for number in (1, 2, 3, 4):
-        state.save(number, {"control": {"w": np.full(2, number, np.float32)}}, keep={2, number - 1})
-    assert [path.stem for path in sorted(tmp_path.glob("*.safetensors"))] == ["0002", "0003", "0004"]
+    for number in (1, 2, 3, 4, 5, 6):
+        state.save(number, {"control": {"w": np.full(2, number, np.float32)}}, start_from=number - 1, keep=2)
+    assert [path.stem for path in sorted(tmp_path.glob("*.safetensors"))] == ["0002", "0004", "0005", "0006"]
     assert state.load(4)["control"]["w"][0] == 4 and state.load(0) == {}
     with pytest.raises(FileNotFoundError):
         state.load(1)

@@ -367,8 +367,12 @@ def test_a_hospital_that_is_killed_misses_rounds_and_comes_back_with_its_state(l
 
 
 @pytest.mark.slow
-def test_a_superlink_that_is_killed_comes_back_and_the_run_goes_on_by_itself(lab: Lab, tmp_path: Path) -> None:
-    overrides = ("federation.rounds=6", "seed=7")
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
+def test_a_superlink_that_is_killed_comes_back_and_the_run_goes_on_by_itself(
+    lab: Lab, tmp_path: Path, algorithm: str
+) -> None:
+    """Hospitals that keep state keep that of the last committed round too."""
+    overrides = (f"algorithm={algorithm}", "federation.rounds=6", "seed=7")
     done: dict[str, Run] = {}
     thread = threading.Thread(target=lambda: done.update(run=lab.run(tmp_path / "sites", *overrides)))
     thread.start()
