@@ -304,7 +304,8 @@ class Federation:
     ) -> "Evaluated":
         """One split at some centers under one checkpoint.
 
-        orders: train messages of the next round, which go along; their answers are kept for it.
+        orders: train messages of the next round, which go along; their answers are kept for it. An error may be that of
+        the training: who sends one is asked for the split alone.
         Raises RunFailed where a hospital fails, and where one is not heard of on its test images.
         """
         deadline_s = self.scenario.federation.deadline_s if self.remote else None
@@ -314,22 +315,25 @@ class Federation:
             "local": to_record(checkpoint.local),
             "frozen": self.frozen,
         }
-        both = {self._center(order): order for order in orders}
-        validate = {center: split if center in centers else "" for center in both}
-        messages = {center: _marked(order, validate=validate[center]) for center, order in both.items()}
+        alone: dict[str, Message] = {}
         for center in centers:
-            if center in both:
-                continue
             config: dict[str, Any] = {"run": self.name, "member": self.member, "split": split, "checkpoint": label}
             config |= {"start-from": checkpoint.kept.get(center, 0), "gallery": gallery}
             content = RecordDict({**records, "config": ConfigRecord(config)})
-            messages[center] = Message(content, self.nodes[center], "evaluate")
+            alone[center] = Message(content, self.nodes[center], "evaluate")
+        both = {self._center(order): order for order in orders}
+        validate = {center: split if center in alone else "" for center in both}
+        messages = alone | {center: _marked(order, validate=validate[center]) for center, order in both.items()}
         replies = self._ask([*messages.values()], split, checkpoint.round, deadline_s)
         for _ in range(1, ATTEMPTS if split == "test" and deadline_s else 1):
             if late := [message for center, message in messages.items() if unheard(replies.get(center))]:
                 replies |= self._ask([_marked(message) for message in late], split, checkpoint.round, deadline_s)
         if orders:
             self._begun = (checkpoint.round + 1, [*both.values()], {c: r for c, r in replies.items() if c in both})
+        if again := {c: alone[c] for c, reply in replies.items() if c in both and c in alone and reply.has_error()}:
+            messages |= again
+            replies = {c: reply for c, reply in replies.items() if c not in again}
+            replies |= self._ask([*again.values()], split, checkpoint.round, deadline_s)
         evaluated = Evaluated()
         for center in sorted(centers):
             reply = replies.get(center)
@@ -347,7 +351,7 @@ class Federation:
                     part = pd.read_parquet(io.BytesIO(cast(bytes, reply.content[name]["parquet"])))
                     part.insert(0, "checkpoint", label)
                     table.append(part.assign(**place))  # a hospital speaks for itself alone
-            down = 0 if center in both else _payload_bytes(messages[center])  # with a train message: counted there
+            down = _payload_bytes(alone[center]) if messages[center] is alone[center] else 0  # else counted in training
             cost = {**_facts(reply, "cost"), "bytes_down": down, "bytes_up": 0}
             row = {"round": checkpoint.round, "phase": split, "center": center, "role": place["role"], **cost}
             rows += [{**row, "metric": name, "value": value} for name, value in scores.items()]
