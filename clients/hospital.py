@@ -118,7 +118,6 @@ class Hospital:
             groups["optimizer"] = _moments(optimizer, network)
         if groups:
             self.state.save(number, groups, start_from, keep)
-        samples = len(self._training)
         return Update(
             Weights(
                 exchange.read(network, self.layout.shared),
@@ -127,9 +126,8 @@ class Hospital:
             ),
             {name: to_state(tensors) for name, tensors in visit.reply.items()},
             {
-                "weight": self.plan.weights[self.center],
                 "loss": trained.loss,
-                "samples": samples,
+                "samples": len(self._training),
                 "steps": trained.steps,
                 "state": int(bool(groups)),
                 "seconds": time.perf_counter() - began,

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -23,7 +23,7 @@ from fedkvasir import exchange
 from fedkvasir.algorithms import build_algorithm
 from fedkvasir.algorithms.base import Algorithm, arrays_of, from_record, to_record
 from fedkvasir.errors import RunFailed
-from fedkvasir.evaluation.protocol import headline
+from fedkvasir.evaluation.protocol import headline, metric_names
 from fedkvasir.evaluation.selection import best_round, selection_score
 from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
@@ -44,6 +44,8 @@ class Event:
 Watch = Callable[[Event], None]
 ATTEMPTS = 3
 """A round below quorum is asked for this often before the run stops."""
+COST = ("samples", "steps", "seconds", "peak_mib")
+"""What a hospital tells of its training, beside the loss and whether it kept a state."""
 
 
 class CohortGrid(Grid):
@@ -195,7 +197,7 @@ class Federation:
             metrics = _metrics(reply)
             if metrics["state"]:
                 after.kept[center] = number
-            cost = {key: metrics[key] for key in ("samples", "steps", "seconds", "peak_mib")}
+            cost = {key: metrics[key] for key in COST}
             cost |= {"bytes_down": sent_bytes[center], "bytes_up": _payload_bytes(reply)}
             row = {"round": number, "phase": "train", "center": center, "role": "train", **cost}
             rows.append({**row, "metric": "loss", "value": metrics["loss"]})
@@ -244,9 +246,11 @@ class Federation:
         """The good replies by center, in order, and who failed at which attempt and why.
 
         first: replies that are there already. Below quorum, those without a good reply are asked again, for the same
-        weights; the good ones are kept. Raises RunFailed where they are too few after the last attempt.
+        weights; the good ones are kept. How much a reply weighs is what the plan says, not its hospital. Raises
+        RunFailed where they are too few after the last attempt.
         """
-        sent = {"arrays": before.shared, "buffers": before.buffers, "local": before.local}
+        alike = {"arrays": before.shared, "buffers": before.buffers, "local": before.local}
+        alike |= dict.fromkeys(self.algorithm.replies, before.shared)
         needed = int(np.ceil(self.scenario.federation.quorum * len(cohort) - 1e-9))
         good: dict[str, Message] = {}
         failures: list[dict[str, Any]] = []
@@ -255,11 +259,12 @@ class Federation:
             replies = first or self._ask(asked, "train", number, self.scenario.federation.deadline_s)
             first = {}
             for center in sorted(map(self._center, asked)):
-                if reason := complaint(replies.get(center), sent):
+                if reason := complaint(replies.get(center), alike):
                     failures.append({"round": number, "attempt": attempt, "center": center, "reason": reason})
                     self.watch(Event("failure", number, failures[-1]))
                 else:
                     good[center] = replies[center]
+                    cast(MetricRecord, good[center].content["metrics"])["weight"] = self.plan.weights[center]
             if len(good) >= needed:
                 mended = [{**failure, "mended": failure["center"] in good} for failure in failures]
                 return {center: good[center] for center in cohort if center in good}, mended
@@ -305,10 +310,10 @@ class Federation:
         """One split at some centers under one checkpoint.
 
         orders: train messages of the next round, which go along; their answers are kept for it. An error may be that of
-        the training: who sends one is asked for the split alone.
+        the training: who tells no scores is asked for the split alone.
         Raises RunFailed where a hospital fails, and where one is not heard of on its test images.
         """
-        deadline_s = self.scenario.federation.deadline_s if self.remote else None
+        deadline_s, task = self.scenario.federation.deadline_s if self.remote else None, self.scenario.task
         records = {
             "arrays": to_record(checkpoint.shared),
             "buffers": to_record(checkpoint.buffers),
@@ -330,7 +335,7 @@ class Federation:
                 replies |= self._ask([_marked(message) for message in late], split, checkpoint.round, deadline_s)
         if orders:
             self._begun = (checkpoint.round + 1, [*both.values()], {c: r for c, r in replies.items() if c in both})
-        if again := {c: alone[c] for c, reply in replies.items() if c in both and c in alone and reply.has_error()}:
+        if again := {c: alone[c] for c, reply in replies.items() if c in both and c in alone and unscored(reply, task)}:
             messages |= again
             replies = {c: reply for c, reply in replies.items() if c not in again}
             replies |= self._ask([*again.values()], split, checkpoint.round, deadline_s)
@@ -340,8 +345,8 @@ class Federation:
             if deadline_s and split == "val" and unheard(reply):
                 evaluated.missing.append(center)
                 continue
-            if reply is None or reply.has_error():
-                reason = "no answer before the deadline" if reply is None else reply.error.reason
+            reason = unscored(reply, task)
+            if reply is None or reason:
                 raise RunFailed(f"round {checkpoint.round}: {center} could not be evaluated on {split} ({reason})")
             place = {"center": center, "role": str(self.plan.centers.loc[center, "role"]), "split": split}
             scores = _facts(reply, "scores")
@@ -437,22 +442,42 @@ def roll_call(grid: Grid, plan: Plan) -> dict[str, int]:
     return dict(sorted(nodes.items()))
 
 
-def complaint(reply: Message | None, sent: dict[str, exchange.State]) -> str:
+def complaint(reply: Message | None, alike: dict[str, exchange.State]) -> str:
     """Why a reply to a train message cannot be averaged; empty where it can.
 
-    sent: record name -> the arrays that went out; the same names, shapes and types must come back, all of them finite.
+    alike: record name -> arrays like those that must come back: the same records, names, shapes and types, no more and
+    no fewer, all of them finite.
     """
     if reply is None:
         return "no answer before the deadline"
     if reply.has_error():
         return str(reply.error.reason)
-    states = {name: from_record(record) for name, record in arrays_of(reply.content).items()}
-    if any(_shapes(states.get(name, {})) != _shapes(state) for name, state in sent.items()):
+    try:
+        states = {name: from_record(record) for name, record in arrays_of(reply.content).items()}
+        shapes = {name: _shapes(state) for name, state in states.items()}
+    except Exception:  # numpy's readers have many; whatever a stranger sends must not end the run
+        return "sent arrays that cannot be read"
+    if shapes != {name: _shapes(state) for name, state in alike.items()}:
         return "sent arrays of other names, shapes or types"
+    told = {name: record for name, record in reply.content.items() if isinstance(record, MetricRecord)}
+    metrics = {key: type(value) for record in told.values() for key, value in record.items()}
+    if told.keys() != {"metrics"} or metrics.keys() != {"loss", "state", *COST} or list in metrics.values():
+        return "sent other metrics than it was asked for"
     arrays = [np.array(list(_metrics(reply).values())), *(a for state in states.values() for a in state.values())]
     if not all(np.isfinite(array).all() for array in arrays):
         return "sent values that are not numbers"
     return ""
+
+
+def unscored(reply: Message | None, task: str) -> str:
+    """Why a reply does not tell how well a model does; empty where it does."""
+    if reply is None:
+        return "no answer before the deadline"
+    if reply.has_error():
+        return str(reply.error.reason)
+    told = [record for name in ("scores", "cost") if isinstance(record := reply.content.get(name), ConfigRecord)]
+    numbers = {type(value) for record in told for value in record.values()} <= {int, float}
+    return "" if len(told) == 2 and numbers and told[0].keys() == {*metric_names(task)} else "sent no scores"
 
 
 def unheard(reply: Message | None) -> bool:

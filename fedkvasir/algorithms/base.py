@@ -53,6 +53,8 @@ class Algorithm(ABC):
     paper: ClassVar[str] = ""
     server_state: ClassVar[tuple[str, ...]] = ()
     """Attributes of the strategy that a checkpoint must hold; each is None or a dict of arrays."""
+    replies: ClassVar[tuple[str, ...]] = ()
+    """Records that hospitals send back beside the weights; each is made like the shared parameters."""
 
     def check(self, scenario: Scenario, network: "nn.Module | None") -> None:
         """Raise UserError for a combination that cannot be right. ``network`` has no weights; None: an ensemble."""

@@ -32,6 +32,7 @@ class Scaffold(Algorithm):
     summary: ClassVar[str] = "control variates correct every local step; plain SGD only"
     paper: ClassVar[str] = "Karimireddy et al., ICML 2020"
     server_state: ClassVar[tuple[str, ...]] = ("control",)
+    replies: ClassVar[tuple[str, ...]] = ("control",)
 
     server_lr: float = 1.0
 

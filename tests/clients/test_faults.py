@@ -80,28 +80,29 @@ def test_only_a_crash_is_drawn_anew_when_a_message_is_handed_out_again(scenario:
 # ---- what each kind does
 
 
-Answer = Callable[[Scenario], tuple[Message, State, float]]
+Answer = Callable[[Scenario], tuple[Message, dict[str, State], float]]
 
 
 @pytest.fixture
 def answer(tmp_path: Path) -> Answer:
-    """Alta's reply to a train message of round 1, the arrays it was sent, and the seconds it took."""
+    """Alta's reply to a train message of round 1, the arrays it was sent by record, and the seconds it took."""
 
-    def ask(scenario: Scenario) -> tuple[Message, State, float]:
+    def ask(scenario: Scenario) -> tuple[Message, dict[str, State], float]:
         plan = make_plan(scenario)
         plan.save(tmp_path)
         forget()
         network = build_model(scenario.model, scenario.task, len(plan.classes), seed=1)
         names = exchange.layout(network, set(), "average")
-        sent = {"arrays": exchange.read(network, names.shared), "buffers": exchange.read(network, names.buffers)}
+        groups = {"arrays": names.shared, "buffers": names.buffers, "local": names.local}
+        sent = {name: exchange.read(network, group) for name, group in groups.items()}
         config = {"server-round": 1, "attempt": 1, "start-from": 0, "keep": 0, "member": "", "validate": ""}
         node = Node("alta", str(tmp_path), 1, 1)
         grid = LocalGrid([node], "clients.app:app", 1)
-        records = {name: to_record(state) for name, state in {**sent, "local": {}, "frozen": {}}.items()}
+        records = {name: to_record(state) for name, state in {**sent, "frozen": {}}.items()}
         message = grid.create_message(RecordDict({**records, "config": ConfigRecord(config)}), "train", node.id, "")
         began = time.monotonic()
         (reply,) = grid.send_and_receive([message])
-        return reply, sent["arrays"], time.monotonic() - began
+        return reply, sent, time.monotonic() - began
 
     torch.set_num_threads(1)
     return ask
@@ -113,7 +114,7 @@ def arrays(reply: Message) -> State:
 
 def test_who_drops_out_answers_with_that_and_does_not_train(scenario: Callable[..., Scenario], answer: Answer) -> None:
     reply, sent, _ = answer(scenario("{kind: dropout, center: alta}"))
-    assert complaint(reply, {"arrays": sent}) == "dropped out, as the scenario's faults say"
+    assert complaint(reply, sent) == "dropped out, as the scenario's faults say"
 
 
 def test_slow_and_late_answers_are_right_and_take_longer(scenario: Callable[..., Scenario], answer: Answer) -> None:
@@ -131,15 +132,16 @@ def test_slow_and_late_answers_are_right_and_take_longer(scenario: Callable[...,
 def test_corrupt_updates_and_what_the_server_says_to_them(scenario: Callable[..., Scenario], answer: Answer) -> None:
     plain, sent, _ = answer(scenario("{kind: dropout, center: bergen}"))
     trained = arrays(plain)
-    assert complaint(plain, {"arrays": sent}) == ""
+    assert complaint(plain, sent) == ""
     nan, _, _ = answer(scenario("{kind: corrupt, how: nan}"))
-    assert complaint(nan, {"arrays": sent}) == "sent values that are not numbers"
+    assert complaint(nan, sent) == "sent values that are not numbers"
     misshapen, _, _ = answer(scenario("{kind: corrupt, how: wrong-shape}"))
-    assert complaint(misshapen, {"arrays": sent}) == "sent arrays of other names, shapes or types"
+    assert complaint(misshapen, sent) == "sent arrays of other names, shapes or types"
     scaled, _, _ = answer(scenario("{kind: corrupt, how: scaled, factor: -10}"))
-    assert complaint(scaled, {"arrays": sent}) == ""
+    assert complaint(scaled, sent) == ""
     for name, array in arrays(scaled).items():
-        np.testing.assert_allclose(array - sent[name], -10 * (trained[name] - sent[name]), rtol=1e-3, atol=1e-5)
+        start = sent["arrays"][name]
+        np.testing.assert_allclose(array - start, -10 * (trained[name] - start), rtol=1e-3, atol=1e-5)
 
 
 def in_a_fork(scenario: Scenario) -> int:

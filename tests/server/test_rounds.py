@@ -3,17 +3,21 @@ has it; the hospitals are in this process, and what they answer can be spoilt on
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
+from fedkvasir import exchange
+from fedkvasir.algorithms.base import arrays_of, from_record, to_record
 from fedkvasir.errors import RunFailed
 from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from server.grid import LocalGrid, Node
-from server.rounds import federate, roll_call
+from server.rounds import complaint, federate, roll_call
 
 Spoil = Callable[[Message, Message], Message]
 """A message and its answer -> what the server gets."""
@@ -32,6 +36,10 @@ def untouched(message: Message, reply: Message) -> Message:
     return reply
 
 
+def to(center: str, message: Message) -> bool:
+    return message.metadata.dst_node_id == Node(center, "", 1, 1).id
+
+
 def trains(message: Message, number: int) -> bool:
     return message.metadata.message_type == "train" and message.content["config"]["server-round"] == number
 
@@ -40,8 +48,7 @@ def failing(center: str, number: int, attempts: int) -> Spoil:
     """A hospital's GPU is full in its training of a round, so many times."""
 
     def spoil(message: Message, reply: Message) -> Message:
-        here = message.metadata.dst_node_id == Node(center, "", 1, 1).id and trains(message, number)
-        if not here or message.content["config"]["attempt"] > attempts:
+        if not to(center, message) or not trains(message, number) or message.content["config"]["attempt"] > attempts:
             return reply
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "CUDA out of memory"), reply_to=message)
 
@@ -105,3 +112,84 @@ def test_a_round_is_kept_when_the_next_one_finds_no_quorum(tiny: Path, tmp_path:
         run_of(tiny, tmp_path, "federation.rounds=2", spoil=failing("bergen", 2, attempts=3))
     latest = Run(next(tmp_path.glob("tiny-*"))).latest()
     assert latest is not None and latest.round == 1 and set(latest.scores) == {1}
+
+
+# ---- what a hospital may answer
+
+
+W = {"w": np.zeros(2, np.float32)}
+ALIKE = {"arrays": W, "buffers": {"n": np.array(0)}, "local": {}, "control": W}
+"""What SCAFFOLD's hospitals are to send back, of a network of two numbers."""
+TOLD: dict[str, Any] = {"loss": 0.5, "state": 1, "samples": 8, "steps": 2, "seconds": 0.1, "peak_mib": 90.0}
+GOOD = {name: to_record(state) for name, state in ALIKE.items()} | {"metrics": MetricRecord(TOLD)}
+OTHER_ARRAYS, OTHER_METRICS = "sent arrays of other names, shapes or types", "sent other metrics than it was asked for"
+NO_NUMBERS = "sent values that are not numbers"
+ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
+    "a good one": ({}, ""),
+    "a huge weight of its own": ({"metrics": MetricRecord(TOLD | {"weight": 1e12})}, OTHER_METRICS),
+    "a negative weight": ({"metrics": MetricRecord(TOLD | {"weight": -200.0})}, OTHER_METRICS),
+    "no metrics": ({"metrics": None}, OTHER_METRICS),
+    "a metric too few": ({"metrics": MetricRecord({"loss": 0.5})}, OTHER_METRICS),
+    "a metric that is a list": ({"metrics": MetricRecord(TOLD | {"loss": [0.5]})}, OTHER_METRICS),
+    "metrics twice": ({"more": MetricRecord(TOLD)}, OTHER_METRICS),
+    "a loss that is no number": ({"metrics": MetricRecord(TOLD | {"loss": float("nan")})}, NO_NUMBERS),
+    "a record of arrays too many": ({"more": to_record(W)}, OTHER_ARRAYS),
+    "no weights": ({"arrays": None}, OTHER_ARRAYS),
+    "no buffers": ({"buffers": None}, OTHER_ARRAYS),
+    "no control": ({"control": None}, OTHER_ARRAYS),
+    "a control of another shape": ({"control": to_record({"w": np.zeros(3, np.float32)})}, OTHER_ARRAYS),
+    "a control of another type": ({"control": to_record({"w": np.zeros(2)})}, OTHER_ARRAYS),
+    "a control of other names": ({"control": to_record({"v": W["w"]})}, OTHER_ARRAYS),
+    "a control of no numbers": ({"control": to_record({"w": np.full(2, np.nan, np.float32)})}, NO_NUMBERS),
+    "metrics for a control": ({"control": MetricRecord(TOLD)}, OTHER_ARRAYS),
+    "bytes that are no array": (
+        {"arrays": ArrayRecord({"w": Array("float32", (2,), "numpy.ndarray", b"none")})},
+        "sent arrays that cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changed", "said"), ANSWERS.values(), ids=ANSWERS)
+def test_what_cannot_be_averaged_is_complained_of_in_a_sentence(changed: dict[str, Any], said: str) -> None:
+    """changed: records of a good answer that are others; None: that are not there."""
+    content = {name: record for name, record in (GOOD | changed).items() if record is not None}
+    LocalGrid([], "clients.app:app", 1)  # for Flower's messages
+    assert complaint(Message(RecordDict(content), reply_to=Message(RecordDict(), 7, "train")), ALIKE) == said
+
+
+def test_what_lacks_a_record_is_left_out_and_the_run_goes_on(tiny: Path, tmp_path: Path) -> None:
+    """Bergen's answer to round 2 cannot be averaged; cadiz' can, and its validation is asked for again."""
+
+    def spoil(message: Message, reply: Message) -> Message:
+        for center, record in (("bergen", "control"), ("cadiz", "scores")):
+            if to(center, message) and trains(message, 2):
+                del reply.content[record]
+        return reply
+
+    overrides = ("algorithm=scaffold", "federation.rounds=2", "federation.quorum=0.6")
+    run = run_of(tiny, tmp_path, *overrides, spoil=spoil)
+    assert [(f["round"], f["center"], f["reason"]) for f in run.result["failures"]] == [(2, "bergen", OTHER_ARRAYS)]
+    assert set(run.checkpoint().scores) == {1, 2}
+    trained = run.rounds.query("phase == 'train' and round == 2")
+    assert set(trained["center"]) == {"alta", "cadiz"}
+
+
+@pytest.mark.parametrize("weighting", ["samples", "uniform"])
+def test_a_hospital_weighs_what_the_plan_says(tiny: Path, tmp_path: Path, weighting: str) -> None:
+    """Not what it says itself: McMahan's n_k are the training images that the plan counts."""
+    answered: dict[int, exchange.State] = {}
+
+    def spoil(message: Message, reply: Message) -> Message:
+        if trains(message, 1):
+            answered[message.metadata.dst_node_id] = from_record(arrays_of(reply.content)["arrays"])
+            reply.content["metrics"]["samples"] = 10**9  # type: ignore[index]
+        return reply
+
+    overrides = ("federation.rounds=1", f"federation.weighting={weighting}", "data.centers.alta.val=0.5")
+    run = run_of(tiny, tmp_path, *overrides, spoil=spoil)
+    counts = run.plan.centers.loc[run.plan.training_centers, "train"]
+    assert counts.nunique() > 1
+    states = [answered[Node(center, "", 1, 1).id] for center in counts.index]
+    mean = exchange.average(states, list(counts) if weighting == "samples" else [1] * len(counts))
+    for name, array in run.checkpoint().shared.items():
+        np.testing.assert_allclose(array, mean[name], rtol=1e-5, atol=1e-7)
