@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's own, for encoders that timm does not know."""
+AT_TIMM = {"inceptionv4": "inception_v4", "inceptionresnetv2": "inception_resnet_v2", "xception": "legacy_xception"}
+"""Names of segmentation-models-pytorch's for weights that want other colours -> timm's."""
 
 
 class Network(nn.Module):
@@ -29,7 +31,8 @@ class Network(nn.Module):
         self.smallest: int = max(getattr(part, "smallest", stride) for part in body.modules())
         """Smaller images are padded to this side in pixels, where an architecture asks for it."""
         # The colours the encoder was pretrained with: EfficientNet-Lite0, say, wants 0.5 and 0.5.
-        pretrained = timm.models.get_pretrained_cfg(encoder.removeprefix("timm-").removeprefix("tu-"))
+        name = encoder.removeprefix("timm-").removeprefix("tu-")
+        pretrained = timm.models.get_pretrained_cfg(AT_TIMM.get(name, name))
         mean, std = (pretrained.mean, pretrained.std) if pretrained else (MEAN, STD)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

@@ -189,6 +189,21 @@ def test_imagenet_fills_every_encoder(name: str, encoder: str, monkeypatch: pyte
         assert not any((tensor == 7).all() for tensor in part.decoder.state_dict().values())
 
 
+def test_every_encoder_sees_the_colours_that_its_imagenet_weights_were_trained_with() -> None:
+    """As segmentation-models-pytorch 0.5 lists them (encoders/_legacy_pretrained_settings.py); 0.6 asks the hub."""
+    half = {"inceptionv4", "inceptionresnetv2", "xception"}
+    for name, encoder in smp.encoders.encoders.items():
+        mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        if name in half or "_lite" in name:
+            mean = std = [0.5, 0.5, 0.5]
+        elif name.startswith("dpn"):
+            mean, std = [124 / 255, 117 / 255, 104 / 255], [1 / (255 * 0.0167)] * 3
+        if "imagenet" in encoder["pretrained_settings"]:
+            network = Network(nn.Identity(), name)
+            for buffer, colours in ((network.mean, mean), (network.std, std)):
+                assert buffer.flatten().tolist() == pytest.approx(colours), name
+
+
 # ---- files
 
 TINY_UNET = Model.model_validate({"name": "unet", "encoder": "tu-lcnet_050", "decoder_channels": [16, 8, 8, 4, 4]})
