@@ -16,7 +16,8 @@ ByName = BeforeValidator(name_alone)
 
 class Fusion(BaseModel):
     """How the members' answers become one: ``mean`` of their probabilities (the paper's), ``weighted`` by the members'
-    validation scores, or ``learned``: a small network on top, fitted on the training hospitals' validation images."""
+    validation scores, or ``learned``: a small network on top, fitted on half of each training hospital's validation
+    groups and scored on the other half."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Literal["mean", "weighted", "learned"] = "mean"

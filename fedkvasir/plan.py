@@ -19,6 +19,7 @@ from fedkvasir.data.formats import picture
 from fedkvasir.data.hospitals import Hospitals, Progress, gather
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, batches_of
+from fedkvasir.data.partition import deal
 from fedkvasir.ensembles import members_of
 from fedkvasir.ensembles import parse as parse_ensemble
 from fedkvasir.errors import UserError
@@ -177,7 +178,8 @@ class Plan:
     def stage(self, member: str) -> "Plan":
         """The plan of one member; for the empty name what is left to do once there are members, itself without any.
 
-        An ensemble whose fusion is learned fits it on the training hospitals' validation images; others fit nothing.
+        A learned fusion is fitted on half of the training hospitals' validation images and scored on the others: its
+        score compares with that of a fusion which fits nothing. Raises UserError where a hospital has no half.
         """
         scenario = self.scenario
         if not member and scenario.federation.train == LOCALS:
@@ -191,7 +193,10 @@ class Plan:
         if member or parsed is None:
             return self.members[member] if member else self
         fusion, samples = parsed.fusion, self.samples[self.samples["split"] != "train"]
-        validation = samples[samples["split"] == "val"]
+        fitted = samples[samples["split"] == "val"]
+        if fusion.name == "learned":
+            fitted = _half(fitted, scenario.data.split_seed)
+            samples = samples.drop(fitted.index)
         training = Training(
             loss=scenario.training.loss,
             lr=fusion.lr,
@@ -208,7 +213,7 @@ class Plan:
         return replace(
             self,
             scenario=scenario.model_copy(update={**own, "algorithm": scenarios.Algorithm(name="fedavg")}),
-            samples=pd.concat([samples, validation.assign(split="train")], ignore_index=True),
+            samples=pd.concat([samples, fitted.assign(split="train")], ignore_index=True),
         )
 
     def joined(self, classes: tuple[str, ...], counted: dict[str, int]) -> "Plan":
@@ -327,7 +332,22 @@ def make_plan(
     if scenario.federation.train == LOCALS and len(plan.training_centers) < 2:
         raise UserError(f"federation.train = {LOCALS} needs two hospitals or more")
     plan.loss()
+    plan.stage("")
     return fix_batch_size(plan)
+
+
+def _half(validation: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Half of every hospital's validation groups, for a fusion to be fitted on."""
+    halves = [validation[:0]]
+    for center, own in validation.groupby("center"):
+        if own["group"].nunique() < 2:
+            raise UserError(
+                "model.fusion = learned is fitted on half of a hospital's validation groups and scored on the others: "
+                f"{center} has one; set a larger val there, or fusion: mean"
+            )
+        part = deal(own["group"], (1, 1), seed, str(center), "fusion", strata=own["target"])
+        halves.append(own[part == 0])
+    return pd.concat(halves)
 
 
 def check_names(scenario: Scenario) -> None:

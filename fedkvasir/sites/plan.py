@@ -83,6 +83,7 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
     refuse_empty(plan)
     plan = plan.as_trained()
     plan.loss()
+    plan.stage("")
     return plan
 
 

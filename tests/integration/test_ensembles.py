@@ -123,11 +123,22 @@ def test_weighted_members_weigh_what_they_scored_in_validation(ensemble: Run, sc
     np.testing.assert_allclose(weighted.checkpoint("best").buffers["fusion.weights"], scores / scores.sum(), rtol=1e-6)
 
 
-def test_a_learned_fusion_is_fitted_on_validation_images_and_leaves_members_alone(ensemble: Run, learned: Run) -> None:
+def test_a_learned_fusion_is_fitted_on_half_of_the_validation_groups_and_scored_on_the_others(learned: Run) -> None:
+    """Scored on what it was fitted on, it would win every comparison by validation scores."""
+    fusion, val = learned.plan.stage(""), learned.plan.samples.query("split == 'val'")
+    fitted, scored = (fusion.samples.query(f"split == {split!r}") for split in ("train", "val"))
+    assert not {*fitted["group"]} & {*scored["group"]}
+    assert sorted([*fitted["sample"], *scored["sample"]]) == sorted(val["sample"])
+    assert [*fitted["center"].unique()] == [*scored["center"].unique()] == ["alta", "bergen", "cadiz"]
+    trained = learned.rounds.query("phase == 'train'").groupby("center")["samples"].first()
+    assert trained.to_dict() == fitted.groupby("center").size().to_dict()
+    validated = learned.samples.query("split == 'val'").groupby("checkpoint")["sample"].unique().map(sorted)
+    assert all(samples == sorted(scored["sample"]) for samples in validated)
+
+
+def test_a_learned_fusion_leaves_members_alone(ensemble: Run, learned: Run) -> None:
     start, end = 1 / 3, learned.checkpoint("last").shared["fusion.layers.0.weight"].ravel()
     assert np.abs(end - start).max() > 1e-4
-    trained = learned.rounds.query("phase == 'train'").groupby("center")["samples"].first()
-    assert trained.to_dict() == learned.plan.centers["val"].drop("edinburgh").to_dict()
     for name, member in learned.members.items():
         assert member.result["best_sha256"] == ensemble.members[name].result["best_sha256"]
     # the members travel to hospitals and not back
@@ -187,6 +198,7 @@ def test_classifiers_are_averaged_too(scenario: Path, tmp_path: Path) -> None:
         ((*MEAN, "algorithm=fedbn"), "layers stay at their hospitals .* cannot be formed into an ensemble"),
         ((*MEAN, "federation.buffers=local"), "cannot be formed into an ensemble"),
         ((*LEARNED, "evaluation.select=last"), "model.fusion = learned is fitted on validation images"),
+        ((*LEARNED, "data.centers.cadiz.val=0.1"), "fitted on half .* validation groups .*: cadiz has one"),
     ],
 )
 def test_what_no_ensemble_can_be_formed_of(overrides: tuple[str, ...], sentence: str, scenario: Path) -> None:
