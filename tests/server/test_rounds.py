@@ -71,7 +71,7 @@ class Cut(Exception):
     pass
 
 
-@pytest.mark.parametrize("algorithm", ["scaffold", "fedbn"])
+@pytest.mark.parametrize("algorithm", ["scaffold", pytest.param("fedbn", marks=pytest.mark.slow)])
 def test_hospitals_keep_the_state_that_a_run_cut_off_goes_on_from(tiny: Path, tmp_path: Path, algorithm: str) -> None:
     """Round 3 is validated in the message that trains round 4: all hospitals kept their state of round 4 while round 2
     is the last that is committed, and round 1 the best."""
