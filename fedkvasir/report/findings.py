@@ -75,7 +75,7 @@ class Findings:
         texts = [text for table in self.scores.values() if (text := table["warning"].iloc[-1])]
         for seeds in range(1, ENOUGH_SEEDS):
             if names := [method.name for method in self.methods if len(method.seeds) == seeds]:
-                texts.append(f"{', '.join(names)}: {FEW_SEEDS if seeds > 1 else ONE_SEED}".format(seeds))
+                texts.append(f"{', '.join(names)}: {FEW_SEEDS.format(seeds) if seeds > 1 else ONE_SEED}")
         return tuple(dict.fromkeys(texts))
 
     @property

@@ -38,48 +38,52 @@ def test_nan_at_one_hospital_is_gone_without_where_the_quorum_allows_and_is_said
     assert run.table()["dice"].notna().all()
 
 
+Struck = Callable[[str], Run]
+
+
+@pytest.fixture
+def struck(scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Struck:
+    """Two rounds in two workers of an app in which something happens; they end as if nothing had."""
+
+    def run(app: str) -> Run:
+        short = ("federation.rounds=2",)
+        expected = run_scenario(scenario, short, out=tmp_path / "alone", engine="local")
+        monkeypatch.setattr(simulation, "CLIENT_APP", f"tests.integration.{app}:app")
+        found = run_scenario(scenario, short, out=tmp_path / "struck", workers=2)
+        assert found.result["weights_sha256"] == expected.result["weights_sha256"] and not found.result["failures"]
+        return found
+
+    return run
+
+
+def notes(run: Run) -> list[str]:
+    return json.loads((run.folder / "environment.json").read_text())["notes"]
+
+
 @pytest.mark.slow
-def test_a_full_gpu_is_shared_by_fewer_and_the_bits_stay(
-    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_gpu_is_shared_by_fewer_and_the_bits_stay(struck: Struck) -> None:
     """Nobody is averaged without: hospitals that found no room are asked again, in a worker that has the device."""
-    short = ("federation.rounds=2",)
-    expected = run_scenario(scenario, short, out=tmp_path / "alone", engine="local")
-    monkeypatch.setattr(simulation, "CLIENT_APP", "tests.integration.crowded_app:app")
-    run = run_scenario(scenario, short, out=tmp_path / "crowded", workers=2)
-    assert run.result["weights_sha256"] == expected.result["weights_sha256"] and not run.result["failures"]
-    (note,) = json.loads((run.folder / "environment.json").read_text())["notes"]
+    (note,) = notes(struck("crowded_app"))
     assert "out of GPU memory; goes on with 1 worker(s)" in note
 
 
 @pytest.mark.slow
-def test_a_worker_that_has_lost_its_gpu_is_replaced(
-    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    short = ("federation.rounds=2",)
-    expected = run_scenario(scenario, short, out=tmp_path / "alone", engine="local")
-    monkeypatch.setattr(simulation, "CLIENT_APP", "tests.integration.lost_app:app")
-    run = run_scenario(scenario, short, out=tmp_path / "lost", workers=2)
-    assert (run.folder / "lost").exists()
-    assert run.result["weights_sha256"] == expected.result["weights_sha256"] and not run.result["failures"]
+def test_a_worker_that_has_lost_its_gpu_is_replaced(struck: Struck) -> None:
+    run = struck("lost_app")
+    assert (run.folder / "lost").exists() and not notes(run)
 
 
 @pytest.mark.slow
 def test_a_host_short_of_memory_works_for_fewer_at_a_time_and_the_bits_stay(
-    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    struck: Struck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray kills workers before the machine's memory is gone: here, 2 GiB after what is in use now."""
-    short = ("federation.rounds=2",)
-    expected = run_scenario(scenario, short, out=tmp_path / "alone", engine="local")
     memory = psutil.virtual_memory()
     if memory.available < 2 * TAKEN_BYTES:
         pytest.skip("too little memory is free here to take some")
     used = memory.total - memory.available
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{(used + 2 * TAKEN_BYTES / 3) / memory.total:.3f}")
-    monkeypatch.setattr(simulation, "CLIENT_APP", "tests.integration.hungry_app:app")
-    run = run_scenario(scenario, short, out=tmp_path / "hungry", workers=2)
-    assert run.result["weights_sha256"] == expected.result["weights_sha256"] and not run.result["failures"]
-    (note,) = json.loads((run.folder / "environment.json").read_text())["notes"]
+    (note,) = notes(struck("hungry_app"))
     assert "out of memory; goes on with 1 worker(s)" in note
 
 
