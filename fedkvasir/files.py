@@ -1,17 +1,21 @@
 """Files appear whole or not at all, and a folder has one writer at a time."""
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from fedkvasir.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_atomic(path: Path, content: bytes | str, mode: int = 0o666) -> None:
@@ -37,10 +41,11 @@ def read_yaml(path: Path, what: str, missing: str, folder: str, example: str) ->
     """The keys of a YAML file that a person wrote.
 
     what: how the file is called in a sentence; missing, folder: what to do if it is not there, or is a folder; example:
-    a line of such a file. Raises UserError for all of that, and for what is no YAML or no keys.
+    a line of such a file. Raises UserError for all of that, for what is no YAML or no keys, and for a key that stands
+    twice, of which YAML itself silently takes the last.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Once)  # a safe loader
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{what} does not exist; {missing}") from error
     except IsADirectoryError as error:
@@ -50,6 +55,41 @@ def read_yaml(path: Path, what: str, missing: str, folder: str, example: str) ->
     if not isinstance(raw, dict):
         raise UserError(f"{what} must hold keys and values, e.g. `{example}`")
     return raw
+
+
+class _Once(yaml.SafeLoader):
+    """Refuses a key that stands twice in its group."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file that the program wrote. Raises UserError where it is gone, cut short or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise unreadable(path) from error
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """A Parquet file that the program wrote. Raises UserError where it is gone, cut short or broken."""
+    import pandas as pd
+    from pyarrow.lib import ArrowException
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ArrowException) as error:
+        raise unreadable(path) from error
+
+
+def unreadable(path: Path) -> UserError:
+    """What is to be said of a file that the program wrote and cannot read."""
+    what = "is cut short or broken" if path.exists() else "is gone"
+    return UserError(f"{path} {what}; copy it again, or run again with --fresh")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from fedkvasir.data.partition import deal
 from fedkvasir.ensembles import members_of
 from fedkvasir.ensembles import parse as parse_ensemble
 from fedkvasir.errors import UserError
-from fedkvasir.files import write_atomic
+from fedkvasir.files import read_json, read_table, write_atomic
 from fedkvasir.metrics.endocv2021 import OFFICIAL
 from fedkvasir.pretrained import source_sha256, trained_on
 from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
@@ -269,10 +269,10 @@ class Plan:
     @staticmethod
     def load(folder: Path) -> "Plan":
         """Read what :meth:`save` wrote."""
-        facts = json.loads((folder / "plan.json").read_text())
+        facts = read_json(folder / "plan.json")
         return Plan(
             scenarios.load(folder / "scenario.yaml"),
-            pd.read_parquet(folder / "plan.parquet"),
+            read_table(folder / "plan.parquet"),
             tuple(facts["classes"]),
             facts["catalogs"],
             facts.get("pixels", {}),  # of a run from before they were kept

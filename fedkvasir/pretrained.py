@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 
 from fedkvasir.ensembles import members_of
 from fedkvasir.errors import UserError
+from fedkvasir.files import read_json, read_table
 from fedkvasir.scenario import Scenario, did_you_mean, load
 
 CHOICES = (
@@ -52,7 +52,7 @@ def trained_on(scenario: Scenario) -> Iterator[tuple[Path, pd.DataFrame | None]]
         if run is None:
             yield path, None
             continue
-        samples = pd.read_parquet(run / "plan.parquet")
+        samples = read_table(run / "plan.parquet")
         yield run, samples[samples["split"] != "test"] if samples["store"].any() else None
         yield from trained_on(load(run / "scenario.yaml"))
 
@@ -79,4 +79,4 @@ def package_file() -> Path | None:
 
 
 def _result(run: Path) -> dict[str, Any]:
-    return json.loads((run / "result.json").read_text())
+    return read_json(run / "result.json")

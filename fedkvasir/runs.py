@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import psutil
-from pyarrow.lib import ArrowException
 from safetensors import SafetensorError
 
 from fedkvasir import ensembles
@@ -32,7 +31,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import center_table, headline, summarise
 from fedkvasir.evaluation.shared import share
 from fedkvasir.exchange import State, load_groups, save_groups, sha256, write
-from fedkvasir.files import atomic_folder, lock, write_atomic
+from fedkvasir.files import atomic_folder, lock, read_json, read_table, unreadable, write_atomic
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import load
 
@@ -48,6 +47,8 @@ ROUNDS = (
 """Columns of rounds.parquet; a baseline has no row in it."""
 FACTS = ("round", "kept", "scores", "best", "best_kept", "failures", "wall_s", "initial_sha256")
 SERVER = "server."
+BROKEN = (SafetensorError, KeyError, ValueError)
+"""What reading a checkpoint raises that was cut short."""
 
 
 def round_of(path: Path) -> int:
@@ -123,7 +124,7 @@ class Run:
         select, failures."""
         if not self.finished:
             raise UserError(f"{self.folder} is not finished; `fedkvasir run` with the same scenario goes on with it")
-        return json.loads((self.folder / "result.json").read_text())
+        return read_json(self.folder / "result.json")
 
     @property
     def rounds(self) -> pd.DataFrame:
@@ -198,38 +199,40 @@ class Run:
         }
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
-        """``last``, ``best`` or the number of a kept round. Raises UserError where there is none."""
-        last = self.latest()
-        if last is None:
+        """``last``, ``best`` or the number of a kept round. Raises UserError where there is none, or a broken one."""
+        if which in ("best", "last") and self.finished:
+            number = self.result["best_round" if which == "best" else "rounds"]
+        elif (last := self.latest()) is None:
             raise UserError(f"{self.folder} holds no checkpoint yet")
-        if which == "last":
-            return last
-        number = last.best if which == "best" else int(which)
+        else:
+            number = last.best if which == "best" else last.round if which == "last" else int(which)
         path = self._checkpoint(number)
         if not path.is_file():
             raise UserError(f"{self.folder} keeps no checkpoint of round {number}")
-        return _load(path)
+        try:
+            return _load(path)
+        except BROKEN as error:
+            raise unreadable(path) from error
 
     def latest(self) -> Checkpoint | None:
         """The last committed round; one cut short by a broken disk is passed over for the one before."""
         for path in sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), key=round_of, reverse=True):
             try:
                 return _load(path)
-            except (SafetensorError, KeyError, ValueError):
+            except BROKEN:
                 path.rename(path.with_suffix(".broken"))
         return None
 
     def _records(self, table: str) -> pd.DataFrame:
-        whole = self.folder / f"{table}.parquet"
-        if whole.is_file():
-            return _read(whole)
+        if self.finished:
+            return read_table(self.folder / f"{table}.parquet")
         last = self.latest()
         parts = [part for part in self._parts(table) if round_of(part) <= (last.round if last else 0)]
-        return pd.concat(map(_read, parts), ignore_index=True) if parts else pd.DataFrame()
+        return pd.concat(map(read_table, parts), ignore_index=True) if parts else pd.DataFrame()
 
     def _told(self, table: str) -> pd.DataFrame:
         path = self.folder / f"{table}.parquet"
-        return _read(path) if path.is_file() else pd.DataFrame()
+        return read_table(path) if path.is_file() else pd.DataFrame()
 
     # ---- writing
 
@@ -274,7 +277,7 @@ class Run:
     def note(self, text: str) -> None:
         """Keep with the run what happened to the machine while it ran."""
         path = self.folder / "environment.json"
-        facts = json.loads(path.read_text())
+        facts = read_json(path)
         write_atomic(path, json.dumps(facts | {"notes": [*facts["notes"], text]}, indent=1))
 
     def _beside(self, plan: Plan) -> "Run | None":
@@ -319,7 +322,7 @@ class Run:
             told = pd.concat([shared, share(samples, 0)], ignore_index=True) if len(samples) else shared
             write_atomic(self.folder / "centers.parquet", told.to_parquet(index=False))
         for table, rows in zip(TABLES, (rounds, samples), strict=True):
-            parts = [pd.read_parquet(path) for path in self._parts(table)]
+            parts = [read_table(path) for path in self._parts(table)]
             whole = pd.concat([*parts, rows], ignore_index=True)
             write_atomic(self.folder / f"{table}.parquet", whole.to_parquet(index=False))
         frozen = self.frozen()
@@ -357,13 +360,6 @@ def run_of_config(scenario: str, data: str, out: str) -> tuple[Run, Plan]:
     """The run of a Flower app's configuration: both of its sides find the same folder from the same three texts."""
     plan = make_plan(load(scenario), Path(data) if data else None)
     return Run(Path(out) / plan.name), plan
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (ArrowException, OSError) as error:
-        raise UserError(f"{path} is cut short or broken; copy it again, or run again with --fresh") from error
 
 
 def _save(checkpoint: Checkpoint, path: Path) -> None:

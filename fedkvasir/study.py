@@ -18,7 +18,7 @@ import pandas as pd
 from fedkvasir.errors import UserError, reason_of
 from fedkvasir.evaluation.protocol import headline, summarise
 from fedkvasir.evaluation.selection import selection_score
-from fedkvasir.files import lock, write_atomic
+from fedkvasir.files import lock, read_table, write_atomic
 from fedkvasir.points import Point
 from fedkvasir.runs import Run
 from fedkvasir.scenario import LOCALS, Protocol, Scenario, differing, load
@@ -98,7 +98,7 @@ class Study:
     @property
     def index(self) -> pd.DataFrame:
         """One row a run; see :data:`INDEX`."""
-        return pd.read_parquet(self.folder / "runs.parquet")
+        return read_table(self.folder / "runs.parquet")
 
     def run(self, name: str) -> Run:
         """A run of the index."""

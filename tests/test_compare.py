@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fedkvasir.errors import UserError
 from fedkvasir.evaluation.comparison import compare, holm
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.ranking import rank
@@ -107,6 +109,28 @@ def test_two_keys_and_then_the_folder_where_one_key_does_not_tell_methods_apart(
     four = [method.name for method in methods_of(folders[::2])]
     assert four[:2] == ["training.lr=0.1, training.epochs=1", "training.lr=0.1, training.epochs=2"]
     assert [method.name for method in methods_of(folders)] == [f"run-{index}" for index in range(8)]
+
+
+def seen_by(run: Run, catalog: str, pixels: str) -> str:
+    """The folder of the run, made of other files: a listing and pixels with these hashes."""
+    replace(run.plan, catalogs={CENTERS[0]: catalog}, pixels=dict.fromkeys(CENTERS, pixels)).save(run.folder)
+    return str(run.folder)
+
+
+def test_runs_on_other_images_are_no_seeds_of_one_method(craft: Craft) -> None:
+    one, two = seen_by(craft("one"), "a", "1"), seen_by(craft("two", seed=1), "b", "1")
+    first, second = methods_of([one, two])
+    assert first.name.startswith("images=") and second.name.startswith("images=") and first.name != second.name
+    with pytest.raises(UserError, match="FedAvg: its runs differ in images"):
+        methods_of([f"FedAvg={one},{two}"])
+
+
+@pytest.mark.parametrize("keys", [{"seed": 1}, {"algorithm": "fedprox"}, {}])
+def test_images_that_changed_under_their_names_are_not_compared(craft: Craft, keys: dict[str, Any]) -> None:
+    one, two = seen_by(craft("one"), "a", "1"), seen_by(craft("two", **keys), "a", "2" if keys else "1")
+    saw = f"{one} and {two} saw other images of {CENTERS[0]} under the same names"
+    with pytest.raises(UserError, match=saw if keys else "are the same run"):
+        methods_of([one, two])
 
 
 def test_names_can_be_given(runs: list[Path]) -> None:

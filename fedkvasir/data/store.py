@@ -26,7 +26,7 @@ from fedkvasir.data.fingerprint import fingerprint, perceptual_hash
 from fedkvasir.errors import UserError
 from fedkvasir.files import atomic_folder, lock
 
-VERSION = "3"
+VERSION = "4"
 BATCH = 256
 """Samples decoded from one file at a time: bounds the memory that a video or a file of patches takes."""
 FACTS = ("width", "height", "area_px", "labels", "pixels_sha256", "phash")
@@ -227,7 +227,11 @@ class _Sample:
 
 
 def _decode(job: _Job, size: int) -> list[_Sample | str]:
-    """The job's samples in order, or why they cannot be used; what follows the first thing broken is broken too."""
+    """The job's samples in order, or why they cannot be used; what follows the first thing broken is broken too.
+
+    Raises OSError where it is the system that could not read (a network drive, rights): that may pass, and the store
+    would remember it.
+    """
     where, samples = job.image, list[_Sample | str]()
     try:
         pictures = formats.pictures(job.image, job.items)
@@ -242,6 +246,8 @@ def _decode(job: _Job, size: int) -> list[_Sample | str]:
                 raise ValueError(f"the mask is {sizes}")
             samples.append(_shrink(picture, native, size, bool(job.mask) or empty))
     except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # decoders raise it without a number
+            raise
         samples += [f"{where} ({error})"] * (len(job.rows) - len(samples))
     return samples
 

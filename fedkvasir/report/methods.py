@@ -1,5 +1,6 @@
 """Out of run folders the methods that are to be compared: runs that differ in nothing but their seed are one method."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pandas as pd
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.groups import ROLES
 from fedkvasir.runs import Run
-from fedkvasir.scenario import differing, flat
+from fedkvasir.scenario import WHOLE, differing, flat
 from fedkvasir.study import Study
 
 SEEN = " (seen)"
@@ -72,7 +73,8 @@ def methods_of(arguments: Sequence[str]) -> list[Method]:
 
     A name that is not given is what tells the method's scenario from the others: a value, else one or two keys and
     their values, else the first run's folder. Raises UserError for what is no finished run, for a run given twice, for
-    two methods of one name, and for a named method whose runs differ in more than the seed.
+    two methods of one name, for a named method whose runs differ in more than the seed, and for runs that saw other
+    images under the same names.
     """
     studies = [Study(argument) for argument in arguments if Study.there(Path(argument))]
     if len(studies) == 1 == len(arguments):
@@ -81,8 +83,9 @@ def methods_of(arguments: Sequence[str]) -> list[Method]:
         raise UserError(f"{studies[0].folder} is a study: compare one study, or run folders")
     folders = [(name, Path(folder)) for argument in arguments for name, folder in _parts(argument)]
     runs = [(name, Run(folder)) for name, folder in folders]
-    settings = [_settings(run) for _, run in runs]
+    settings = _settings([run for _, run in runs])
     _refuse_twice([run for _, run in runs], settings)
+    _refuse_other_images([run for _, run in runs])
     groups: dict[str, list[int]] = {}
     for index, (name, _) in enumerate(runs):
         groups.setdefault(name or json.dumps(settings[index], sort_keys=True), []).append(index)
@@ -124,6 +127,7 @@ def of_study(study: Study) -> list[Method]:
             tables.append(_told_apart(pd.concat(parts, ignore_index=True)))
         if tables:
             methods.append(Method(str(name), runs, tuple(run.result["best_round"] for run in runs), tuple(tables), ()))
+    _refuse_other_images([run for method in methods for run in method.runs])
     if not methods:
         raise UserError(f"{study.folder}: no method has finished a seed yet; `fedkvasir run` goes on with it")
     return methods
@@ -164,8 +168,16 @@ def _seed(run: Run) -> int:
     return run.plan.scenario.seed
 
 
-def _settings(run: Run) -> dict[str, str]:
-    return {key: value for key, value in flat(run.plan.scenario.decisive()).items() if key != "seed"}
+def _settings(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Of every run; where other listings of the same datasets alone tell two apart, ``images``, a hash of them, too."""
+    settings = [flat(run.plan.scenario.decisive()) for run in runs]
+    settings = [{key: value for key, value in own.items() if key != "seed"} for own in settings]
+    listed = [json.dumps(run.plan.catalogs, sort_keys=True) for run in runs]
+    texts = [json.dumps(own, sort_keys=True) for own in settings]
+    if len(set(zip(texts, listed, strict=True))) == len(set(texts)):
+        return settings
+    hashes = [hashlib.sha256(text.encode()).hexdigest()[:8] for text in listed]
+    return [own | {"images": own_hash} for own, own_hash in zip(settings, hashes, strict=True)]
 
 
 def _refuse_twice(runs: Sequence[Run], settings: Sequence[Settings]) -> None:
@@ -176,6 +188,23 @@ def _refuse_twice(runs: Sequence[Run], settings: Sequence[Settings]) -> None:
             same = before.folder.resolve() == run.folder.resolve()
             what = f"{run.folder} is given twice" if same else f"{before.folder} and {run.folder} are the same run"
             raise UserError(f"{what}; a run counts once")
+
+
+def _refuse_other_images(runs: Sequence[Run]) -> None:
+    """Images are paired by their names: what was tested must be the same image under the same name."""
+    known: dict[tuple[str, frozenset[str]], Run] = {}
+    for run in runs:
+        alone = run.plan.scenario.federation.train
+        for center, own in run.plan.samples.groupby("center")["sample"]:
+            pixels = run.plan.pixels.get(str(center))  # of all that the center holds; not kept by old runs
+            # Where one hospital trains alone the plan lists less of the others.
+            if pixels and (alone in WHOLE or alone == center):
+                before = known.setdefault((str(center), frozenset(own)), run)
+                if before.plan.pixels[str(center)] != pixels:
+                    raise UserError(
+                        f"{before.folder} and {run.folder} saw other images of {center} under the same names; run the "
+                        "older one again, with --fresh"
+                    )
 
 
 def _differing(settings: Sequence[Settings]) -> list[str]:

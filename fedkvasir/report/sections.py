@@ -1,7 +1,6 @@
 """What the report of a run says, section by section: records in, words, tables and charts out."""
 
 import base64
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from fedkvasir.data.catalog import Card
 from fedkvasir.data.datasets import DATASETS
 from fedkvasir.evaluation.protocol import center_table, headline, is_shared
 from fedkvasir.evaluation.suite import speed
+from fedkvasir.files import read_json
 from fedkvasir.metrics.classification import BINS
 from fedkvasir.plan import Plan
 from fedkvasir.report import centers, charts
@@ -261,7 +261,7 @@ def _state(run: Run) -> dict[str, Any]:
 
 def _facts(run: Run) -> dict[str, Any]:
     """environment.json"""
-    return json.loads((run.folder / "environment.json").read_text())
+    return read_json(run.folder / "environment.json")
 
 
 def cards(plan: Plan) -> list[Card]:
@@ -363,7 +363,7 @@ def _gallery(folder: Path, plan: Plan, metric: str) -> tuple[list[Strip], list[s
         listing = folder / f"{center}.json"
         if not listing.is_file():
             continue
-        cases = tuple(_case(folder, case, metric, plan.scenario.task) for case in json.loads(listing.read_text()))
+        cases = tuple(_case(folder, case, metric, plan.scenario.task) for case in read_json(listing))
         size += sum(len(case.jpeg) for case in cases)
         if size > GALLERY_BYTES:
             left_out.append(str(center))

@@ -1,6 +1,5 @@
 """A study as one HTML file: which method generalises better, how sure that is, and everything it rests on."""
 
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -183,15 +182,21 @@ def outcome_of(study: Study) -> Outcome:
 @lru_cache(maxsize=1)  # the page and the terminal ask for the same, and bootstraps take seconds
 def _outcome(folder: Path, index_file: bytes) -> Outcome:
     """index_file: runs.parquet; once a run more is finished it is another."""
-    study, index = Study(folder), pd.read_parquet(io.BytesIO(index_file))
+    study = Study(folder)
+    index = study.index
     done = index[index["state"] == "finished"]
-    runs = {name: run for name in done["run"] if (run := study.run(name)).finished}
+    runs = {name: study.run(name) for name in done["run"]}
+    if gone := [name for name, run in runs.items() if not run.finished]:
+        raise UserError(
+            f"{folder}: {len(gone)} of {len(runs)} finished runs are gone, e.g. {gone[0]}; put their folders back "
+            "beside the study's, or carry it out again"
+        )
     findings, why = None, ""
     try:
         findings = find(of_study(study), "all")
     except UserError as error:
         why = str(error)
-    counted = done[done["chosen"] & done["run"].isin(list(runs))]
+    counted = done[done["chosen"]]
     crossing = _crossing(index, counted, runs, TITLES[headline(study.scenario.task)])
     tables: dict[str, Table | None] = {}
     if findings:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedkvasir.data.catalog import Catalog
+from fedkvasir.data.catalog import Catalog, make_catalog
 from fedkvasir.data.datasets import kvasir_seg
 from fedkvasir.data.store import Store, open_store
 from fedkvasir.errors import UserError
@@ -79,6 +79,33 @@ def test_a_truncated_jpeg_is_named_and_refused_unless_skipped(root: Path) -> Non
     assert store.table["error"].notna().tolist() == [False, False, True, False, False]
     with pytest.raises(UserError, match=r"cju2\.jpg"):
         open_store(catalog, 32)
+
+
+def test_what_the_system_could_not_read_is_not_remembered_as_broken(root: Path, cache: Path) -> None:
+    path = root / "images" / "cju2.jpg"
+    path.unlink()
+    path.mkdir()  # the system refuses to read it, as a network drive does that is gone for a moment
+    with pytest.raises(OSError, match=r"cju2\.jpg"):
+        open_store(kvasir_seg.read(root), 44, skip_unreadable=True)
+    assert not list((cache / "stores").glob("kvasir-seg-44-*[!k]"))
+
+
+@pytest.mark.parametrize("value", [1, 127])
+def test_a_mask_that_would_pass_for_no_polyp_is_refused(root: Path, value: int) -> None:
+    folder = root.parent / "own"
+    folder.mkdir()
+    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(folder / "1.png")
+    mask = np.zeros((40, 50), np.uint8)
+    Image.fromarray(mask).save(folder / "empty.png")
+    mask[8:24, 8:32] = value
+    Image.fromarray(mask).save(folder / "mask.png")
+    catalogs = [
+        make_catalog("folder", folder, [{"sample": "folder/1", "image": "1.png", "mask": name}])
+        for name in ("mask.png", "empty.png")
+    ]
+    with pytest.raises(UserError, match=rf"mask.png \(the mask's highest value is {value}.*: save it with 0 and 255\)"):
+        open_store(catalogs[0], 32)
+    assert open_store(catalogs[1], 32).table["area_px"].tolist() == [0]
 
 
 def test_a_mask_of_another_size_is_named_with_both_sizes(root: Path) -> None:

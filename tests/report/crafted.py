@@ -160,7 +160,7 @@ def keep_at_hospitals(run: Run, seed: int = 0) -> Run:
     samples = run.samples
     told = [share(own, seed) for _, own in samples[samples["split"] == "test"].groupby("center")]
     write_atomic(run.folder / "centers.parquet", pd.concat(told, ignore_index=True).to_parquet(index=False))
-    (run.folder / "samples.parquet").unlink()
+    write_atomic(run.folder / "samples.parquet", samples[:0].to_parquet(index=False))
     shutil.rmtree(run.folder / "gallery", ignore_errors=True)
     return run
 

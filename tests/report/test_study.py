@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,8 @@ def make_plan(scenario: Scenario, test: int = 24, warnings: tuple[str, ...] = ()
     ]
     classes = CLASSES if task == "classification" else ("polyp",)
     rendered = all(center.dataset == "synthetic" for center in scenario.data.centers.values())
-    whole = Plan(
-        scenario, pd.DataFrame(rows)[list(COLUMNS)], classes, {}, "d" * 64, "cpu", "float32", warnings, rendered
-    )
+    samples, pixels = pd.DataFrame(rows)[list(COLUMNS)], dict.fromkeys(scenario.data.centers, "d" * 64)
+    whole = Plan(scenario, samples, classes, {}, pixels, "cpu", "float32", warnings, rendered)
     alone = scenario.federation.train
     return whole.alone(alone) if alone in scenario.data.centers else whole
 
@@ -503,3 +503,25 @@ def test_diverged_run_leaves_the_table_of_runs_and_the_reason(tmp_path: Path) ->
     shown = words(study)
     assert "Nothing to compare: fedavg: 24 images of bergen have NaN as prediction" in shown.text
     assert len([cells for cells in shown.rows if "finished" in cells]) == 2
+
+
+def test_a_page_is_not_replaced_where_finished_runs_are_gone(tmp_path: Path, command: Command) -> None:
+    study = carry_out(tmp_path, make_scenario({"kind": "holdout", "seeds": [0, 1], "algorithms": ["fedavg"]}))
+    page = build_study(study).read_bytes()
+    name = study.index["run"].iloc[1]
+    shutil.rmtree(tmp_path / name)
+    report._outcome.cache_clear()
+    done = command("report", study.folder)
+    assert done.returncode == 2 and f"1 of 2 finished runs are gone, e.g. {name}" in done.stderr
+    assert (study.folder / "report.html").read_bytes() == page
+
+
+def test_seeds_that_saw_other_images_are_not_compared(tmp_path: Path) -> None:
+    protocol = {"kind": "holdout", "seeds": [0, 1], "algorithms": ["fedavg", "fedprox"]}
+    study = carry_out(tmp_path, make_scenario(protocol))
+    assert outcome_of(study).findings
+    run = study.run(study.index["run"].iloc[1])
+    replace(run.plan, pixels=dict.fromkeys(run.plan.pixels, "e" * 64)).save(run.folder)
+    report._outcome.cache_clear()
+    page = words(study)
+    assert f"saw other images of {TRAINING[0]} under the same names" in page.text

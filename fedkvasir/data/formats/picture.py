@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+LOSSY = (".jpg", ".jpeg")
 FOREGROUND = 127
 """Masks are binarised at > 127: JPEG ringing reaches far above 0."""
 
@@ -32,10 +33,17 @@ def pictures(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
 
 
 def masks(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
-    """1 where any channel is above 127: grey masks, and masks that paint their classes red and green."""
+    """1 where any channel is above 127: grey masks, and masks that paint their classes red and green.
+
+    Raises ValueError for what would pass for "no polyp": a mask saved without loss whose values stay at or below 127.
+    """
     for _ in items:
         with _open(path) as picture:
             channels = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
+        if 0 < (highest := int(channels.max())) <= FOREGROUND and not path.name.lower().endswith(LOSSY):
+            raise ValueError(
+                f"the mask's highest value is {highest}, and foreground is above {FOREGROUND}: save it with 0 and 255"
+            )
         foreground = np.atleast_3d(channels) > FOREGROUND
         yield np.asarray(foreground.any(axis=2), np.uint8)
 
