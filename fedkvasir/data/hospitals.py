@@ -5,8 +5,9 @@ Reading, choosing and naming come first, so that a user's mistake shows before a
 
 import hashlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from fedkvasir.scenario import Center, Scenario, did_you_mean
 Progress = Callable[[str, int, int], None]
 """(what, done, total)"""
 
+FOLDER = "folder"
+"""The dataset of a user's own: its root's name says nothing of what is in it."""
 PIXEL_FACTS = ["width", "height", "area_px", "pixels_sha256", "phash", "error"]
 
 
@@ -125,13 +128,15 @@ def survey(roots: Sequence[Path], image_size: int, progress: Progress | None = N
         raise UserError(
             f"no dataset found under {', '.join(map(str, roots))}; `fedkvasir data list` names the known ones"
         )
-    catalogs = {str(root): dataset.read(root) for dataset, root in found}
+    catalogs = _told_apart({str(root): dataset.read(root) for dataset, root in found})
     warnings = [f"{catalog.dataset}: {text}" for catalog in catalogs.values() for text in catalog.warnings]
-    stores, chosen = {}, []
+    stores, chosen = {}, list[pd.DataFrame]()
     for root, catalog in catalogs.items():
         stores[root] = _open(catalog, image_size, skip_unreadable=True, progress=progress)
-        several = catalog.table["center"].nunique() > 1
+        several = catalog.table["center"].nunique() > 1 or catalog.dataset == FOLDER
         named = [f"{catalog.dataset} {center}" if several else catalog.dataset for center in catalog.table["center"]]
+        if any(set(named) & set(other["center"]) for other in chosen):
+            named = [f"{name} ({root})" for name in named]
         chosen.append(catalog.table.assign(source=named, center=named, root=root, row=range(len(named))))
     samples = _with_pixels(pd.concat(chosen, ignore_index=True), stores, warnings)
     samples = samples.assign(role=None, split=None)
@@ -180,7 +185,25 @@ def _read_all(scenario: Scenario, data_dir: Path | None, progress: Progress | No
         if key not in read:
             read[key] = dataset.read(root, **options)
         catalogs[name] = read[key]
-    return catalogs
+    return _told_apart(catalogs)
+
+
+def _told_apart(catalogs: dict[str, Catalog]) -> dict[str, Catalog]:
+    """Of a user's own folders that are called alike, samples and groups get in front the name that the folder first
+    comes under: their files and patients may be called alike as well."""
+    first: dict[Path, str] = {}
+    for name, catalog in catalogs.items():
+        if catalog.dataset == FOLDER:
+            first.setdefault(catalog.root, name)
+    called = Counter(root.resolve().name for root in first)
+    found = {}
+    for name, catalog in catalogs.items():
+        if catalog.root in first and called[catalog.root.resolve().name] > 1:
+            table, front = catalog.table, f"{first[catalog.root]}/"
+            groups = [group and front + group for group in table["group"]]
+            catalog = replace(catalog, table=table.assign(sample=front + table["sample"], group=groups))
+        found[name] = catalog
+    return found
 
 
 def _options(scenario: Scenario, center: Center) -> dict[str, Any]:

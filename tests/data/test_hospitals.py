@@ -75,6 +75,25 @@ def test_drop_leaves_out_of_training_what_is_tested_on(kvasir: Path, tmp_path: P
     assert "baerum: 4 images left out of training, their pictures or groups are tested on" in held.warnings
 
 
+def test_folders_that_are_called_alike_are_hospitals_of_their_own(tmp_path: Path) -> None:
+    for seed, name in enumerate(("oslo", "bergen")):
+        root = pictures(tmp_path / name / "images", [f"{n}" for n in range(6)], seed)
+        rows = [f"images/{n}.jpg,masks/{n}.jpg,patient-{n // 2}" for n in range(6)]
+        (root / "samples.csv").write_text("\n".join(["image,mask,group", *rows]))
+    centers = {
+        "oslo": {"dataset": "folder", "root": str(tmp_path / "oslo" / "images")},
+        "bergen": {"dataset": "folder", "root": str(tmp_path / "bergen" / "images"), "role": "holdout"},
+    }
+    held = gather(scenario(centers))
+    assert held.leaks.empty and len(held.samples) == 12
+    assert {"oslo/images/images/0.jpg", "bergen/images/images/0.jpg"} <= set(held.samples["sample"])
+    assert held.samples["group"].nunique() == 6
+    alone = gather(scenario({"oslo": centers["oslo"]}))  # nothing to be told apart from
+    assert "images/images/0.jpg" in set(alone.samples["sample"])
+    seen = survey([tmp_path], 32).samples["center"].value_counts()
+    assert sorted(seen) == [6, 6] and all("images" in name for name in seen.index)
+
+
 def test_pairs_and_pictures_speak_of_positions_in_samples(kvasir: Path) -> None:
     with Image.open(kvasir / "images" / "k03.jpg") as picture:
         picture.save(kvasir / "images" / "k04.jpg", quality=60)

@@ -47,7 +47,8 @@ def prepare(
 
 
 def _recognise(root: Path) -> bool:
-    return any((root / center).is_dir() for center in synthetic.LOOKS)
+    # The names are those of real cities, which a user's own folders may have.
+    return (root / RENDERED).is_file() and any((root / center).is_dir() for center in synthetic.LOOKS)
 
 
 def read(root: Path) -> Catalog:
