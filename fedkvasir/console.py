@@ -164,7 +164,7 @@ class Screen:
 
     def cells(self, scenario: Scenario) -> None:
         """`--dry-run` of a study: what is compared, and how many runs that makes."""
-        found, protocol = list(tried(scenario)), protocol_of(scenario)
+        found, protocol = tried(scenario), protocol_of(scenario)
         view = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("method", "held out", "trains", "rounds", "settings"):
             view.add_column(column, justify="right" if column in ("rounds", "settings") else "left")

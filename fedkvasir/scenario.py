@@ -332,6 +332,8 @@ class Sweep(_Frozen):
             raise ValueError(f"search: {self.search} needs budget, the number of settings tried of every method")
         if self.search == "optuna" and self.budget == 1:
             raise ValueError("search: optuna learns from what it has tried: set budget to 2 or more")
+        if self.search == "optuna" and not self.ranges:
+            raise ValueError("search: optuna asks for what did well again, which of lists is nothing new: give ranges")
         if twice := self.grid.keys() & self.ranges.keys():
             raise ValueError(f"{min(twice)} stands in grid and in ranges")
         return self

@@ -118,7 +118,7 @@ class Study:
         watch: told of a line whose state has changed, its number and how many there are.
         What ends ``work`` ends it (a full disk, Ctrl-C); the same call goes on.
         """
-        by_cell, seeds = list(tried(scenario)), protocol_of(scenario).seeds
+        by_cell, seeds = tried(scenario), protocol_of(scenario).seeds
         first = [Line(point) for _, points in by_cell for point in points]
         if explores(scenario):
             later = [Line(cell.seeded(other)) for other in seeds[1:] for cell, _ in by_cell]

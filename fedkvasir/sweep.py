@@ -2,8 +2,9 @@
 
 import itertools
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from fedkvasir.points import Point, cells, methods
 from fedkvasir.randomness import derive_seed
 from fedkvasir.scenario import Algorithm, Protocol, Range, Scenario, Sweep, as_number, load, name_alone, variant
 
+DRAWS = 1000
+"""For every setting that is wanted, until another is drawn than those before."""
+MOST = 10_000
+"""Values of an axis."""
 DIGITS = 3
 """Of what is drawn from a range."""
 Axes = Mapping[str, Sequence[Any] | Range]
@@ -28,7 +33,7 @@ def load_sweep(source: str | Path, words: Sequence[str] = ()) -> Scenario:
     A word of one value is an override, unless the block has an axis of that name, which it then takes the place of.
     Raises UserError where nothing is to be tried.
     """
-    values = {word: _values(word.partition("=")[2]) for word in words}
+    values = {word: _values(word) for word in words}
     plain = tuple(word for word in words if len(values[word]) == 1)
     scenario = load(source, plain)
     block = scenario.sweep.model_dump(mode="json") if scenario.sweep else {"grid": {}, "ranges": {}}
@@ -80,28 +85,41 @@ def explores(scenario: Scenario) -> bool:
     return scenario.sweep.explores if scenario.sweep else True
 
 
-def tried(scenario: Scenario) -> Iterator[tuple[Point, list[Point]]]:
+def tried(scenario: Scenario) -> list[tuple[Point, list[Point]]]:
     """Every cell of a study, and its points with the first seed: the cell at every setting that is tried of it.
 
     One point a setting; where optuna chooses them, ``budget`` times the cell itself. Raises UserError as
-    :func:`~fedkvasir.points.cells`, and for a setting that cannot be.
+    :func:`~fedkvasir.points.cells`, for a setting that cannot be, and where the budget cannot be that of every method.
     """
     study = as_study(scenario)
     assert study.protocol is not None
-    for cell in cells(study):
-        if study.sweep is None:
-            yield cell, cell.settings(study.protocol.tune)
-        elif study.sweep.search == "optuna":
-            assert study.sweep.budget is not None
-            for key, axis in axes_of(study, cell).items():
-                for value in (axis.low, axis.high) if isinstance(axis, Range) else axis:
-                    check_names(cell.at({key: value}).scenario)
-            yield cell, [cell] * study.sweep.budget
-        else:
-            points = [cell.at(changes) for changes in _changes(study.sweep, axes_of(study, cell))]
-            for point in points:
-                check_names(point.scenario)
-            yield cell, list({json.dumps(point.scenario.decisive()): point for point in points}.values())
+    found = [(cell, _points(study, cell)) for cell in cells(study)]
+    counts = {cell.method: len(points) for cell, points in found}
+    if study.sweep and study.sweep.budget and len(set(counts.values())) > 1:
+        fewest, count = min(counts.items(), key=lambda entry: entry[1])
+        raise UserError(
+            f"sweep.budget = {study.sweep.budget} is to be the same for every method, and {fewest} has {count} "
+            f"setting(s): set it to {count}, or vary more of what all methods have"
+        )
+    return found
+
+
+def _points(study: Scenario, cell: Point) -> list[Point]:
+    sweep, protocol = study.sweep, study.protocol
+    assert protocol is not None
+    if sweep is None:
+        return cell.settings(protocol.tune)
+    axes = axes_of(study, cell)
+    if sweep.search == "optuna":
+        assert sweep.budget is not None
+        for key, axis in axes.items():
+            for value in (axis.low, axis.high) if isinstance(axis, Range) else axis:
+                check_names(cell.at({key: value}).scenario)
+        return [cell] * sweep.budget
+    points = [cell.at(changes) for changes in _changes(sweep, axes)]
+    for point in points:
+        check_names(point.scenario)
+    return list({json.dumps(point.scenario.decisive()): point for point in points}.values())
 
 
 def axes_of(scenario: Scenario, cell: Point) -> Axes:
@@ -118,17 +136,26 @@ def axes_of(scenario: Scenario, cell: Point) -> Axes:
 
 
 def _changes(sweep: Sweep, axes: Axes) -> list[dict[str, Any]]:
-    """All combinations, or as many as the budget allows, drawn; every method draws the same of a common axis."""
+    """All combinations, or as many as the budget allows, drawn; every method draws the same of a common axis.
+
+    None is drawn twice; there are fewer than the budget where so many there are not.
+    """
+    lists = [axis for axis in axes.values() if not isinstance(axis, Range)]
     if sweep.search == "grid":
-        values = [axis for axis in axes.values() if not isinstance(axis, Range)]
-        combinations = [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*values)]
+        combinations = [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*lists)]
         if sweep.budget is None or sweep.budget >= len(combinations):
             return combinations
         drawn = np.random.default_rng(derive_seed(0, "sweep")).permutation(len(combinations))
         return [combinations[index] for index in sorted(drawn[: sweep.budget])]
     assert sweep.budget is not None
     streams = {key: np.random.default_rng(derive_seed(0, "sweep", key)) for key in axes}
-    return [{key: draw(axis, streams[key]) for key, axis in axes.items()} for _ in range(sweep.budget)]
+    there = math.prod(map(len, lists)) if len(lists) == len(axes) else math.inf
+    found: dict[str, dict[str, Any]] = {}
+    for _ in range(DRAWS * sweep.budget):
+        if len(found) < min(sweep.budget, there):
+            changes = {key: draw(axis, streams[key]) for key, axis in axes.items()}
+            found.setdefault(json.dumps(changes), changes)
+    return list(found.values())
 
 
 def draw(axis: Sequence[Any] | Range, rng: np.random.Generator) -> Any:
@@ -151,8 +178,9 @@ def _told_apart(algorithm: Any) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     return named.model_dump() | {key: values[0] for key, values in lists.items()}, lists
 
 
-def _values(text: str) -> list[Any]:
-    """``a,b`` and ``0..4`` as values."""
+def _values(word: str) -> list[Any]:
+    """The values of ``key=a,b`` or ``key=0..4``."""
+    text = word.partition("=")[2]
     try:
         items = yaml.safe_load(f"[{text}]")
     except yaml.YAMLError:
@@ -160,5 +188,7 @@ def _values(text: str) -> list[Any]:
     values: list[Any] = []
     for item in items:
         ends = re.fullmatch(r"(\d+)\.\.(\d+)", item) if isinstance(item, str) else None
+        if ends and (count := int(ends[2]) - int(ends[1]) + 1) > MOST:
+            raise UserError(f"{word} has {count} values, and a sweep takes {MOST} at most")
         values += range(int(ends[1]), int(ends[2]) + 1) if ends else [as_number(item)]
     return values

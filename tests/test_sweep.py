@@ -58,6 +58,24 @@ def test_methods_draw_the_same_of_what_they_have_in_common(tiny: Path) -> None:
     assert min(rates["fedavg"]) < 0.01 < max(rates["fedavg"])  # evenly by order of magnitude
 
 
+def test_no_combination_of_lists_is_drawn_twice(tiny: Path) -> None:
+    block = "sweep={grid: {training.lr: [0.1, 0.2, 0.3], training.batch_size: [2, 4]}, search: random, budget: %d}"
+    for budget, count in ((5, 5), (6, 6), (20, 6)):
+        found = settings(tiny, block % budget, "algorithm=fedavg,fedbn")
+        assert texts(found["fedavg"]) == texts(found["fedbn"]) and len(set(texts(found["fedavg"]))) == count
+    narrow = "sweep={ranges: {training.lr: {low: 0.1, high: 0.103}}, search: random, budget: 9}"
+    assert len(set(texts(settings(tiny, narrow)["fedavg"]))) == 4  # of three digits there are no more
+
+
+@pytest.mark.parametrize("search", ["grid", "random"])
+def test_a_budget_that_one_method_cannot_spend_is_refused(tiny: Path, search: str) -> None:
+    block = f"sweep={{grid: {{training.lr: [0.1, 0.2]}}, search: {search}, budget: 3}}"
+    with pytest.raises(
+        UserError, match=r"sweep.budget = 3 is to be the same .* fedavg has 2 setting\(s\): set it to 2"
+    ):
+        settings(tiny, block, "algorithm=fedavg,{name: fedprox, mu: [0.1, 1]}")
+
+
 def test_a_setting_that_comes_twice_is_tried_once(tiny: Path) -> None:
     assert len(settings(tiny, "training.lr=0.1,1e-1,0.2")["fedavg"]) == 2
 
@@ -98,6 +116,8 @@ def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_p
         (("sweep={grid: {training.lr: [1, 2]}, search: random}",), "needs budget"),
         ((f"sweep={{ranges: {RANGE}}}",), "set search: random or search: optuna"),
         (("sweep={ranges: {training.lr: {low: 1, high: 0.1}}, search: random, budget: 2}",), "low < high"),
+        (("sweep={grid: {training.lr: [1, 2]}, search: optuna, budget: 2}",), "give ranges"),
+        (("seed=0..100000000",), "seed=0..100000000 has 100000001 values, and a sweep takes 10000 at most"),
         (("sweep={ranges: {training.lr: {low: -1, high: 1}}, search: optuna, budget: 2}",), "training.lr = -1"),
     ],
 )
