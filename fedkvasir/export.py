@@ -42,11 +42,12 @@ def export(run: Run, format: str, out: Path | None = None) -> Exported:
 
     format: ``onnx`` or ``torchscript``; out: by default ``model.onnx`` or ``model.pt`` in the run folder.
     The metadata stand in the file: as metadata_props (ONNX), as the extra file ``fedkvasir.json`` (TorchScript).
-    Raises UserError for an unknown format and where the extra [export] is missing, RunFailed where the file does not
-    give the original's logits; nothing is written then.
+    Raises UserError for an unknown format, an unfinished run and where the extra [export] is missing, RunFailed where
+    the file does not give the original's logits; nothing is written then.
     """
     if format not in SUFFIXES:
         raise UserError(f"--format {format}: use {' or '.join(SUFFIXES)}")
+    run.refuse_unfinished()
     network, scenario = run.model().requires_grad_(False), run.plan.scenario
     size, classes = scenario.data.image_size, run.plan.classes
     metadata = {"task": scenario.task, "classes": json.dumps(classes), "image_size": str(size)}

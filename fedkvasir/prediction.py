@@ -30,6 +30,8 @@ from fedkvasir.runs import Run
 
 VIEWS: dict[str | None, tuple[tuple[int, ...], ...]] = {None: ((),), "flips": ((), (3,), (2,), (2, 3))}
 """Test-time augmentation: the dimensions of (B, C, H, W) that each view turns around."""
+TABLE = "predictions.csv"
+"""Written last."""
 SEGMENTED = ("image", "frame", "class", "mask", "area_px", "area_share", "score")
 CLASSIFIED = ("image", "frame", "label")
 OUTLINE = (255, 64, 200)
@@ -107,6 +109,10 @@ def predict_images(
     for files that could not be read or ended early.
     """
     task, classes, threshold = _agree(runs)
+    for run in runs:
+        run.refuse_unfinished()
+    if (out / TABLE).exists():
+        raise UserError(f"{out} holds predictions already; name another folder for --out, or remove it")
     if tta not in VIEWS:
         raise UserError(f"--tta {tta}: use flips")
     if overlays and task != "segmentation":
@@ -140,7 +146,7 @@ def predict_images(
                     progress(done, max(done, total))
     columns = SEGMENTED if task == "segmentation" else (*CLASSIFIED, *(PREFIX + name for name in classes))
     table = pd.DataFrame(rows, columns=list(columns)).astype({"frame": "Int64"})
-    write_atomic(out / "predictions.csv", table.to_csv(index=False))
+    write_atomic(out / TABLE, table.to_csv(index=False))
     if broken:
         named = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:3])
         more = "; ..." if len(broken) > 3 else ""

@@ -103,6 +103,11 @@ class Run:
     def finished(self) -> bool:
         return (self.folder / "result.json").is_file()
 
+    def refuse_unfinished(self) -> None:
+        """Raises UserError where the run has not come to its end."""
+        if not self.finished:
+            raise UserError(f"{self.folder} is not finished; `fedkvasir run` with the same scenario goes on with it")
+
     @cached_property
     def plan(self) -> Plan:
         if not (self.folder / "plan.json").is_file():
@@ -122,8 +127,7 @@ class Run:
     def result(self) -> dict[str, Any]:
         """initial_sha256 (before round 1), weights_sha256 (of the last round), best_sha256, best_round, rounds, wall_s,
         select, failures."""
-        if not self.finished:
-            raise UserError(f"{self.folder} is not finished; `fedkvasir run` with the same scenario goes on with it")
+        self.refuse_unfinished()
         return read_json(self.folder / "result.json")
 
     @property

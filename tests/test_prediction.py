@@ -1,6 +1,7 @@
 """Predictions for pictures and videos outside any scenario: what is written, what is averaged, what is refused."""
 
 import re
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +21,7 @@ from fedkvasir.data.datasets.synthetic import prepare
 from fedkvasir.data.synthetic import render
 from fedkvasir.data.synthetic.looks import LOOKS
 from fedkvasir.errors import UserError
+from fedkvasir.export import export
 from fedkvasir.prediction import OUTLINE, fuse, native_mask, predict_images
 from fedkvasir.runs import Run
 from fedkvasir.simulation import run_scenario
@@ -171,9 +173,9 @@ def test_an_ensemble_is_the_mean_of_probabilities_over_runs_and_views(
     one: Run, two: Run, pictures: Path, tmp_path: Path, tta: str | None
 ) -> None:
     views = FLIPS if tta else PLAIN
-    both = predict_images([one, two], [pictures], tmp_path, tta=tta)
-    assert differing(both, tmp_path, [one, two], views) == 0
-    assert differing(predict_images([two], [pictures], tmp_path, tta=tta), tmp_path, [two], views) == 0
+    both = predict_images([one, two], [pictures], tmp_path / "both", tta=tta)
+    assert differing(both, tmp_path / "both", [one, two], views) == 0
+    assert differing(predict_images([two], [pictures], tmp_path / "one", tta=tta), tmp_path / "one", [two], views) == 0
     assert both["area_share"].between(0.1, 0.9).any()
 
 
@@ -269,6 +271,7 @@ def test_hidden_files_other_files_and_own_masks_are_no_pictures(one: Run, pictur
     for _ in range(2):
         table = predict_images([one], [tmp_path], tmp_path / "masks")
         assert list(table["mask"]) == ["deep/er/a.png"]
+        (tmp_path / "masks" / "predictions.csv").unlink()  # as when it was stopped
 
 
 def test_what_would_overwrite_something_is_refused_before_anything_is_written(
@@ -288,6 +291,11 @@ def test_what_would_overwrite_something_is_refused_before_anything_is_written(
             predict_images([one], sources, tmp_path / "out")
     with pytest.raises(UserError, match=r"the mask of .*x\.png would overwrite it"):
         predict_images([one], [a], tmp_path / "a")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "predictions.csv").write_text("image\n")
+    with pytest.raises(UserError, match=r"used holds predictions already; name another folder for --out"):
+        predict_images([one], [a], tmp_path / "used")
+    assert (tmp_path / "used" / "predictions.csv").read_text() == "image\n"
     assert not (tmp_path / "out").exists() and np.asarray(Image.open(a)).shape == (20, 20, 3)
 
 
@@ -449,6 +457,14 @@ def test_what_cannot_be_done_is_one_sentence(
     done = command("predict", *(known.get(word, word) for word in words), "--out", "masks", cwd=tmp_path)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "masks").exists()
+
+
+def test_a_run_that_is_not_finished_is_not_applied(one: Run, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(one.folder, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    for use in (lambda run: predict_images([run], [pictures], tmp_path / "out"), lambda run: export(run, "onnx")):
+        with pytest.raises(UserError, match="run is not finished; `fedkvasir run` with the same scenario goes on"):
+            use(Run(tmp_path / "run"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
