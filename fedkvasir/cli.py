@@ -91,10 +91,13 @@ def run(
 ) -> None:
     """Run a scenario, or go on with it; ends with the table of centers. With a `protocol:` block: all of its runs."""
     from fedkvasir.console import Screen
+    from fedkvasir.files import refuse_unwritable
     from fedkvasir.scenario import load
 
     screen = Screen(quiet)
     asked = load(scenario, tuple(overrides or ()))
+    if not dry_run:
+        refuse_unwritable(out, "--out")
     if on:
         from fedkvasir.deployment import run_on, study_on
 
@@ -113,6 +116,7 @@ def run(
     with Simulation(data, out, engine, workers, screen, tuple(track or ())) as simulation:
         if dry_run and asked.protocol:
             screen.cells(asked.model_copy(update={"sweep": None}))
+            simulation.rehearse(asked.model_copy(update={"sweep": None}))
         elif dry_run:
             plan = simulation.plan(asked)
             screen.plan(plan, estimate(plan, 1 if engine == "local" else choose_workers(plan, workers).workers))
@@ -140,14 +144,18 @@ def sweep(
 ) -> None:
     """Run a scenario at many settings, many at a time, or go on with it; ends with the best of every method."""
     from fedkvasir.console import Screen
-    from fedkvasir.simulation import run_sweep
+    from fedkvasir.files import refuse_unwritable
+    from fedkvasir.simulation import Simulation, run_sweep
     from fedkvasir.sweep import load_sweep
 
     screen = Screen(quiet)
     asked = load_sweep(scenario, axes or ())
     if dry_run:
         screen.cells(asked)
+        with Simulation(data, out, screen=screen) as simulation:
+            simulation.rehearse(asked)
         return
+    refuse_unwritable(out, "--out")
     _tell(screen, run_sweep(asked, data, out, workers, concurrent, address, screen))
 
 
@@ -170,12 +178,13 @@ def baseline(
     from fedkvasir.baselines import find_method, run_baseline
     from fedkvasir.baselines.labels import find_pictures, label_images
     from fedkvasir.console import Screen
-    from fedkvasir.files import write_atomic
+    from fedkvasir.files import refuse_unwritable, write_atomic
     from fedkvasir.plan import make_plan
     from fedkvasir.report import build_report
     from fedkvasir.scenario import load
 
     screen = Screen(quiet)
+    refuse_unwritable(out, "--out")
 
     def watch(what: str, done: int, total: int) -> None:
         if done == 1:

@@ -143,10 +143,11 @@ def estimate(plan: Plan, workers: int) -> Estimate:
             max(part.worker_mib for part in parts),
             sum(part.parameters for part in parts),
         )
-    scenario, training = plan.scenario, plan.scenario.training
+    scenario = plan.scenario
     step_s, parameters = _timed_steps(plan)
     counts, rounds = plan.centers, scenario.federation.rounds
-    image_s = step_s / (training.batch_size * training.accumulate) / 3  # a forward pass is about a third of a step
+    size, together = _largest_step(plan)
+    image_s = step_s / (size * together) / 3  # a forward pass is about a third of a step
     steps = [plan.steps_per_round(center) for center in plan.training_centers]
     round_s = max(max(steps), sum(steps) / workers) * step_s + counts["val"].sum() * image_s / workers
     test_s = 2 * counts["test"].sum() * image_s / workers
@@ -161,13 +162,21 @@ def _timed_steps(plan: Plan) -> tuple[float, int]:
     scenario, training, device = plan.scenario, plan.scenario.training, torch.device(plan.device)
     torch.set_num_threads(scenario.resources.threads_per_center)
     network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
-    batch = example_batch(scenario, len(plan.classes), training.batch_size)
+    size, together = _largest_step(plan)
+    batch = example_batch(scenario, len(plan.classes), size)
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
         train_epochs(
-            network, lambda _: iter([batch] * training.accumulate), plan.loss(), make_optimizer(network, training),
-            {0: 0.0}, NoHooks(), device, plan.precision, [training.accumulate],
+            network, lambda _: iter([batch] * together), plan.loss(), make_optimizer(network, training),
+            {0: 0.0}, NoHooks(), device, plan.precision, [together],
         )  # fmt: skip
         seconds.append(time.perf_counter() - began)
     return min(seconds), sum(parameter.numel() for parameter in network.parameters())
+
+
+def _largest_step(plan: Plan) -> tuple[int, int]:
+    """Images of a batch, and batches of a step, at the hospital with the most training images."""
+    held = plan.centers["train"]
+    size = min(plan.scenario.training.batch_size, int(held.max()))
+    return size, plan.batches_of_steps(str(held.idxmax()))[0]

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and a folder has one writer at a time."""
 
+import errno
 import fcntl
 import json
 import os
@@ -103,6 +104,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_unwritable(folder: Path, option: str) -> None:
+    """Raises UserError where files cannot be written into a folder, which is made; option: how the user named it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # a full disk is nobody's mistake
+            raise
+        raise UserError(f"{option} {folder} cannot be written ({error.strerror}); name another folder") from error
 
 
 @contextmanager

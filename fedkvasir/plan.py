@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir import scenario as scenarios
-from fedkvasir.data.datasets import find_dataset
+from fedkvasir.data.datasets import DATASETS, find_dataset
 from fedkvasir.data.formats import picture
-from fedkvasir.data.hospitals import Hospitals, Progress, gather
+from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
@@ -379,6 +379,12 @@ def check_names(scenario: Scenario) -> None:
         if scenario.task not in dataset.tasks:
             tasks = ", ".join(dataset.tasks) or "prediction only, it has no labels"
             raise UserError(f"data.centers.{name}: {center.dataset} is for {tasks}")
+    for key in ("roots", "options"):
+        for name in getattr(scenario.data, key):
+            if name not in DATASETS:
+                raise UserError(f"data.{key}.{name}: there is no such dataset{did_you_mean(name, list(DATASETS))}")
+    for name in scenario.data.options:
+        options_of(scenario, name)
     hospitals = list(scenario.data.hospitals)
     for index, fault in enumerate(scenario.faults):
         if fault.center is not None and fault.center not in hospitals:

@@ -128,6 +128,10 @@ class Simulation:
 
     def plan(self, scenario: Scenario) -> Plan:
         """The scenario's plan, with progress of what is decoded for it."""
+        if scenario.deadly and self.engine == "local":
+            raise UserError(
+                f"faults: {scenario.deadly} takes a process of its own, and --engine local has one: use --engine ray"
+            )
         with self.screen.bars():
             return make_plan(scenario, self.data, self.screen.preparing)
 
@@ -142,10 +146,6 @@ class Simulation:
 
         brief: no line a round; watch: told of everything that happens.
         """
-        if scenario.deadly and self.engine == "local":
-            raise UserError(
-                f"faults: {scenario.deadly} takes a process of its own, and --engine local has one: use --engine ray"
-            )
         plan = self.plan(scenario)
         run = Run(self.out / plan.name)
         with run.writing():
@@ -169,6 +169,13 @@ class Simulation:
             study.carry_out(scenario, one_by_one(lambda own: self.run(own, fresh, brief=True)), self.screen.line)
             build_study(study)
         return study
+
+    def rehearse(self, scenario: Scenario) -> None:
+        """Make the plans of a study or sweep, one for everything that is asked of the data. Raises UserError for what
+        its runs would be refused for."""
+        points = (point for _, settings in tried(scenario) for point in settings)
+        for point in {point.scenario.data.model_dump_json(): point for point in points}.values():
+            self.plan(point.scenario)
 
     def close(self) -> None:
         """Let go of the workers and of what they hold."""

@@ -69,6 +69,43 @@ def test_dry_run_prints_the_plan_and_writes_no_run(command: Command, tiny: Path)
     assert not (tiny.parent / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("protocol={kind: holdout}", "data.centers.oslo.dataset=kvasir-seg"),
+            "kvasir-seg: say where it lies with --data",
+        ),
+        (("faults=[{kind: crash}]", "--engine", "local"), "crash takes a process of its own"),
+        (
+            ("protocol={kind: holdout}", "faults=[{kind: crash}]", "--engine", "local"),
+            "crash takes a process of its own",
+        ),
+    ],
+)
+def test_dry_run_refuses_what_the_run_would_refuse(
+    command: Command, tiny: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    done = command("run", tiny, "--dry-run", *words, cwd=tiny.parent, FEDKVASIR_DATA="")
+    assert done.returncode == 2 and sentence in done.stderr
+
+
+def test_a_dry_sweep_refuses_what_its_data_lack(command: Command, tiny: Path) -> None:
+    words = "training.lr=0.1,0.2", "data.centers.oslo.dataset=kvasir-seg"
+    done = command("sweep", tiny, "--dry-run", *words, cwd=tiny.parent, FEDKVASIR_DATA="")
+    assert done.returncode == 2 and "kvasir-seg: say where it lies" in done.stderr and "2 with" in done.stdout
+
+
+@pytest.mark.parametrize("words", [("run",), ("sweep", "training.lr=0.1,0.2"), ("baseline", "random")])
+def test_where_nothing_can_be_written_is_told_before_anything_is_done(
+    command: Command, tiny: Path, words: tuple[str, ...]
+) -> None:
+    (tiny.parent / "file").write_text("")
+    done = command(words[0], tiny, *words[1:], "--out", "file/runs", cwd=tiny.parent)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "--out file/runs cannot be written (Not a directory); name another folder" in done.stderr
+
+
 def test_quiet_prints_only_the_result(command: Command, tiny: Path) -> None:
     done = command("run", tiny, "federation.rounds=1", "--engine", "local", "--quiet", cwd=tiny.parent)
     assert done.returncode == 0 and "round 1/1" not in done.stdout

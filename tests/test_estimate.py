@@ -7,7 +7,7 @@ import pytest
 
 from fedkvasir import machine
 from fedkvasir.errors import UserError
-from fedkvasir.estimate import Step, choose_workers, measure_step, within_limits
+from fedkvasir.estimate import Step, choose_workers, estimate, measure_step, within_limits
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import load
 
@@ -39,6 +39,12 @@ def test_a_step_is_measured_in_a_process_of_its_own(tiny: Path) -> None:
     choice = within_limits(plan, step, {"3 hospitals train": 3})
     assert 1 <= choice.workers <= min(machine.cores(), 3)
     assert "3 hospitals train allow 3" in choice.because and "a step takes" in choice.because
+
+
+def test_a_batch_above_what_hospitals_hold_is_measured_as_what_they_hold(tiny: Path) -> None:
+    plan = plan_of(tiny, "training.batch_size=1000000", "training.accumulate=1000")
+    found = estimate(plan, 1)  # of a million images a step would take hours
+    assert found.step_s < 30 and found.worker_mib < 4000
 
 
 def test_memory_limits_how_many_share_it(tiny: Path) -> None:

@@ -68,6 +68,14 @@ def test_a_mistake_is_one_sentence_that_names_the_key(tiny: Path, override: str,
         ("faults=[{kind: crash, center: atla}]", "faults.0.center = 'atla' is no hospital that trains (did you mean"),
         ("faults=[{kind: crash, center: edinburgh}]", "is no hospital that trains"),
         ("data.centers.alta.dataset=synthetik", "unknown dataset 'synthetik' (did you mean 'synthetic'?)"),
+        (
+            "data.options.synthetik.seed=1",
+            "data.options.synthetik: there is no such dataset (did you mean 'synthetic'?)",
+        ),
+        ("data.roots.kvasirseg=/x", "data.roots.kvasirseg: there is no such dataset (did you mean 'kvasir-seg'?)"),
+        ("data.options.synthetic.sead=1", "data.options.synthetic.sead: unknown option (did you mean 'seed'?)"),
+        ("data.options.synthetic.patients_per_center=ten", "= 'ten': input should be a valid integer"),
+        ("data.options.polypgen.parts=1", "data.options.polypgen.parts = 1: input should be a valid tuple, e.g. ("),
     ],
 )
 def test_a_name_that_nobody_knows_is_refused_before_data_is_read(tiny: Path, override: str, sentence: str) -> None:

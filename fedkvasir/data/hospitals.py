@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from fedkvasir.data import alignment, audit, fingerprint
 from fedkvasir.data.catalog import Catalog
@@ -175,7 +176,7 @@ def _read_all(scenario: Scenario, data_dir: Path | None, progress: Progress | No
     catalogs = {}
     for name, center in scenario.data.centers.items():
         dataset = find_dataset(center.dataset)
-        options = _options(scenario, center)
+        options = options_of(scenario, center.dataset)
         if dataset.prepare:
             root = dataset.prepare(partial(progress, "rendering") if progress else None, **options)
             options = {}
@@ -206,16 +207,21 @@ def _told_apart(catalogs: dict[str, Catalog]) -> dict[str, Catalog]:
     return found
 
 
-def _options(scenario: Scenario, center: Center) -> dict[str, Any]:
-    dataset, options = find_dataset(center.dataset), dict(scenario.data.options.get(center.dataset, {}))
+def options_of(scenario: Scenario, name: str) -> dict[str, Any]:
+    """The scenario's options of a dataset, of the types that its reader takes. Raises UserError for others, by key."""
+    dataset, options = find_dataset(name), dict(scenario.data.options.get(name, {}))
     parameters = inspect.signature(dataset.prepare or dataset.read).parameters.values()
-    allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for key in options:
+    allowed = {parameter.name: parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    for key, value in options.items():
+        where = f"data.options.{name}.{key}"
         if key not in allowed:
-            where = f"data.options.{center.dataset}.{key}"
-            raise UserError(
-                f"{where}: unknown option{did_you_mean(key, allowed)}; allowed: {', '.join(allowed) or 'none'}"
-            )
+            near = did_you_mean(key, list(allowed))
+            raise UserError(f"{where}: unknown option{near}; allowed: {', '.join(allowed) or 'none'}")
+        try:
+            options[key] = TypeAdapter(allowed[key].annotation).validate_python(value)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise UserError(f"{where} = {value!r}: {why[0].lower()}{why[1:]}, e.g. {allowed[key].default!r}") from error
     return options
 
 

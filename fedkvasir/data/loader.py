@@ -126,11 +126,17 @@ def batches_of(count: int, batch_size: int) -> int:
     return full + (rest > 1 or (rest == 1 and full == 0))
 
 
+PADDED = 64
+"""Up to so many images a center that has fewer is padded to the batch size."""
+
+
 def eval_batches(samples: Samples, batch_size: int) -> Iterator[tuple[np.ndarray, Batch]]:
     """All samples in order, as (positions, batch). The last batch is padded with its first image.
 
-    One batch shape throughout keeps the arithmetic the same; only ``len(positions)`` outputs count.
+    One batch shape throughout keeps the arithmetic the same; only ``len(positions)`` outputs count. A batch size far
+    above the number of images costs no more than they do.
     """
+    batch_size = min(batch_size, max(len(samples), PADDED))
     for start in range(0, len(samples), batch_size):
         positions = np.arange(start, min(start + batch_size, len(samples)))
         padded = np.concatenate([positions, np.full(batch_size - len(positions), start)])

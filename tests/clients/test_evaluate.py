@@ -65,6 +65,16 @@ def test_official_counts_are_of_the_mask_file_and_the_prediction_enlarged_afterw
     assert enlarged
 
 
+@pytest.mark.parametrize(("batch_size", "shapes"), [(8, [8, 8, 8]), (16, [16, 16]), (32, [32]), (10**6, [64])])
+def test_every_batch_has_one_shape_and_a_size_above_all_images_costs_no_more_than_they(
+    tiny: Path, batch_size: int, shapes: list[int]
+) -> None:
+    samples = make_plan(load(tiny)).part("edinburgh", "test")
+    batches = list(eval_batches(samples, batch_size))
+    assert [len(batch.images) for _, batch in batches] == shapes
+    assert np.concatenate([positions for positions, _ in batches]).tolist() == list(range(len(samples)))
+
+
 def test_a_run_with_both_scorings_has_the_tables_of_a_run_without(tiny: Path, tmp_path: Path) -> None:
     one = ("federation.rounds=1",)
     alone, both = (run_scenario(tiny, extra, out=tmp_path, engine="local") for extra in (one, (*one, BOTH)))

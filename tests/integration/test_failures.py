@@ -155,7 +155,7 @@ def test_a_run_folder_that_cannot_be_written_is_one_sentence_and_can_be_read(
     read_only("ro")
     for more in ((), ("federation.rounds=1",), ("federation.rounds=1", "--fresh")):
         done = command(*words, *more, cwd=tmp_path)
-        assert done.returncode == 1 and "Read-only file system" in done.stderr and done.stderr.count("\n") == 1
+        assert done.returncode == 2 and "Read-only file system" in done.stderr and done.stderr.count("\n") == 1
     assert "edinburgh" in command("report", folder, "--format", "markdown", cwd=tmp_path).stdout
     read_only("rw")
     done = command(*words, cwd=tmp_path)

@@ -1,6 +1,5 @@
 """EndoCV2021, the challenge's training release: polyps from five hospitals, single frames and video sequences."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, make_catalog
@@ -46,7 +45,7 @@ def _recognise(root: Path) -> bool:
     return sequences_only or any((root / f"data_{center}").is_dir() for center in polypgen.CENTERS)
 
 
-def read(root: Path, *, parts: Sequence[str] = polypgen.PARTS) -> Catalog:
+def read(root: Path, *, parts: tuple[str, ...] = polypgen.PARTS) -> Catalog:
     """List single frames, positive and negative sequences, or the ``parts`` asked for."""
     root = Path(root)
     listing = polypgen.list_tree("endocv2021", CARD, root, parts)

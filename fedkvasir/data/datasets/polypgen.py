@@ -404,7 +404,7 @@ def _recognise(root: Path) -> bool:
     return root.name.lower().startswith("polypgen") or any((root / mark).is_dir() for mark in marks)
 
 
-def read(root: Path, *, parts: Sequence[str] = PARTS, patient_splits: str | None = None) -> Catalog:
+def read(root: Path, *, parts: tuple[str, ...] = PARTS, patient_splits: str | None = None) -> Catalog:
     """List single frames, positive and negative sequences (or the ``parts`` asked for), and published patient splits.
 
     ``patient_splits`` names the folder of their CSVs, relative to ``root``; without it ``patient_splits`` is looked for
