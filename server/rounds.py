@@ -25,6 +25,7 @@ from fedkvasir.algorithms.base import Algorithm, arrays_of, from_record, to_reco
 from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.protocol import headline, metric_names
 from fedkvasir.evaluation.selection import best_round, selection_score
+from fedkvasir.evaluation.shared import COLUMNS
 from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
 from fedkvasir.plan import Plan
@@ -44,6 +45,8 @@ class Event:
 Watch = Callable[[Event], None]
 ATTEMPTS = 3
 """A round below quorum is asked for this often before the run stops."""
+RECORDS = {"samples": ("sample", "group"), "shared": COLUMNS}
+"""Tables that hospitals tell of their images, and the columns that they have whatever the task."""
 COST = ("samples", "steps", "seconds", "peak_mib")
 """What a hospital tells of its training, beside the loss and whether it kept a state."""
 
@@ -351,11 +354,13 @@ class Federation:
             place = {"center": center, "role": str(self.plan.centers.loc[center, "role"]), "split": split}
             scores = _facts(reply, "scores")
             evaluated.scores.append({**place, **scores})
-            for name, table in (("samples", evaluated.tables), ("shared", evaluated.shares)):
+            for name, tables in (("samples", evaluated.tables), ("shared", evaluated.shares)):
                 if name in reply.content:
-                    part = pd.read_parquet(io.BytesIO(cast(bytes, reply.content[name]["parquet"])))
+                    part = _table(reply, name)
+                    if part is None:
+                        raise RunFailed(f"round {checkpoint.round}: {center} sent records of {split} that are none")
                     part.insert(0, "checkpoint", label)
-                    table.append(part.assign(**place))  # a hospital speaks for itself alone
+                    tables.append(part.assign(**place))  # a hospital speaks for itself alone
             down = _payload_bytes(alone[center]) if messages[center] is alone[center] else 0  # else counted in training
             cost = {**_facts(reply, "cost"), "bytes_down": down, "bytes_up": 0}
             row = {"round": checkpoint.round, "phase": split, "center": center, "role": place["role"], **cost}
@@ -484,6 +489,15 @@ def unheard(reply: Message | None) -> bool:
     """Is there no answer, nor an error of the hospital's own?"""
     gone = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE)
     return reply is None or (reply.has_error() and reply.error.code in gone)
+
+
+def _table(reply: Message, name: str) -> pd.DataFrame | None:
+    """A table in a reply; None where it cannot be read, or lacks what every such table has."""
+    try:
+        table = pd.read_parquet(io.BytesIO(cast(bytes, cast(ConfigRecord, reply.content[name])["parquet"])))
+    except Exception:  # as in complaint: whatever a stranger sends
+        return None
+    return table if {*RECORDS[name]} <= {*table.columns} and "checkpoint" not in table else None
 
 
 def _shapes(state: exchange.State) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

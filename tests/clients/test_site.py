@@ -703,7 +703,7 @@ def test_a_run_whose_files_are_damaged_says_so_at_home(inside: Door, caplog: pyt
     (inside.run / "plan.parquet").unlink()
     forget()
     reply = inside.ask("evaluate")
-    assert refusal(reply) == "FileNotFoundError at oslo; its own log says more"
+    assert refusal(reply) == "UserError at oslo; its own log says more"
     assert str(inside.run) in caplog.text and not leaked(reply, inside.secrets)
     shutil.rmtree(inside.run)
     inside.enrolled()

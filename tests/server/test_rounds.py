@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
 from fedkvasir import exchange
@@ -172,6 +173,24 @@ def test_what_lacks_a_record_is_left_out_and_the_run_goes_on(tiny: Path, tmp_pat
     assert set(run.checkpoint().scores) == {1, 2}
     trained = run.rounds.query("phase == 'train' and round == 2")
     assert set(trained["center"]) == {"alta", "cadiz"}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"no table",
+        pd.DataFrame({"sample": ["a"]}).to_parquet(),
+        pd.DataFrame({"sample": ["a"], "group": ["a"], "checkpoint": ["best"]}).to_parquet(),
+    ],
+)
+def test_records_that_are_none_end_the_run_in_a_sentence(tiny: Path, tmp_path: Path, table: bytes) -> None:
+    def spoil(message: Message, reply: Message) -> Message:
+        if to("bergen", message) and "samples" in reply.content:
+            reply.content["samples"] = ConfigRecord({"parquet": table})
+        return reply
+
+    with pytest.raises(RunFailed, match="round 1: bergen sent records of val that are none"):
+        run_of(tiny, tmp_path, "federation.rounds=1", spoil=spoil)
 
 
 @pytest.mark.parametrize("weighting", ["samples", "uniform"])
