@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fedkvasir.data.loader import Batch, Samples, eval_batches
+from fedkvasir.data.loader import Batch, Samples, ahead, eval_batches
 from fedkvasir.metrics import endocv2021
 from fedkvasir.metrics.boundary import distances
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.metrics.segmentation import DEFAULT, count
 from fedkvasir.prediction import native_mask
-from fedkvasir.scenario import Scenario
+from fedkvasir.scenario import Evaluation, Scenario
 
 
 def evaluate(
@@ -25,9 +26,11 @@ def evaluate(
     classes: tuple[str, ...],
     device: torch.device,
     precision: str,
+    threads: int = 0,
 ) -> tuple[pd.DataFrame, float]:
     """Per-image records in the order of ``samples``, and the seconds that the network took for them.
 
+    threads: that score the masks of a batch, the same ones, while a GPU computes the next; 0: none.
     Segmentation: one row an image and class; logits go back to the native size bilinearly, then the threshold; columns
     class, scoring, threshold, height, width, tp, fp, fn, tn (pixels), hd, hd95, assd, nsd, tolerance_px. Where the
     scenario asks for it, the same images follow once more under scoring ``endocv2021-official``.
@@ -43,26 +46,39 @@ def evaluate(
         return rows.join(pd.DataFrame(probabilities, columns=[PREFIX + name for name in classes])), sum(seconds)
     settings, network_s = scenario.evaluation, 0.0
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in settings.scoring}
-    for positions, logits, seconds in _logits(network, samples, scenario, device, precision):
+    batches = _logits(network, samples, scenario, device, precision)
+    scored = partial(_scored, samples=samples, settings=settings, classes=len(classes))
+    for own, seconds in ahead(scored, batches, threads) if threads else map(scored, batches):
         network_s += seconds
-        for index, position in enumerate(positions):
-            truth = samples.native_mask(int(position))
-            prediction = native_mask(logits[index], truth.shape, settings.threshold)
-            for number in range(1, len(classes) + 1):
-                found, there = prediction == number, truth == number
-                scores[DEFAULT].append(count(found, there) | distances(found, there, settings.tolerance_px))
-            if endocv2021.OFFICIAL in scores:
-                small = native_mask(logits[index], logits.shape[2:], settings.threshold)
-                source = table["mask"].iloc[position]
-                truth = endocv2021.read_mask(Path(source)) if source else truth
-                for number in range(1, len(classes) + 1):
-                    scores[endocv2021.OFFICIAL].append(endocv2021.record(small == number, truth == number))
+        for name, found in own.items():
+            scores[name] += found
     rows = rows.loc[rows.index.repeat(len(classes))].reset_index(drop=True)
     rows["class"] = [*classes] * len(table)
     rows["scoring"], rows["threshold"] = "", settings.threshold
     rows[["height", "width"]] = table[["height", "width"]].to_numpy().repeat(len(classes), axis=0)
     parts = [rows.assign(scoring=name).join(pd.DataFrame(own)) for name, own in scores.items()]
     return pd.concat(parts, ignore_index=True).assign(tolerance_px=settings.tolerance_px), network_s
+
+
+def _scored(
+    batch: tuple[np.ndarray, Tensor, float], samples: Samples, settings: Evaluation, classes: int
+) -> tuple[dict[str, list[dict[str, float]]], float]:
+    """Scoring -> records of a batch, one an image and class, in order; and the seconds that came with it."""
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in settings.scoring}
+    positions, logits, seconds = batch
+    for index, position in enumerate(positions):
+        truth = samples.native_mask(int(position))
+        prediction = native_mask(logits[index], truth.shape, settings.threshold)
+        for number in range(1, classes + 1):
+            found, there = prediction == number, truth == number
+            scores[DEFAULT].append(count(found, there) | distances(found, there, settings.tolerance_px))
+        if endocv2021.OFFICIAL in scores:
+            small = native_mask(logits[index], logits.shape[2:], settings.threshold)
+            source = samples.table["mask"].iloc[position]
+            truth = endocv2021.read_mask(Path(source)) if source else truth
+            for number in range(1, classes + 1):
+                scores[endocv2021.OFFICIAL].append(endocv2021.record(small == number, truth == number))
+    return scores, seconds
 
 
 @torch.inference_mode()

@@ -144,7 +144,7 @@ class Hospital:
         self._receive(weights, {name: s for name, s in self.state.load(start_from).items() if name == "local"})
         samples = self.plan.part(self.center, split)
         rows, network_s = evaluate(
-            self.network, samples, self.scenario, self.plan.classes, self.device, self.plan.precision
+            self.network, samples, self.scenario, self.plan.classes, self.device, self.plan.precision, self._beside
         )
         rows.insert(0, "center", self.center)
         rows.insert(1, "role", self.role)
@@ -177,8 +177,13 @@ class Hospital:
     def _batches(self, epoch: int) -> Iterator[Batch]:
         seed = derive_seed(self.scenario.seed, "epoch", self.center, epoch)
         pieces = sum(self.plan.batches_of_steps(POOLED)) if self.center == POOLED else None
-        threads = self.scenario.resources.threads_per_center if self.device.type == "cuda" else 0
-        return train_batches(self._training, self.scenario.training.batch_size, self._augment, seed, pieces, threads)
+        batch_size = self.scenario.training.batch_size
+        return train_batches(self._training, batch_size, self._augment, seed, pieces, self._beside)
+
+    @property
+    def _beside(self) -> int:
+        """Threads that are free while a GPU computes."""
+        return self.scenario.resources.threads_per_center if self.device.type == "cuda" else 0
 
     def _receive(self, weights: Weights, kept: dict[str, State]) -> None:
         """Fill the network: what was sent, and this center's own layers where it has them."""

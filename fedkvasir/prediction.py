@@ -52,10 +52,10 @@ def native_mask(logits: Tensor, shape: tuple[int, ...], threshold: float) -> np.
 
 
 def _mask(logits: Tensor, threshold: float) -> np.ndarray:
-    native = logits.numpy()
-    return np.where(native.max(axis=0) > math.log(threshold / (1 - threshold)), native.argmax(axis=0) + 1, 0).astype(
-        np.uint8
-    )
+    native, least = logits.numpy(), math.log(threshold / (1 - threshold))
+    if len(native) == 1:  # a hundred times faster than asking which class is the likeliest
+        return (native[0] > least).astype(np.uint8)
+    return np.where(native.max(axis=0) > least, native.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
 def fuse(views: Sequence[Tensor], shape: tuple[int, ...], threshold: float) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedkvasir.data.augment import Augment
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -97,27 +100,27 @@ def train_batches(
         starts.pop()
     parts = np.split(order, starts[1:]) if pieces is None else np.array_split(order, pieces)
     make = partial(_batch, samples, augment=augment, seed=seed)
-    return _ahead(make, parts, threads) if threads else map(make, parts)
+    return ahead(lambda positions: _pinned(make(positions)), parts, threads) if threads else map(make, parts)
 
 
-def _ahead(make: Callable[[np.ndarray], Batch], parts: Iterable[np.ndarray], threads: int) -> Iterator[Batch]:
-    """Batches in order, up to one more than there are threads ahead; for a GPU in memory that it reads by itself."""
-    import torch
-
-    gpu = torch.cuda.is_available()
-
-    def made(positions: np.ndarray) -> Batch:
-        batch = make(positions)
-        return Batch(batch.images.pin_memory(), batch.targets.pin_memory()) if gpu else batch
-
-    waiting = deque[Future[Batch]]()
+def ahead(work: Callable[[S], R], items: Iterable[S], threads: int) -> Iterator[R]:
+    """What becomes of every item, in order, by threads that are up to one item more than there are of them ahead."""
+    waiting = deque[Future[R]]()
     with ThreadPoolExecutor(threads) as pool:
-        for positions in parts:
-            waiting.append(pool.submit(made, positions))
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _pinned(batch: Batch) -> Batch:
+    """In memory that a GPU reads by itself, where there is one."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return Batch(batch.images.pin_memory(), batch.targets.pin_memory()) if gpu else batch
 
 
 def batches_of(count: int, batch_size: int) -> int:

@@ -75,6 +75,17 @@ def test_every_batch_has_one_shape_and_a_size_above_all_images_costs_no_more_tha
     assert np.concatenate([positions for positions, _ in batches]).tolist() == list(range(len(samples)))
 
 
+def test_masks_scored_in_threads_have_the_same_records_in_the_same_order(tiny: Path) -> None:
+    plan = make_plan(load(tiny, (BOTH,)))
+    network = build_model(plan.scenario.model, plan.scenario.task, 1, seed=1)
+    samples = plan.part("edinburgh", "test")
+    in_turn, beside = (
+        evaluate(network, samples, plan.scenario, plan.classes, CPU, "float32", threads)[0] for threads in (0, 3)
+    )
+    pd.testing.assert_frame_equal(in_turn, beside, check_exact=True)
+    assert in_turn["sample"].nunique() == len(samples) > 3 * plan.scenario.training.batch_size
+
+
 def test_a_run_with_both_scorings_has_the_tables_of_a_run_without(tiny: Path, tmp_path: Path) -> None:
     one = ("federation.rounds=1",)
     alone, both = (run_scenario(tiny, extra, out=tmp_path, engine="local") for extra in (one, (*one, BOTH)))
