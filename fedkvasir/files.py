@@ -107,10 +107,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def refuse_unwritable(folder: Path, option: str) -> None:
-    """Raises UserError where files cannot be written into a folder, which is made; option: how the user named it."""
+    """Raises UserError where a folder cannot be made, or written into; nothing is left behind. option: its name."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         if error.errno == errno.ENOSPC:  # a full disk is nobody's mistake
             raise

@@ -16,7 +16,7 @@ import pandas as pd
 from fedkvasir import scenario as scenarios
 from fedkvasir.data.datasets import DATASETS, find_dataset
 from fedkvasir.data.formats import picture
-from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of
+from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, unlearnt
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
@@ -322,7 +322,7 @@ def make_plan(
         {str(center): hashlib.sha256("\n".join(lines).encode()).hexdigest() for center, lines in listed},
         device,
         "bfloat16" if device == "cuda" and scenario.training.amp else "float32",
-        (*held.warnings, *leaks),
+        (*held.warnings, *leaks, *(() if only else unlearnt(scenario, samples))),
         held.rendered,
     )
     if only:

@@ -212,7 +212,7 @@ class Run:
             number = last.best if which == "best" else last.round if which == "last" else int(which)
         path = self._checkpoint(number)
         if not path.is_file():
-            raise UserError(f"{self.folder} keeps no checkpoint of round {number}")
+            raise UserError(f"{self.folder} holds no checkpoint of round {number}")
         try:
             return _load(path)
         except BROKEN as error:

@@ -63,5 +63,5 @@ def test_a_broken_checkpoint_of_a_finished_run_is_not_passed_over_for_another(tm
     best.write_bytes(best.read_bytes()[:40])
     with pytest.raises(UserError, match=rf"{best.name} is cut short or broken"):
         run.checkpoint("best")
-    with pytest.raises(UserError, match="keeps no checkpoint of round 1"):
+    with pytest.raises(UserError, match="holds no checkpoint of round 1"):
         run.checkpoint("1")

@@ -196,8 +196,8 @@ def truncate(path: Path) -> None:
     ("spoil", "reason"),
     [
         (lambda folder: (folder / "plan.json").unlink(), "holds no plan.json"),
-        (lambda folder: (folder / "plan.json").write_text("{"), "JSONDecodeError"),
-        (lambda folder: truncate(folder / "plan.parquet"), "ArrowInvalid"),
+        (lambda folder: (folder / "plan.json").write_text("{"), "plan.json is cut short or broken"),
+        (lambda folder: truncate(folder / "plan.parquet"), "plan.parquet is cut short or broken"),
         (lambda folder: truncate(folder / "samples.parquet"), "samples.parquet is cut short or broken"),
         (lambda folder: (folder / "scenario.yaml").write_text("task: <nonsense>"), "<nonsense>"),
     ],

@@ -109,6 +109,7 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     groups = dict(zip(samples["sample"], samples["group"], strict=True))
     if scenario.data.audit == "drop":
         samples = _without_test(samples, warnings)
+    samples = _without_trained(samples, scenario.data.audit, warnings)
     samples = samples.sort_values(["center", "split", "sample"], ignore_index=True)
     samples["role"] = [scenario.data.centers[name].role for name in samples["source"]]
     place = dict(zip(samples.pop("position"), samples.index, strict=True))
@@ -164,6 +165,36 @@ def _without_test(samples: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
     for center, own in samples[out].groupby("center"):
         warnings.append(f"{center}: {len(own)} images left out of training, their pictures or groups are tested on")
     return samples[~out]
+
+
+def _without_trained(samples: pd.DataFrame, how: str, warnings: list[str]) -> pd.DataFrame:
+    """Leave out of a hospital's validation what another one trains on, unless ``data.audit: warn``: rounds and settings
+    would be chosen by what was learnt by heart. A published split that does so within a hospital is told."""
+    train, val = (samples[samples["split"] == part] for part in ("train", "val"))
+    again = val[val["group"].isin(train["group"])]
+    home = pd.MultiIndex.from_frame(train[["center", "group"]])
+    own = pd.MultiIndex.from_frame(again[["center", "group"]]).isin(home)
+    done = "count all the same" if how == "warn" else "left out"
+    for part, text in ((again[own], "here, as the split says"), (again[~own], f"at another hospital; {done}")):
+        warnings += [
+            f"{center}: {len(images)} of its validation images, or others of their groups, are trained on {text}"
+            for center, images in part.groupby("center")
+        ]
+    return samples if how == "warn" else samples.drop(again[~own].index)
+
+
+def unlearnt(scenario: Scenario, samples: pd.DataFrame) -> list[str]:
+    """A warning for every center whose test images show classes that no hospital trains: each counts as an error."""
+    if not _labelled(scenario):
+        return []
+    trained, tested = (samples[samples["split"] == part] for part in ("train", "test"))
+    odd = tested[~tested["label"].isin(trained["label"])]
+    translate = "; data.labels translates the classes of several datasets" if not scenario.data.labels else ""
+    return [
+        f"{center}: {len(own)} of its {(tested['center'] == center).sum()} test images show classes that no hospital "
+        f"trains, {', '.join(sorted(own['label'].unique())[:5])}{translate}"
+        for center, own in odd.groupby("center")
+    ]
 
 
 def _labelled(scenario: Scenario) -> bool:
@@ -258,6 +289,9 @@ def _choose(scenario: Scenario, name: str, catalog: Catalog, warnings: list[str]
         table = table.assign(label=label)[label.notna()]
         if table.empty:
             raise UserError(f"{here}: no image with a label in {scenario.data.labels}")
+    if center.role == "holdout" and (center.split != "group" or center.partition):
+        ignored = "split" if center.split != "group" else "partition"
+        warnings.append(f"{here}: a holdout is tested on all of it, its {ignored} has no say")
     if center.role == "train" and center.split != "group" and not scenario.data.split_file:
         table = _published(here, center, catalog, table, warnings)
     return table
@@ -274,6 +308,11 @@ def _published(here: str, center: Center, catalog: Catalog, table: pd.DataFrame,
                 f"{did_you_mean(split, list(catalog.splits))}; here: {known}"
             )
         table = table.assign(official_split=table["sample"].map(catalog.splits[split]))
+    whole = [*catalog.splits[split].values()] if named else catalog.table["official_split"].tolist()
+    if "test" not in whole:  # train and val alone: val is what the field tests on
+        table = table.assign(official_split=table["official_split"].replace("val", "test"))
+    elif not (table["official_split"] == "test").any():
+        warnings.append(f"{here}: the published split tests nothing of it")
     listed = table["official_split"].notna()
     if not listed.any():
         raise UserError(f"{here}: {center.dataset} has no official split here; use split: group")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fedkvasir.data.audit import join_groups
 from fedkvasir.data.partition import deal, dirichlet, shards
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
@@ -23,9 +24,9 @@ def split_center(name: str, center: Center, samples: pd.DataFrame, seed: int) ->
     validation beside test. The test part of a center that is cut stays with the center's own name: it is the common
     test set of its hospitals.
 
-    samples: columns ``group``, ``official_split``, ``balance`` (label, or whether there is a polyp: what every part
-    gets its share of), ``stratum`` (label, or polyp size: what skewed partitions skew). Raises UserError where a part
-    would be empty.
+    samples: columns ``group``, ``official_split`` (train, val, test), ``balance`` (label, or whether there is a polyp:
+    what every part gets its share of), ``stratum`` (label, or polyp size: what skewed partitions skew). Raises
+    UserError where a part would be empty.
     """
     samples = samples.assign(center=name, split="test")
     if center.role == "holdout":
@@ -33,15 +34,13 @@ def split_center(name: str, center: Center, samples: pd.DataFrame, seed: int) ->
     test = published_val = pd.Series(False, index=samples.index)
     try:
         if center.split != "group":
-            official = samples["official_split"]
-            test = official == ("test" if (official == "test").any() else "val")
-            published_val = (official == "val") & ~test
+            test, published_val = (samples["official_split"] == part for part in ("test", "val"))
         elif center.test > 0:
             part = deal(samples["group"], (1 - center.test, center.test), seed, name, "test", strata=samples["balance"])
             test = pd.Series(part == 1, index=samples.index)
         rest = samples.index[~test]
         if center.partition:
-            part = _cut(center.partition, samples.loc[rest], seed, name)
+            part = _cut(center.partition, samples.loc[rest], published_val[rest], seed, name)
             samples.loc[rest, "center"] = [f"{name}-{index + 1}" for index in part]
         for hospital, own in samples.loc[rest].groupby("center", sort=True):
             if published_val.any():
@@ -55,8 +54,11 @@ def split_center(name: str, center: Center, samples: pd.DataFrame, seed: int) ->
     return samples
 
 
-def _cut(partition: Partition, samples: pd.DataFrame, seed: int, name: str) -> np.ndarray:
-    """The hospital (0, 1, ...) of every sample. Raises ValueError where one would be smaller than ``minimum``."""
+def _cut(partition: Partition, samples: pd.DataFrame, published_val: pd.Series, seed: int, name: str) -> np.ndarray:
+    """The hospital (0, 1, ...) of every sample. Raises ValueError where one would be smaller than ``minimum``.
+
+    Where validation is published, relative sizes are those of the training images, and of the validation images alike.
+    """
     groups, strata, parts = samples["group"], samples["stratum"], len(partition.weights)
     if partition.kind == "dirichlet":
         assert partition.alpha is not None
@@ -65,8 +67,14 @@ def _cut(partition: Partition, samples: pd.DataFrame, seed: int, name: str) -> n
         assert partition.shards is not None
         part = shards(groups, strata, parts, partition.shards, seed, name, "partition")
     else:
-        part = deal(groups, partition.weights, seed, name, "partition", strata=samples["balance"])
-    smallest = int(np.bincount(part, minlength=parts).min())
+        train, strata = ~published_val.to_numpy(), samples["balance"]
+        part = np.zeros(len(samples), np.int64)
+        part[train] = deal(groups[train], partition.weights, seed, name, "partition", strata=strata[train])
+        if not train.all():
+            part[~train] = deal(groups[~train], partition.weights, seed, name, "partition-val", strata=strata[~train])
+            at = dict(zip(groups[train], part[train], strict=True))  # who is trained on is not torn apart
+            part = np.array([at.get(group, own) for group, own in zip(groups, part, strict=True)])
+    smallest = int(np.bincount(part[~published_val.to_numpy()], minlength=parts).min())
     if smallest < partition.minimum:
         raise ValueError(f"a hospital would be left with {smallest} images, fewer than partition.minimum")
     return part
@@ -78,7 +86,8 @@ def freeze(samples: pd.DataFrame, path: Path) -> None:
 
 
 def thaw(path: Path, samples: pd.DataFrame, centers: Mapping[str, Center], warnings: list[str]) -> pd.DataFrame:
-    """``samples`` with ``center``, ``split`` and ``group`` as frozen; what the file does not list is left out, counted.
+    """``samples`` with ``center`` and ``split`` as frozen; what the file does not list is left out, counted. Groups of
+    the file that are one by now are joined.
 
     Raises UserError where a frozen sample is missing, belongs to another center, or is another picture now.
     """
@@ -97,8 +106,12 @@ def thaw(path: Path, samples: pd.DataFrame, centers: Mapping[str, Center], warni
     gone = sorted(set(frozen["sample"]) - set(samples["sample"]))
     if gone:
         raise UserError(f"{here}: {len(gone)} of its samples are not here, e.g. {gone[0]}")
-    both = samples.drop(columns=["center", "group"]).merge(frozen, on="sample", suffixes=("", "_frozen"))
+    both = samples.drop(columns="center").merge(frozen, on="sample", suffixes=("", "_frozen"))
     both.index = samples.index[samples["sample"].isin(frozen["sample"])]
+    # Who belongs together by the file, or by what is known now.
+    first = both.assign(place=range(len(both))).groupby("group")["place"].transform("first")
+    pairs = pd.DataFrame({"i": first.to_numpy(), "j": range(len(both))})
+    both["group"] = join_groups(list(both["group_frozen"]), list(both["sample"]), pairs)
     holdout = both["source"].map(lambda name: centers[name].role == "holdout")
     for wrong, why in (
         (both["source"] != both["source_frozen"], "belongs to another center there"),
@@ -110,4 +123,4 @@ def thaw(path: Path, samples: pd.DataFrame, centers: Mapping[str, Center], warni
             raise UserError(f"{here}: {both['sample'][wrong].iloc[0]} {why} ({wrong.sum()} like it)")
     if len(both) < len(samples):
         warnings.append(f"{len(samples) - len(both)} images are not in {path} and left out")
-    return both.drop(columns=["source_frozen", "pixels_sha256_frozen"])
+    return both.drop(columns=["source_frozen", "pixels_sha256_frozen", "group_frozen"])

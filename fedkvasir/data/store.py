@@ -261,7 +261,7 @@ def _shrink(picture: np.ndarray, native: np.ndarray, size: int, known: bool) -> 
     """Resized image and mask, packed native mask, thumbnails and facts; ``known``: the mask says something."""
     labels = int(native.max())
     if labels > 1:  # a map of labels: neither averaged nor packed into bits
-        mask, raw = cv2.resize(native, (size, size), interpolation=cv2.INTER_NEAREST), native
+        mask, raw = cv2.resize(native, (size, size), interpolation=cv2.INTER_NEAREST_EXACT), native
     else:
         small = cv2.resize(native.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         mask, raw = (small > 0.5).astype(np.uint8), np.packbits(native)

@@ -111,6 +111,15 @@ class TestFolder:
         assert list(table["group"]) == ["ours/p1", "ours/p1", None]
         assert catalog.classes == ("normal", "polyp")
 
+    def test_blanks_around_a_cell_make_no_other_patient_and_images_without_one_are_counted(
+        self, tmp_path: Path
+    ) -> None:
+        csv = "image,mask,group\n1.png,m1.png,p1 \n2.png, ,p1\n3.png,,\n"
+        catalog = folder.read(self.write(tmp_path / "ours", csv))
+        assert list(catalog.table["group"]) == ["ours/p1", "ours/p1", None]
+        assert list(catalog.table["empty"]) == [False, True, True]
+        assert catalog.warnings == ("1 of 3 images name no group (patient or video): each is split by itself",)
+
     @pytest.mark.parametrize(
         ("csv", "sentence"),
         [

@@ -8,7 +8,9 @@ from PIL import Image
 
 from fedkvasir.data.hospitals import gather, survey
 from fedkvasir.errors import UserError
+from fedkvasir.plan import make_plan
 from fedkvasir.scenario import Scenario, parse
+from tests.conftest import Miniatures
 
 
 def pictures(folder: Path, names: list[str], seed: int = 0) -> Path:
@@ -73,6 +75,67 @@ def test_drop_leaves_out_of_training_what_is_tested_on(kvasir: Path, tmp_path: P
     held = gather(scenario(centers, audit="drop"))
     assert held.leaks.empty and len(held.samples) == 24 and "kvasir-seg/k00" not in set(held.samples["sample"])
     assert "baerum: 4 images left out of training, their pictures or groups are tested on" in held.warnings
+
+
+def test_a_center_without_a_published_test_list_is_not_tested_on_its_validation(miniatures: Miniatures) -> None:
+    """Of the published split as a whole there is one; of Kvasir-SEG, which publishes train and val alone, val tests."""
+    root = miniatures("camelyon17-wilds", 20)
+    center = {"dataset": "camelyon17-wilds", "center": "hospital-0", "split": "official", "root": str(root)}
+    raw = {"name": "t", "task": "classification", "data": {"image_size": 32, "centers": {"a": center}}}
+    held = gather(parse({**raw, "model": {"name": "resnet18"}}, "test"))
+    assert set(held.samples["split"]) == {"train", "val"}
+    assert "data.centers.a: the published split tests nothing of it" in held.warnings
+    assert any(
+        "a: 2 of its validation images, or others of their groups, are trained on here" in t for t in held.warnings
+    )
+
+
+def test_validation_holds_nothing_that_another_hospital_trains(kvasir: Path, tmp_path: Path) -> None:
+    """Two hospitals have the same pictures, re-encoded: rounds would be chosen by what was learnt by heart."""
+    twin = tmp_path / "twin"
+    for kind in ("images", "masks"):
+        (twin / kind).mkdir(parents=True)
+        for path in (kvasir / kind).iterdir():
+            with Image.open(path) as picture:
+                picture.save(twin / kind / path.name, quality=60)
+    rows = [f"images/k{n:02d}.jpg,masks/k{n:02d}.jpg" for n in range(20)]
+    (twin / "samples.csv").write_text("\n".join(["image,mask", *rows]))
+    centers = {
+        "a": {"dataset": "kvasir-seg", "root": str(kvasir), "test": 0.0, "val": 0.25},
+        "b": {"dataset": "folder", "root": str(twin), "test": 0.0, "val": 0.25},
+    }
+    held = gather(scenario(centers))
+    train, val = (held.samples[held.samples["split"] == part] for part in ("train", "val"))
+    assert len(train) == 30 and not val["group"].isin(train["group"]).any()
+    assert any(text.startswith("a: ") and "trained on at another hospital; left out" in text for text in held.warnings)
+    warned = gather(scenario(centers, audit="warn"))
+    assert len(warned.samples) == 40 and any("count all the same" in text for text in warned.warnings)
+
+
+def test_classes_that_nobody_trains_are_told(miniatures: Miniatures) -> None:
+    centers = {
+        "h": {"dataset": "hyperkvasir-labeled", "root": str(miniatures("hyperkvasir-labeled"))},
+        "k": {"dataset": "kvasir-v2", "root": str(miniatures("kvasir-v2")), "role": "holdout"},
+    }
+    task = {"task": "classification", "training": {"loss": "cross-entropy"}, "model": {"name": "resnet18"}}
+    raw = {"name": "t", "data": {"image_size": 32, "centers": centers, "audit": "drop"}, **task}
+    plan = make_plan(parse(raw, "test"))
+    (told,) = (text for text in plan.warnings if text.startswith("k: ") and "no hospital trains" in text)
+    assert "normal-cecum" in told and "data.labels translates the classes" in told
+    raw["data"] |= {"labels": "kvasir-8", "audit": "warn"}  # what is the same picture would be left out of training
+    assert not any("no hospital trains" in text for text in make_plan(parse(raw, "test")).warnings)
+
+
+def test_a_holdout_says_that_its_split_has_no_say(kvasir: Path) -> None:
+    there = pictures(kvasir.parent / "there", [f"{n}" for n in range(8)], seed=2)
+    rows = [f"images/{n}.jpg,masks/{n}.jpg" for n in range(8)]
+    (there / "samples.csv").write_text("\n".join(["image,mask", *rows]))
+    centers = {
+        "here": {"dataset": "kvasir-seg", "role": "holdout", "split": "official"},
+        "there": {"dataset": "folder", "root": str(there)},
+    }
+    held = gather(scenario(centers), kvasir)
+    assert "data.centers.here: a holdout is tested on all of it, its split has no say" in held.warnings
 
 
 def test_folders_that_are_called_alike_are_hospitals_of_their_own(tmp_path: Path) -> None:

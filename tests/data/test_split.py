@@ -26,6 +26,34 @@ def test_a_published_split_with_train_val_and_test_is_kept_as_it_is() -> None:
     assert set(done["center"][:16]) == {"oslo-1", "oslo-2"} and set(done["center"][16:]) == {"oslo"}
 
 
+def test_hospitals_cut_out_of_a_published_split_train_and_validate_on_equal_shares() -> None:
+    published = ["train"] * 60 + ["val"] * 30 + ["test"] * 10
+    table = pd.DataFrame({"sample": [f"s{n}" for n in range(100)], "official_split": published})
+    table = table.assign(group=[f"g{n // 2}" for n in range(100)], label=None, balance="", stratum="")
+    center = Center.model_validate({"dataset": "x", "split": "official", "partition": {"kind": "iid", "parts": 3}})
+    done = split_center("oslo", center, table, 0)
+    counts = done[done["split"] != "test"].groupby(["split", "center"]).size()
+    assert counts["train"].tolist() == [20] * 3 and counts["val"].tolist() == [10] * 3
+
+
+def test_patients_that_are_known_by_now_are_not_torn_by_a_frozen_split(tmp_path: Path) -> None:
+    rows = []
+    for number in range(24):
+        Image.effect_noise((40, 30), 60 + number).convert("RGB").save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,")
+    (tmp_path / "samples.csv").write_text("\n".join(["image,mask", *rows]))
+    scenario, path = tmp_path / "s.yaml", tmp_path / "frozen.csv"
+    scenario.write_text(
+        f"data: {{image_size: 32, centers: {{ours: {{dataset: folder, root: {tmp_path}, val: 0.2, test: 0.4}}}}}}\n"
+        "model: {name: unet, encoder: tu-lcnet_050}\n"
+    )
+    freeze(split(scenario).samples, path)
+    patients = [f"{row},p{number % 12}" for number, row in enumerate(rows)]
+    (tmp_path / "samples.csv").write_text("\n".join(["image,mask,group", *patients]))
+    held = split(scenario, f"data.split_file={path}")
+    assert held.samples["group"].nunique() == 12 and (held.leaks["kind"] == "group").any()
+
+
 def test_a_frozen_split_gives_the_same_hospitals_whatever_the_seed(tiny: Path, tmp_path: Path) -> None:
     one, path = split(tiny), tmp_path / "frozen.csv"
     freeze(one.samples, path)

@@ -23,7 +23,7 @@ CARD = Card(
     obtain="Install the Python package wilds and run get_dataset('camelyon17', download=True, root_dir='data'); "
     "the data folder then holds camelyon17_v1.0/metadata.csv and camelyon17_v1.0/patches.",
     centers="hospital-0 to hospital-4, the Netherlands, numbered as in metadata.csv (patient number // 20)",
-    groups="slide (50, ten of each hospital)",
+    groups="patient (of one or more of the 50 slides, ten of each hospital)",
     count=455_954,
     counts={"patches": 455_954, "slides": 50, "train": 302_436, "id-val": 33_560, "val": 34_904, "test": 85_054},
     quirks=(
@@ -32,7 +32,7 @@ CARD = Card(
         "a tenth of the patches of hospitals 0, 3 and 4 (id-val) is set aside at random, out of the training slides",
         "split mixed-to-test: as official, with slide 23 of the test hospital in train",
         "the paper numbers hospitals from 1 and calls the test hospital 5",
-        "a patient can have several slides: groups are slides, as in the benchmark",
+        "a patient can have several slides: groups are patients (the benchmark, which splits by hospital, needs none)",
     ),
 )
 
@@ -83,17 +83,17 @@ def read(root: Path, *, patches_per_slide: int | None = None) -> Catalog:
     warnings += differences(CARD, {"patches": len(table), "slides": table["slide"].nunique()} | counts)
     table = table.assign(official=np.where(part == "id-val", "val", part))[spread(table["slide"], patches_per_slide)]
     mixed = table["official"].where(table["slide"] != MIXED_TO_TEST_SLIDE, "train")
-    columns = table[["stem", "hospital", "slide", "node", "file", "tumor", "official"]]
+    columns = table[["stem", "hospital", "patient", "node", "file", "tumor", "official"]]
     rows = [
         {
             "sample": f"camelyon17-wilds/{stem}",
             "center": f"hospital-{number}",
-            "group": f"camelyon17-wilds/slide-{slide:02d}",
+            "group": f"camelyon17-wilds/patient-{patient:03d}",
             "image": f"patches/{folder}/{file}",
             "label": "tumor" if tumor else "normal",
             "official_split": official,
         }
-        for stem, number, slide, folder, file, tumor, official in columns.astype(object).itertuples(index=False)
+        for stem, number, patient, folder, file, tumor, official in columns.astype(object).itertuples(index=False)
     ]
     splits = {"mixed-to-test": {row["sample"]: split for row, split in zip(rows, mixed.tolist(), strict=True)}}
     return make_catalog("camelyon17-wilds", root, rows, warnings, ("normal", "tumor"), splits)

@@ -31,7 +31,7 @@ def read(root: Path) -> Catalog:
     if not listing.is_file():
         raise UserError(f"folder: {root} holds no samples.csv. {CARD.obtain}")
     try:
-        table = pd.read_csv(listing, dtype=str, keep_default_na=False)
+        table = pd.read_csv(listing, dtype=str, keep_default_na=False).map(str.strip)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"folder: {listing} cannot be read as CSV: {error}") from error
     unknown = [column for column in table.columns if column not in KNOWN]
@@ -63,7 +63,11 @@ def read(root: Path) -> Catalog:
             }
         )
     labels = sorted({str(row["label"]) for row in rows if row["label"]})
-    return make_catalog("folder", root, rows, classes=labels)
+    alone = sum(row["group"] is None for row in rows)
+    warnings = (
+        [f"{alone} of {len(rows)} images name no group (patient or video): each is split by itself"] if alone else []
+    )
+    return make_catalog("folder", root, rows, warnings, labels)
 
 
 DATASET = Dataset("folder", CARD, ("segmentation", "classification"), _recognise, read)

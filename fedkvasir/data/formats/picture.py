@@ -35,10 +35,13 @@ def pictures(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
 def masks(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
     """1 where any channel is above 127: grey masks, and masks that paint their classes red and green.
 
-    Raises ValueError for what would pass for "no polyp": a mask saved without loss whose values stay at or below 127.
+    Raises ValueError for what would pass for "no polyp": a mask saved without loss whose values stay at or below 127,
+    or one that is partly transparent.
     """
     for _ in items:
         with _open(path) as picture:
+            if "A" in picture.getbands() and np.ptp(np.asarray(picture.getchannel("A"))):
+                raise ValueError("the mask is partly transparent, which may be what it shows: save it with 0 and 255")
             channels = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
         if 0 < (highest := int(channels.max())) <= FOREGROUND and not path.name.lower().endswith(LOSSY):
             raise ValueError(

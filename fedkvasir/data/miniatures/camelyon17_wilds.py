@@ -11,8 +11,9 @@ SLIDES_PER_HOSPITAL = 10
 
 
 def slide_name(hospital: int, index: int) -> tuple[int, int]:
-    """Patient and node of a hospital's slide; 20 patients of a hospital are numbered in a row, nodes are 0 to 4."""
-    return 20 * hospital + 2 * index, (hospital + 3 * index) % 5
+    """Patient and node of a hospital's slide; 20 patients of a hospital are numbered in a row, nodes are 0 to 4. The
+    first patient has two slides."""
+    return 20 * hospital + 2 * max(index - 1, 0), (hospital + 3 * index) % 5
 
 
 def render(out: Path, per_center: int) -> Path:

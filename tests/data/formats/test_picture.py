@@ -111,6 +111,18 @@ def test_a_picture_and_a_mask_are_turned_as_their_exif_tag_says(tmp_path: Path, 
     np.testing.assert_array_equal(next(formats.masks(tmp_path / "a.png", [None])), (expected > 127).any(axis=2))
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_mask_that_may_be_in_the_transparency_is_refused(tmp_path: Path, mode: str) -> None:
+    black = Image.new(mode, (32, 24))
+    black.putalpha(Image.fromarray(np.where(RAMP > 99, 255, 0).astype(np.uint8)))
+    black.save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="the mask is partly transparent"):
+        next(formats.masks(tmp_path / "a.png", [None]))
+    black.putalpha(255)
+    black.save(tmp_path / "a.png")
+    assert not next(formats.masks(tmp_path / "a.png", [None])).any()
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
