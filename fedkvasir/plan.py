@@ -26,6 +26,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.files import read_json, read_table, write_atomic
 from fedkvasir.metrics.endocv2021 import OFFICIAL
 from fedkvasir.pretrained import source_sha256, trained_on
+from fedkvasir.randomness import derive_seed
 from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Plan:
         """The plans of an ensemble's members by name, in order; empty for one network.
 
         A member is trained as it would be without the others; only of two of the same architecture the second has
-        another seed. The members of an ensemble of locals are the hospitals' own models.
+        a seed of its own. The members of an ensemble of locals are the hospitals' own models.
         """
         scenario, plans = self.scenario, dict[str, Plan]()
         if scenario.federation.train == LOCALS:
@@ -144,7 +145,8 @@ class Plan:
         models = members_of(scenario.model, scenario.task)
         for index, (name, model) in enumerate(models.items()):
             twins = [other.name for other in models.values()][:index].count(model.name)
-            own = {"name": name, "model": model, "seed": scenario.seed + twins}
+            seed = derive_seed(scenario.seed, "twin", twins) if twins else scenario.seed
+            own = {"name": name, "model": model, "seed": seed}
             plans[name] = replace(self, scenario=scenario.model_copy(update=own))
         return plans
 

@@ -1,6 +1,7 @@
 """What a protocol asks for: a scenario's ``protocol:`` block as the runs that answer its question."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Any
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import check_names
-from fedkvasir.scenario import LOCALS, POOLED, Algorithm, Scenario, flat, variant
+from fedkvasir.scenario import LOCALS, POOLED, Algorithm, Protocol, Scenario, flat, variant
 
 LOCAL = "local"
 
@@ -29,13 +30,21 @@ class Point:
     """Who takes no part, as one name."""
     hospital: str
     """Who trains alone; empty elsewhere."""
-    scenario: Scenario
+    base: Scenario
+    """What is tuned: as many rounds as the federation has."""
     setting: str = ""
     """What was tuned, as ``key=value``."""
+    times: int = 1
+    """So many rounds take as long as one of the federation."""
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """What is run."""
+        return stretched(self.base, self.times)
 
     @property
     def seed(self) -> int:
-        return self.scenario.seed
+        return self.base.seed
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -54,10 +63,10 @@ class Point:
     def at(self, changes: Mapping[str, Any]) -> "Point":
         """This point at another setting, key path -> value."""
         text = ", ".join(f"{key}={value}" for key, value in changes.items())
-        return replace(self, scenario=variant(self.scenario, changes), setting=text)
+        return replace(self, base=variant(self.base, changes), setting=text)
 
     def seeded(self, seed: int) -> "Point":
-        return replace(self, scenario=self.scenario.model_copy(update={"seed": seed}))
+        return replace(self, base=self.base.model_copy(update={"seed": seed}))
 
 
 def cells(scenario: Scenario) -> list[Point]:
@@ -68,8 +77,6 @@ def cells(scenario: Scenario) -> list[Point]:
     """
     protocol = scenario.protocol
     assert protocol is not None
-    if protocol.baselines and scenario.federation.fraction < 1:
-        raise UserError("protocol.baselines take as many steps as all hospitals: set federation.fraction=1.0")
     if protocol.tune and (protocol.select or scenario.evaluation.select) != "train-val":
         raise UserError("protocol.tune chooses by validation images: set protocol.select=train-val")
     alone = LOCAL in protocol.baselines or protocol.kind == "cross-site"
@@ -80,7 +87,7 @@ def cells(scenario: Scenario) -> list[Point]:
             raise UserError("protocol.kind = cross-site needs two hospitals or more")
         for method, algorithm in methods(protocol.algorithms or (scenario.algorithm,)).items():
             points.append(Point(method, holdout, "", variant(arm, {"algorithm": algorithm.model_dump()})))
-        plain = variant(arm, {"algorithm": "fedavg"})
+        plain = variant(arm, {"algorithm": "fedavg", "federation.buffers": "average"})
         if POOLED in protocol.baselines:
             points.append(Point(POOLED, holdout, "", variant(plain, {"federation.train": POOLED})))
         if alone:
@@ -88,19 +95,49 @@ def cells(scenario: Scenario) -> list[Point]:
         if LOCALS in protocol.baselines:  # after its members, which are not trained again
             points.append(Point(LOCALS, holdout, "", variant(plain, {"federation.train": LOCALS})))
         if "cyclic" in protocol.baselines:
-            round_ = {
-                "algorithm": "cyclic",
-                "federation.rounds": arm.federation.rounds * len(hospitals),
-                "evaluation.every": arm.evaluation.every * len(hospitals),
-            }
-            schedule = arm.training.schedule
-            if schedule and schedule.name == "step":
-                round_["training.schedule.every"] = schedule.every * len(hospitals)
-            points.append(Point("cyclic", holdout, "", variant(arm, round_)))
+            points.append(Point("cyclic", holdout, "", variant(plain, {"algorithm": "cyclic"}), times=len(hospitals)))
+    if twice := next((name for name, count in Counter(point.cell for point in points).items() if count > 1), None):
+        raise UserError(f"protocol: {twice[0]} is an algorithm and a baseline; leave one of them out")
     for point in points:
         for candidate in point.settings(protocol.tune):
-            check_names(candidate.scenario)
+            check_point(candidate, protocol)
     return points
+
+
+def check_point(point: Point, protocol: Protocol) -> None:
+    """Raises UserError for a setting that cannot be, and for one at which methods would not be on a par."""
+    check_names(point.scenario)
+    if point.base.federation.fraction < 1 and (protocol.baselines or protocol.kind == "cross-site"):
+        what = (
+            "protocol.baselines take"
+            if protocol.baselines
+            else "protocol.kind = cross-site trains hospitals alone, with"
+        )
+        raise UserError(f"{what} as many steps as all hospitals: set federation.fraction=1.0")
+    if point.base.training.batch_size == "auto":
+        raise UserError("training.batch_size = auto would find another number for every method: set one")
+
+
+def stretched(scenario: Scenario, times: int) -> Scenario:
+    """The scenario with so many rounds for one; what counts rounds goes with them."""
+    if times == 1:
+        return scenario
+    schedule = scenario.training.schedule
+    changes: dict[str, Any] = {
+        "federation.rounds": scenario.federation.rounds * times,
+        "evaluation.every": scenario.evaluation.every * times,
+    }
+    if schedule and schedule.name == "step":
+        changes["training.schedule.every"] = schedule.every * times
+    faults = tuple(
+        fault.model_copy(
+            update={"rounds": tuple((n - 1) * times + k for n in fault.rounds for k in range(1, times + 1))}
+        )
+        if fault.rounds
+        else fault
+        for fault in scenario.faults
+    )
+    return variant(scenario, changes).model_copy(update={"faults": faults})
 
 
 def methods(algorithms: Sequence[Algorithm]) -> dict[str, Algorithm]:

@@ -168,7 +168,8 @@ class Schedule(_Frozen):
     times: Annotated[int, Field(ge=1)] | None = None
     """step: how many drops; null: as many as the epochs allow."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """step: the rate is multiplied by this; cosine: the last rate as a share of the first."""
+    """step: the rate is multiplied by this; cosine: where the rate would be after the last epoch, as a share of the
+    first."""
 
 
 class Loss(_Named):

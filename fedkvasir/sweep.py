@@ -12,8 +12,7 @@ import numpy as np
 import yaml
 
 from fedkvasir.errors import UserError
-from fedkvasir.plan import check_names
-from fedkvasir.points import Point, cells, methods
+from fedkvasir.points import Point, cells, check_point, methods
 from fedkvasir.randomness import derive_seed
 from fedkvasir.scenario import Algorithm, Protocol, Range, Scenario, Sweep, as_number, load, name_alone, variant
 
@@ -114,11 +113,11 @@ def _points(study: Scenario, cell: Point) -> list[Point]:
         assert sweep.budget is not None
         for key, axis in axes.items():
             for value in (axis.low, axis.high) if isinstance(axis, Range) else axis:
-                check_names(cell.at({key: value}).scenario)
+                check_point(cell.at({key: value}), protocol)
         return [cell] * sweep.budget
     points = [cell.at(changes) for changes in _changes(sweep, axes)]
     for point in points:
-        check_names(point.scenario)
+        check_point(point, protocol)
     return list({json.dumps(point.scenario.decisive()): point for point in points}.values())
 
 

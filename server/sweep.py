@@ -248,17 +248,22 @@ def _optuna(earlier: Sequence[Scenario], axes: Axes) -> Searcher:
         from ray.tune.search.optuna import OptunaSearch
 
         return OptunaSearch(
-            metric=SCORE, mode="max", seed=0, points_to_evaluate=[_place(own, axes) for own in earlier] or None
+            metric=SCORE,
+            mode="max",
+            seed=0,
+            points_to_evaluate=[*filter(None, (_place(s, axes) for s in earlier))] or None,
         )
     except (ImportError, AssertionError) as error:
         raise UserError("sweep.search = optuna needs the extra: pip install 'fedkvasir[optuna]'") from error
 
 
-def _place(scenario: Scenario, axes: Axes) -> dict[str, Any]:
-    """Where a scenario lies in optuna's space."""
+def _place(scenario: Scenario, axes: Axes) -> dict[str, Any] | None:
+    """Where a scenario lies in optuna's space; None where it does not (its rounds, say, are those of a baseline)."""
     place = {}
     for key, axis in axes.items():
         value: Any = reduce(getitem, key.split("."), scenario.model_dump(mode="json"))
+        if not (axis.low <= value <= axis.high if isinstance(axis, Range) else value in axis):
+            return None
         place[key] = value if isinstance(axis, Range) else list(axis).index(value)
     return place
 

@@ -109,6 +109,34 @@ def test_every_method_is_tuned_over_the_same_settings(tiny: Path) -> None:
         assert [(own.lr, own.epochs) for own in tried] == [(0.1, 1), (0.1, 2), (0.01, 1), (0.01, 2)]
 
 
+def test_what_counts_rounds_is_stretched_after_it_is_tuned(tiny: Path) -> None:
+    tuned = "{kind: holdout, baselines: [cyclic], tune: {federation.rounds: [3, 6], training.schedule.every: [2]}}"
+    step = "training.schedule={name: step, every: 1, factor: 0.1}"
+    scenario = load(tiny, (f"protocol={tuned}", step))
+    assert scenario.protocol is not None
+    found = {
+        cell.method: [
+            (own.federation.rounds, own.evaluation.every, own.training.schedule.every)
+            for own in (point.scenario for point in cell.settings(scenario.protocol.tune))
+            if own.training.schedule
+        ]
+        for cell in cells(scenario)
+    }
+    assert found == {"fedavg": [(3, 1, 2), (6, 1, 2)], "cyclic": [(9, 3, 6), (18, 3, 6)]}
+
+
+def test_a_fault_of_a_round_strikes_a_model_that_goes_round_in_the_same_part_of_its_way(tiny: Path) -> None:
+    (federated, cyclic) = points(tiny, "{kind: holdout, baselines: [cyclic]}", "faults=[{kind: dropout, rounds: [2]}]")
+    assert federated.scenario.faults[0].rounds == (2,) and cyclic.scenario.faults[0].rounds == (4, 5, 6)
+
+
+def test_baselines_keep_no_layers_local(tiny: Path) -> None:
+    baselines = "{kind: holdout, baselines: [pooled, local, cyclic]}"
+    federated, *others = points(tiny, baselines, "federation.buffers=local")
+    assert federated.scenario.federation.buffers == "local"
+    assert {other.scenario.federation.buffers for other in others} == {"average"}
+
+
 @pytest.mark.parametrize(
     ("protocol", "says"),
     [
@@ -120,6 +148,9 @@ def test_every_method_is_tuned_over_the_same_settings(tiny: Path) -> None:
         ("{kind: holdout, tune: {training.lr: [0.1]}, select: last}", "set protocol.select=train-val"),
         ("{kind: leave-one-center-out, external: [alta, bergen, cadiz]}", "two centers or more"),
         ("{kind: holdout, external: [nowhere]}", "nowhere"),
+        ("{kind: holdout, algorithms: [fedavg, cyclic], baselines: [cyclic]}", "cyclic is an algorithm and a baseline"),
+        ("{kind: holdout, tune: {training.batch_size: [4, auto]}}", "would find another number for every method"),
+        ("{kind: holdout, baselines: [pooled], tune: {federation.fraction: [0.5]}}", "set federation.fraction=1.0"),
     ],
 )
 def test_a_protocol_that_cannot_be_carried_out_is_refused_before_anything_is_read(
@@ -138,6 +169,8 @@ def test_holdout_needs_one(tiny: Path) -> None:
 def test_baselines_need_every_hospital_in_every_round(tiny: Path) -> None:
     with pytest.raises(UserError, match=r"federation\.fraction=1\.0"):
         points(tiny, "{kind: holdout, baselines: [pooled]}", "federation.fraction=0.5")
+    with pytest.raises(UserError, match=r"cross-site trains hospitals alone, with as many steps"):
+        points(tiny, "{kind: cross-site}", "federation.fraction=0.5")
 
 
 def test_selection_by_the_protocol_stands_above_that_of_the_scenario(tiny: Path) -> None:

@@ -1,7 +1,8 @@
 """FedAdam: the mean update is a pseudo-gradient for Adam on the server.
 
-Reddi et al., Adaptive Federated Optimization, ICLR 2021, Algorithm 2; the arithmetic is Flower's (with its bias
-correction). Buffers are averaged, never fed to the optimiser.
+Reddi et al., Adaptive Federated Optimization, ICLR 2021, Algorithm 2; the arithmetic is Flower's, with a bias
+correction that Algorithm 2 has not, and that counts rounds from 2, so that the first steps are smaller. Buffers are
+averaged, never fed to the optimiser.
 """
 
 from dataclasses import dataclass
