@@ -74,7 +74,7 @@ def draw_gallery(
 def case_scores(rows: pd.DataFrame, task: str) -> pd.Series:
     """What cases are ranked by, one value an image: Dice, or the probability of the true class."""
     if task == "segmentation":
-        return segmentation.by_image(rows)["dice"]
+        return segmentation.by_image(rows, alarms=True)["dice"]
     columns = [classification.PREFIX + label for label in rows["label"]]
     return pd.Series([row[column] for (_, row), column in zip(rows.iterrows(), columns, strict=True)], rows.index)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.groups import ROLES, Runs, counts_of, images, tested
 from fedkvasir.evaluation.protocol import center_table, headline, is_shared, networks, task_of
-from fedkvasir.metrics.segmentation import by_image, shows_any
+from fedkvasir.metrics.segmentation import by_image
 
 SCOPES = {**{scope: [role] for scope, role in ROLES.items()}, "all": [*ROLES.values()]}
 
@@ -49,7 +49,7 @@ def _spread(centers: pd.DataFrame, records: Runs) -> dict[str, object]:
     if task_of(records[0]) == "segmentation" and not is_shared(records[0]):
         # By role: in a study an image may be tested where its center trains and where it is held out.
         parts = [own for table in records for _, held in table.groupby("role") for own in networks(held)]
-        dice = [by_image(own)["dice"] for part in parts for _, own in part.groupby("center") if shows_any(own)]
+        dice = [by_image(own)["dice"] for part in parts for _, own in part.groupby("center")]
         row["percentile_10"] = pd.concat(dice).quantile(0.1)
     compared = centers.dropna()
     row |= {"sd": score.std(), "range": np.ptp(score), "local_centers": len(compared)}

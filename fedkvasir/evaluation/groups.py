@@ -49,7 +49,6 @@ class Statistic:
 
 def _dice_sums(own: pd.DataFrame) -> pd.DataFrame:
     means = by_image(own).groupby("group")["dice"].mean()
-    means = means if shows_any(own) else means * np.nan
     return pd.DataFrame({"dice": means.fillna(0.0), "scored": means.notna()})
 
 

@@ -64,14 +64,13 @@ def scores_by_center(samples: pd.DataFrame) -> dict[str, dict[str, float]]:
         return {str(center): classification.ratios(own) for center, own in samples.groupby("center")}
     samples = segmentation.scored(samples)
     missed = ((samples["tp"] == 0) & (samples["fn"] > 0)).groupby(samples["center"]).sum()
-    shows = (samples["tp"] + samples["fn"] > 0).groupby(samples["center"]).any()
     # In a study an image may be tested at two centers: where its center trains, and where it is held out.
     samples = samples.assign(sample=samples["center"] + "\0" + samples["sample"])
     center_of = samples.groupby("sample", sort=False)["center"].first()
+    silent = samples.groupby("sample", sort=False)[["tp", "fp", "fn"]].sum().sum(axis=1).eq(0).groupby(center_of).sum()
     scores: dict[str, dict[str, float]] = {}
     for center, own in segmentation.by_image(samples).groupby(center_of):
-        counts = {"missed": int(missed[center]), "negatives": int(own["dice"].isna().sum())}
-        own = own if shows[center] else own.assign(**dict.fromkeys(segmentation.METRICS, np.nan))
+        counts = {"missed": int(missed[center]), "negatives": int(silent[center])}
         groups = own.groupby("group").mean()
         scores[str(center)] = {name: float(groups[name].mean()) for name in segmentation.METRICS}
         scores[str(center)] |= {"dice_images": float(own["dice"].mean()), **counts}

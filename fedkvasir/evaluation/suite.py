@@ -23,6 +23,8 @@ from fedkvasir.metrics.segmentation import DEFAULT, DISTANCES, scored, shows_any
 
 ALL, BACKGROUND = "all", "background"
 KEYS = ["center", "role", "class", "metric", "reduction"]
+OF_THE_REST = ("specificity", "accuracy")
+"""Metrics that say something of a class that no image shows."""
 
 
 def suite(samples: pd.DataFrame, checkpoint: str = "best", split: str = "test") -> pd.DataFrame:
@@ -217,7 +219,7 @@ def _segmentation(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield from _pooled(name, part)
     together = pd.concat(scores.values(), join="inner").groupby("sample", sort=False)
     yield from _reduced(ALL, together.mean(numeric_only=True).assign(group=together["group"].first()))
-    pooled = pd.DataFrame([ratios(_sums(part)).iloc[0] for part in parts.values()]).mean()
+    pooled = pd.DataFrame([_micro(part).iloc[0] for part in parts.values()]).mean()
     for metric, value in pooled.items():
         yield _row(ALL, metric, "micro", value, own["sample"].nunique())
 
@@ -231,8 +233,17 @@ def _shown(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _scores(part: pd.DataFrame) -> pd.DataFrame:
     """One class: its ratios and distances and the group of every image; index ``sample``."""
     distances = [name for name in DISTANCES if name in part.columns]
-    overlap = ratios(part) if shows_any(part) else ratios(part) * np.nan
-    return overlap.join(part[["group", *distances]]).set_index(part["sample"])
+    values = _where_shown(part, ratios(part).join(part[distances]))
+    return values.join(part["group"]).set_index(part["sample"])
+
+
+def _micro(part: pd.DataFrame) -> pd.DataFrame:
+    return _where_shown(part, ratios(_sums(part)))
+
+
+def _where_shown(part: pd.DataFrame, values: pd.DataFrame) -> pd.DataFrame:
+    """Of a class that no image shows there is but what speaks of the rest of the picture."""
+    return values if shows_any(part) else values.reindex(columns=[*OF_THE_REST]).reindex(columns=values.columns)
 
 
 def _sums(part: pd.DataFrame) -> pd.DataFrame:
@@ -247,8 +258,7 @@ def _reduced(name: str, scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _pooled(name: str, part: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    sums = _sums(part)
-    for reduction, table in (("micro", ratios(sums)), ("sum", sums)):
+    for reduction, table in (("micro", _micro(part)), ("sum", _sums(part))):
         for metric, value in table.iloc[0].items():
             yield _row(name, metric, reduction, value, len(part))
 

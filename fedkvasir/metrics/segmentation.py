@@ -41,12 +41,17 @@ def shows_any(samples: pd.DataFrame) -> bool:
     return bool((samples["tp"] + samples["fn"] > 0).any())
 
 
-def by_image(samples: pd.DataFrame) -> pd.DataFrame:
+def by_image(samples: pd.DataFrame, alarms: bool = False) -> pd.DataFrame:
     """:func:`ratios`, one row an image in the order given: mean over the classes that it shows or is said to show.
 
-    samples: one row an image and class, columns sample, group, tp, fp, fn; only scoring :data:`DEFAULT` counts.
-    Columns of the result: METRICS and group.
+    samples: one row an image and class, columns sample, group, tp, fp, fn, and center and class where there are
+    several; only scoring :data:`DEFAULT` counts. alarms: score false alarms of a class that its center never shows as
+    well; by :func:`shows_any` it has no score there. Columns of the result: METRICS and group.
     """
     counts = scored(samples)
-    scores = ratios(counts).assign(group=counts["group"]).groupby(counts["sample"], sort=False)
+    each, place = ratios(counts), [counts[name] for name in ("center", "class") if name in counts.columns]
+    if not alarms:
+        shown = counts["tp"] + counts["fn"] > 0
+        each = each.where(shown.groupby(place).transform("any") if place else shown.any())
+    scores = each.assign(group=counts["group"]).groupby(counts["sample"], sort=False)
     return scores.agg({**dict.fromkeys(METRICS, "mean"), "group": "first"})

@@ -93,7 +93,7 @@ def answer(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
         _with(score, sure.of(scope)) for scope, score in (("seen", summary.seen), ("unseen", summary.unseen))
     )
     if not len(scored):
-        return f"No test image can be scored: none shows a polyp, none raised an alarm, and {name} says nothing there."
+        return f"No test image can be scored: none shows anything to be found, where {name} says nothing; see alarms."
     if not holdouts:
         why = (
             "no held-out image can be scored"
@@ -358,12 +358,15 @@ def _spread(name: str, role: str, scores: pd.Series) -> Spread:
 
 
 def reliabilities(tested: pd.DataFrame) -> list[Reliability]:
-    """Classification: calibration of the images of all seen centers together, and of all unseen ones."""
+    """Classification: calibration of the images of all seen centers together, and of all unseen ones; the error is the
+    mean over centers of theirs, of which those of two cannot balance each other."""
     found = []
     for scope, role in (("seen", "train"), ("unseen", "holdout")):
         own = tested[tested["role"] == role]
         if len(own):
             bins = classification.calibration(own)[["images", "confidence", "accuracy"]].itertuples(index=False)
-            error = classification.expected_calibration_error(own)
-            found.append(Reliability(scope, role, error, tuple((int(n), float(c), float(a)) for n, c, a in bins)))
+            error = np.mean([classification.expected_calibration_error(part) for _, part in own.groupby("center")])
+            found.append(
+                Reliability(scope, role, float(error), tuple((int(n), float(c), float(a)) for n, c, a in bins))
+            )
     return found

@@ -40,7 +40,9 @@ class Place(_Frozen):
     role: Literal["train", "holdout"]
     """train: of the hospitals whose other images were trained on; holdout: of those that took no part."""
     centers: tuple[str, ...] = ()
-    """The dataset's own centers, all of which a run must hold; none: whatever it holds of the dataset."""
+    """The dataset's own centers, all of which a run must hold; none: the dataset is taken whole."""
+    lists: tuple[str, ...] = ()
+    """What the scenario's `split` of the dataset must be, one of these; none: any."""
     options: dict[str, tuple[str, ...]] = {}
     """The reader's options that a run must have: they say which images are there."""
     split: Literal["test", "val"] = "test"
@@ -119,12 +121,18 @@ def _measured(run: Run, published: Published) -> dict[tuple[str, str], float]:
 
 
 def _held(plan: Plan, place: Place) -> list[str]:
-    """The run's centers that hold the images of a place; none where a part of them is missing."""
+    """The run's centers that hold the images of a place; none where a part of them is missing, where other images are
+    tested than the published list names, and where labels were translated."""
     data, roles = plan.scenario.data, plan.centers["role"]
+    if data.labels or (place.lists and data.split_file):
+        return []
     sources = {name: data.centers.get(data.hospitals.get(name, name)) for name in roles.index[roles == place.role]}
-    held = {name: source.center for name, source in sources.items() if source and source.dataset == place.dataset}
+    of_it = {name: source for name, source in sources.items() if source and source.dataset == place.dataset}
+    held = {name: source.center for name, source in of_it.items()}
     options = data.options.get(place.dataset, {})
-    wanted: set[str | None] = {*place.centers} or {*held.values()}
+    wanted: set[str | None] = {*place.centers} or {None}
     if not wanted <= {*held.values()} or any(options.get(key) != [*given] for key, given in place.options.items()):
+        return []
+    if place.lists and not {source.split for source in of_it.values()} <= {*place.lists}:
         return []
     return [name for name, center in held.items() if center in wanted]

@@ -241,7 +241,9 @@ def _pictures(found: Found, task: str) -> list[Picture]:
 
 def _calibration(curves: Sequence[Reliability]) -> Picture:
     errors = ", ".join(f"{three_decimals(curve.error)} at {curve.name} centers" for curve in curves)
-    return Picture(f"Expected calibration error: {errors}", charts.reliability_chart(curves), "calibration")
+    return Picture(
+        f"Expected calibration error, mean over centers: {errors}", charts.reliability_chart(curves), "calibration"
+    )
 
 
 def _state(run: Run) -> dict[str, Any]:

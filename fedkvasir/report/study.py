@@ -22,7 +22,7 @@ from fedkvasir.points import LOCAL, in_words
 from fedkvasir.report import TEMPLATES, charts, comparison
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.findings import Findings, find, is_shown
-from fedkvasir.report.methods import SEEN, of_study
+from fedkvasir.report.methods import of_study
 from fedkvasir.report.sections import LEAK, ONE, RULES, cards, download, environment
 from fedkvasir.report.tables import Column, Row, Table, Value, bracket, number, three_decimals, without_empty
 from fedkvasir.report.tuning import importance_table, sentences, settings_table
@@ -338,33 +338,40 @@ def _environment(runs: Iterable[Run]) -> list[tuple[str, str]]:
 
 
 def _alone(findings: Findings, counted: pd.DataFrame, runs: Mapping[str, Run]) -> Table | None:
-    """Hospitals whose own test images a method serves better than the hospital's own network does; hospitals that are
-    parts of one source share its test images, and each has a network."""
-    scores = {
-        method.name: {
-            row.center.removesuffix(SEEN): row.score
-            for row in findings.scores[method.name].itertuples()
-            if row.scope == "center" and method.scopes[row.center] == "seen" and row.score == row.score
-        }
-        for method in findings.methods
-        if method.name != LOCAL
-    }
-    alone: dict[str, tuple[str, float]] = {}
+    """Hospitals whose own test images a method serves better than the hospital's own network does, means over the seeds
+    that both have; hospitals that are parts of one source share its test images, and each has a network."""
+    metric = headline(findings.methods[0].runs[0].plan.scenario.task)
+
+    def at_home(rows: pd.DataFrame, center: str) -> pd.Series:
+        """Seed -> score at a center that trains, of several networks their mean."""
+        scores: dict[int, list[float]] = {}
+        for row in rows.itertuples():
+            table = runs[str(row.run)].table()
+            home = table[(table["center"] == center) & (table["role"] == "train")]
+            scores.setdefault(int(row.seed), []).extend(home[metric])
+        return pd.Series({seed: float(np.mean(own)) for seed, own in scores.items() if own}, dtype=float).dropna()
+
+    alone: dict[str, tuple[str, pd.Series]] = {}
     for hospital, own in counted[counted["method"] == LOCAL].groupby("hospital"):
         plan = runs[own["run"].iloc[0]].plan
-        tables = pd.concat([runs[name].table() for name in own["run"]])
-        (center,) = {*tables["center"]} & {hospital, plan.scenario.data.hospitals.get(hospital, hospital)}
-        score = tables.loc[tables["center"] == center, headline(plan.scenario.task)].mean()
-        alone[str(hospital)] = center, float(score)
-    if not alone or not scores:
+        (center,) = {*plan.centers.index} & {hospital, plan.scenario.data.hospitals.get(hospital, hospital)}
+        alone[str(hospital)] = center, at_home(own, center)
+    names = [method.name for method in findings.methods if method.name != LOCAL]
+    if not alone or not names:
         return None
     rows = []
-    for name, of_method in scores.items():
-        compared = [hospital for hospital, (center, score) in alone.items() if center in of_method and score == score]
-        worse = [hospital for hospital in compared if not of_method[alone[hospital][0]] > alone[hospital][1]]
-        better = len(compared) - len(worse)
-        share = better / len(compared) if compared else math.nan
-        rows.append(Row(name, "", (len(compared), better, share, ", ".join(worse))))
+    for name in names:
+        worse, better = [], 0
+        for hospital, (center, own) in alone.items():
+            with_others = at_home(counted[counted["method"] == name], center)
+            both = own.index.intersection(with_others.index)
+            if len(both) and with_others[both].mean() > own[both].mean():
+                better += 1
+            elif len(both):
+                worse.append(hospital)
+        compared = better + len(worse)
+        share = better / compared if compared else math.nan
+        rows.append(Row(name, "", (compared, better, share, ", ".join(worse))))
     columns = (Column("Hospitals"), Column("Better"), Column("Share", comparison.TWO), Column("Not better"))
     caption = f"Hospitals at which {findings.metric} is higher than with their own network, means over seeds"
     return Table(caption, columns, tuple(rows), head="Method")

@@ -45,7 +45,8 @@ def importance_table(index: pd.DataFrame, study: Study) -> Table | None:
         return None
     columns = {key: _values(runs[key]) for key in tuned if key in runs}
     varied = [name for name in ("method", "holdout", "seed") if runs[name].nunique() > 1]
-    found = importance(runs[["validation", *varied]].assign(**columns), [*varied, *columns], "validation")
+    drawn = study.scenario.sweep.ranges if study.scenario.sweep else ()
+    found = importance(runs[["validation", *varied]].assign(**columns), [*varied, *columns], "validation", drawn)
     rows = tuple(Row(row.axis, "", (row.levels, row.runs, row.share)) for row in found.itertuples())
     caption = f"How much of the spread of validation {_metric(study)} over runs each axis explains alone"
     return Table(caption, (Column("Levels"), Column("Runs"), Column("Share")), rows, head="Axis")
@@ -56,7 +57,13 @@ def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
     scenario = study.scenario
     counts = {cell.method: len(points) for cell, points in tried(scenario)}
     seeds = study.protocol.seeds
-    if len(set(counts.values())) == 1:
+    judged = _judged(index, study)
+    ran = judged[judged["state"].isin(["finished", "stopped"])].groupby(CELL)["setting"].nunique()
+    ran = ran.reindex(pd.MultiIndex.from_frame(judged[CELL].drop_duplicates()), fill_value=0).groupby("method").min()
+    short = [f"{ran[method]} of {count} of {method}" for method, count in counts.items() if ran[method] < count]
+    if short:
+        said = f"Not all settings could be run, or are yet: {', '.join(short)}; methods are not tuned alike"
+    elif len(set(counts.values())) == 1:
         said = f"The same number of settings, {next(iter(counts.values()))}, was tried of every method"
     else:
         listed = ", ".join(f"{count} of {method}" for method, count in counts.items())
@@ -68,12 +75,13 @@ def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
         stopped = int((index["state"] == "stopped").sum())
         texts.append(f"ASHA stopped {stopped} of {len(index)} runs, which were behind others of their method")
     metric = _metric(study)
+    whose = "Those" if short else "All of them"
     if explores(scenario):
-        text = f"All of them ran with seed {seeds[0]}, and the one with the best validation {metric} is what counts"
+        text = f"{whose} ran with seed {seeds[0]}, and the one with the best validation {metric} is what counts"
         texts.append(text + (", and what every other seed runs with" if len(seeds) > 1 else ""))
     else:
-        ran, best = (f" with {len(seeds)} seeds", "best mean") if len(seeds) > 1 else ("", "best")
-        texts.append(f"All of them ran{ran}, and the one with the {best} validation {metric} is what counts")
+        ran_with, best = (f" with {len(seeds)} seeds", "best mean") if len(seeds) > 1 else ("", "best")
+        texts.append(f"{whose} ran{ran_with}, and the one with the {best} validation {metric} is what counts")
     texts.append("No test image and no holdout had a say")
     return texts
 

@@ -11,6 +11,12 @@ def share(values: list, scores: list[float]) -> float:
     return importance(pd.DataFrame({"x": values, "score": scores}), ["x"], "score")["share"].item()
 
 
+def test_numbers_that_were_listed_are_levels_whether_or_not_a_run_failed() -> None:
+    rates = [0.001, 0.001, 0.01, 0.01, 0.1, 0.1, 1.0, 1.0]
+    for left in (8, 7):
+        assert share(rates[:left], rates[:left]) == 1
+
+
 def test_worked_by_hand() -> None:
     # Means 2 and 5 about 3.5: between 9, within 2 + 2 = 4, eta^2 = 9 / 13; epsilon^2 = 1 - 4/13 * 3/2.
     assert share(["a", "a", "b", "b"], [1, 3, 4, 6]) == pytest.approx(1 - 4 / 13 * 3 / 2)
@@ -32,7 +38,8 @@ def test_by_chance_it_is_near_zero_however_many_levels_there_are() -> None:
 def test_drawn_numbers_are_compared_in_thirds() -> None:
     rng = np.random.default_rng(0)
     rates = rng.uniform(size=60)
-    table = importance(pd.DataFrame({"lr": rates, "seed": [0, 1] * 30, "score": rates}), ["seed", "lr"], "score")
+    runs = pd.DataFrame({"lr": rates, "seed": [0, 1] * 30, "score": rates})
+    table = importance(runs, ["seed", "lr"], "score", drawn=["lr"])
     assert table["axis"].tolist() == ["lr", "seed"] and table["levels"].tolist() == [3, 2]
     assert table["share"][0] == pytest.approx(8 / 9, abs=0.05)  # of a uniform spread a ninth lies within thirds
 

@@ -128,6 +128,23 @@ def test_polyps_by_size() -> None:
     assert set(means["size"]) == set(table["size"])
 
 
+def test_one_alarm_where_nothing_is_to_be_found_decides_on_no_mean() -> None:
+    empty = [image("void", f"g{n}", (0, 0, 0)) for n in range(5)]
+    alarm = [image("void", "g0", (0, 1, 0), hd95=50.0, nsd=0.0), *empty[1:]]
+    for own in (empty, alarm):
+        found = suite(pd.DataFrame(own)).query("`class` == 'polyp' and reduction != 'sum'").set_index("metric")["value"]
+        assert found.drop(["specificity", "accuracy"]).isna().all() and found[["specificity", "accuracy"]].min() > 0.99
+
+
+def test_of_several_classes_one_that_a_center_never_shows_is_scored_nowhere() -> None:
+    shown = [image("oslo", f"g{n}", (10, 0, 0), **{"class": "a", "sample": str(n)}) for n in range(10)]
+    alarms = [image("oslo", f"g{n}", (0, int(n < 3), 0), **{"class": "b", "sample": str(n)}) for n in range(10)]
+    records = pd.DataFrame(shown + alarms)
+    found = suite(records).query("`class` == 'all'").set_index(["metric", "reduction"])["value"]
+    assert center_scores(records)["dice"] == found["dice", "image"] == found["dice", "micro"] == 1
+    assert found["hd95", "image"] == DISTANCES["hd95"] and center_scores(records)["negatives"] == 0
+
+
 def test_misses_and_false_alarms() -> None:
     table = alarms(RECORDS).set_index("center")
     assert list(table.index) == ["bonn", "oslo", "rome"]

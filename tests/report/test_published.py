@@ -195,6 +195,26 @@ def test_ours_is_there_only_where_the_run_holds_the_same_images(
     assert {place for place in asked if math.isfinite(float(str(cell(table, "Ours", place, "Dice"))))} == there
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("kvasir-cvc", ("data.centers.baerum.split=group",)),
+        ("hyperkvasir-classification", ("data.centers.baerum.split=group",)),
+        ("hyperkvasir-classification", ("data.labels=kvasir-8",)),
+        ("pcam-two-centers", ("data.centers.rumc.split=group",)),
+    ],
+)
+def test_another_list_or_other_classes_have_no_number_beside_theirs(
+    tmp_path: Path, name: str, overrides: tuple[str, ...]
+) -> None:
+    place = {"kvasir-cvc": "Kvasir-SEG"}.get(name)
+    for words, there in (((), True), (overrides, False)):
+        table = table_of(finished(tmp_path / str(there), load(REPOSITORY / "scenarios" / f"{name}.yaml", words)))
+        rows = [row for row in table.rows if place in (None, row.head)]
+        ours = [dict(zip(table.titles, table.texts(row), strict=True))["Ours"] for row in rows]
+        assert (set(ours) != {NOTHING}) == there
+
+
 def test_a_run_that_was_trained_elsewhere_has_no_number_beside_theirs(tmp_path: Path) -> None:
     turned = ("data.centers.barcelona.role=train", "data.centers.baerum.role=holdout")
     table = table_of(finished(tmp_path, load(REPOSITORY / "scenarios" / "kvasir-cvc.yaml", turned)))

@@ -14,6 +14,7 @@ import pytest
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import summarise
 from fedkvasir.files import write_atomic
+from fedkvasir.metrics.classification import expected_calibration_error
 from fedkvasir.report import build_report, centers, sections
 from fedkvasir.report.centers import Uncertainty
 from fedkvasir.report.sections import run_tables
@@ -157,7 +158,7 @@ def test_calibration_has_seen_and_unseen_centers_in_the_bins_of_the_calibration_
         filled = np.array([row.cells[first : first + 4] for row in table.rows if row.cells[first]])
         assert filled[:, 0] @ filled[:, 1] == pytest.approx(confidence.sum())
         assert filled[:, 0] @ filled[:, 2] == pytest.approx(right.sum())
-        error = filled[:, 0] @ np.abs(filled[:, 2] - filled[:, 1]) / len(own)
+        error = np.mean([expected_calibration_error(part) for _, part in own.groupby("center")])
         assert table.footer[0].cells[first : first + 4] == (len(own), "", "", pytest.approx(error))
         assert f"{error:.3f} at {scope} centers" in page(run).text
     html = (run.folder / "report.html").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,44 @@ def test_share_of_hospitals_that_beat_training_alone_is_that_of_fairness(study: 
         hospitals, better, share, worse = row.cells
         assert (hospitals, share) == (seen["local_centers"], seen["beat_local"])
         assert better == hospitals - len([name for name in str(worse).split(", ") if name])
+
+
+def test_training_alone_is_compared_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+    """Of FedProx one seed is there, of a hospital's own network the other one as well."""
+
+    def execute(scenario: Scenario) -> Run:
+        if scenario.algorithm.name == "fedprox" and scenario.seed == 1:
+            raise RunFailed("too few")
+        return make_run(tmp_path, make_plan(scenario))
+
+    protocol = {"kind": "holdout", "seeds": [0, 1], "algorithms": ["fedavg", "fedprox"], "baselines": ["local"]}
+    study = carry_out(tmp_path, make_scenario(protocol), execute)
+    index = study.index[study.index["state"] == "finished"]
+
+    def score(seed: int, center: str, **keys: str) -> float:
+        rows = index[(index[list(keys)] == pd.Series(keys)).all(axis=1) & (index["seed"] == seed)]
+        return float(study.run(rows["run"].item()).table().set_index("center").loc[center, "dice"])
+
+    worse = [c for c in TRAINING if score(0, c, method="fedprox") <= score(0, c, method="local", hospital=c)]
+    (row,) = (row for row in study_tables(study)["alone"].rows if row.head == "fedprox")
+    assert row.cells[:2] == (3, 3 - len(worse)) and row.cells[3] == ", ".join(worse)
+
+
+@pytest.mark.parametrize("state", ["failed", "waiting"])
+def test_methods_that_could_not_be_tuned_alike_are_not_said_to_be(tmp_path: Path, state: str) -> None:
+    def execute(scenario: Scenario) -> Run:
+        if scenario.algorithm.name == "fedprox" and scenario.training.lr > 0.01:
+            raise RunFailed("too few") if state == "failed" else KeyboardInterrupt
+        return make_run(tmp_path, make_plan(scenario))
+
+    tune = {"training.lr": [0.01, 0.1, 1.0]}
+    protocol = {"kind": "holdout", "seeds": [0], "algorithms": ["fedavg", "fedprox"], "tune": tune}
+    scenario = make_scenario(protocol)
+    with suppress(KeyboardInterrupt):
+        carry_out(tmp_path, scenario, execute)
+    text = words(Study.of(scenario, tmp_path)).text
+    assert "Not all settings could be run, or are yet: 1 of 3 of fedprox; methods are not tuned alike" in text
+    assert "same number of settings" not in text and "Those ran with seed 0" in text
 
 
 def test_steps_are_those_of_the_rounds_and_said_to_be_equal(study: Study, shown: Page) -> None:
