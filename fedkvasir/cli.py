@@ -29,6 +29,9 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point: one sentence and an exit code for what a person can mend; tracebacks only with --debug."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:

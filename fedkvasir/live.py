@@ -23,6 +23,8 @@ class LiveTable:
 
     def __init__(self, screen: Screen) -> None:
         self.screen, self.lines, self.of = screen, dict[int, Line](), 0
+        self.begun = set[int]()
+        """Of lines that were run here, not finished before."""
         self.began_s, self._live = time.monotonic(), Live(console=screen.console, auto_refresh=False, transient=True)
 
     @contextmanager
@@ -36,6 +38,8 @@ class LiveTable:
 
     def __call__(self, line: Line, number: int, of: int) -> None:
         self.lines[number], self.of = line, of
+        if line.state == "running":
+            self.begun.add(number)
         if self._live.is_started:
             self._live.update(Group(self.table(), Text(self.status())), refresh=True)
         if line.state in OVER:
@@ -45,7 +49,8 @@ class LiveTable:
         """How much is done, and how long the rest takes if it goes on as it went."""
         over = sum(line.state in OVER for line in self.lines.values())
         running = sum(line.state == "running" for line in self.lines.values())
-        left_s = (time.monotonic() - self.began_s) / over * (self.of - over) if over else None
+        here = sum(self.lines[number].state in OVER for number in self.begun)
+        left_s = (time.monotonic() - self.began_s) / here * (self.of - over) if here else None
         text = f"{over} of {self.of} runs done, {running} running"
         return text + (f", about {duration(left_s)} left" if left_s else "")
 

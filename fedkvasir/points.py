@@ -9,7 +9,18 @@ from typing import Any
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import check_names
-from fedkvasir.scenario import LOCALS, POOLED, Algorithm, Protocol, Scenario, flat, variant
+from fedkvasir.scenario import (
+    BESIDE,
+    LOCALS,
+    POOLED,
+    Algorithm,
+    Protocol,
+    Scenario,
+    as_number,
+    flat,
+    name_alone,
+    variant,
+)
 
 LOCAL = "local"
 
@@ -85,7 +96,7 @@ def cells(scenario: Scenario) -> list[Point]:
         hospitals = list(arm.data.hospitals)
         if protocol.kind == "cross-site" and len(hospitals) < 2:
             raise UserError("protocol.kind = cross-site needs two hospitals or more")
-        for method, algorithm in methods(protocol.algorithms or (scenario.algorithm,)).items():
+        for method, (algorithm, _) in methods(scenario).items():
             points.append(Point(method, holdout, "", variant(arm, {"algorithm": algorithm.model_dump()})))
         plain = variant(arm, {"algorithm": "fedavg", "federation.buffers": "average"})
         if POOLED in protocol.baselines:
@@ -98,10 +109,23 @@ def cells(scenario: Scenario) -> list[Point]:
             points.append(Point("cyclic", holdout, "", variant(plain, {"algorithm": "cyclic"}), times=len(hospitals)))
     if twice := next((name for name, count in Counter(point.cell for point in points).items() if count > 1), None):
         raise UserError(f"protocol: {twice[0]} is an algorithm and a baseline; leave one of them out")
+    for key in protocol.tune:
+        refuse_axis(key)
     for point in points:
         for candidate in point.settings(protocol.tune):
             check_point(candidate, protocol)
     return points
+
+
+def refuse_axis(key: str) -> None:
+    """Raises UserError for what is no setting of a method: what changes no number, or what settings are judged by."""
+    group = key.split(".")[0]
+    if group in BESIDE or key in ("seed", "task", "federation.train"):
+        raise UserError(f"{key} is no setting of a method and cannot be tried: run once for each value")
+    if key == "evaluation.select":
+        raise UserError("settings are chosen by validation images, so evaluation.select cannot be tried")
+    if group == "data" and key != "data.image_size":
+        raise UserError(f"{key} decides on the images that settings are judged by: run once for each value")
 
 
 def check_point(point: Point, protocol: Protocol) -> None:
@@ -140,17 +164,35 @@ def stretched(scenario: Scenario, times: int) -> Scenario:
     return variant(scenario, changes).model_copy(update={"faults": faults})
 
 
-def methods(algorithms: Sequence[Algorithm]) -> dict[str, Algorithm]:
-    """Algorithms by name, with their parameters where there are several of one name."""
-    names = [algorithm.name for algorithm in algorithms]
-    found = {}
-    for algorithm in algorithms:
-        parameters = ", ".join(f"{key}={value}" for key, value in algorithm.parameters.items())
-        several = names.count(algorithm.name) > 1 and parameters
-        found[f"{algorithm.name} {parameters}" if several else algorithm.name] = algorithm
-    if len(found) < len(algorithms):
+def methods(scenario: Scenario) -> dict[str, tuple[Algorithm, dict[str, list[Any]]]]:
+    """The algorithms of a study by name, with their parameters where there are several of one name, and those of their
+    parameters that a sweep varies, of which the algorithm has the first value."""
+    given: Sequence[Any] = scenario.sweep.grid.get("algorithm", ()) if scenario.sweep else ()
+    if not given:
+        assert scenario.protocol is not None
+        given = scenario.protocol.algorithms or (scenario.algorithm,)
+    found = dict[str, tuple[Algorithm, dict[str, list[Any]]]]()
+    told = [told_apart(algorithm) for algorithm in given]
+    names = [algorithm.name for algorithm, _ in told]
+    for algorithm, lists in told:
+        values = {key: "|".join(map(str, lists.get(key, [value]))) for key, value in algorithm.parameters.items()}
+        several = names.count(algorithm.name) > 1 and values
+        parameters = ", ".join(f"{key}={value}" for key, value in values.items())
+        found[f"{algorithm.name} {parameters}" if several else algorithm.name] = algorithm, lists
+    if len(found) < len(told):
         raise UserError("protocol.algorithms: the same algorithm is named twice")
     return found
+
+
+def told_apart(given: Any) -> tuple[Algorithm, dict[str, list[Any]]]:
+    """An algorithm whose parameters that are lists have their first value, and those lists."""
+    raw = given.model_dump() if isinstance(given, Algorithm) else name_alone(given)
+    named = Algorithm.model_validate(as_number(raw))
+    lists = {key: list(value) for key, value in named.parameters.items() if isinstance(value, list | tuple)}
+    if empty := next((key for key, values in lists.items() if not values), None):
+        raise UserError(f"algorithm.{empty}: an empty list is no value")
+    firsts = {key: values[0] for key, values in lists.items()}
+    return Algorithm.model_validate(named.model_dump() | firsts), lists
 
 
 def _arms(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:

@@ -241,9 +241,9 @@ class Run:
     # ---- writing
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the folder as its one writer. Raises UserError if another live process does."""
-        with lock(self.folder / "lock", wait=False):
+    def writing(self, wait: bool = False) -> Iterator[None]:
+        """Hold the folder as its one writer. Where another live process does, wait for it, or raise UserError."""
+        with lock(self.folder / "lock", wait):
             yield
 
     def clear(self) -> None:

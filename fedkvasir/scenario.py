@@ -53,6 +53,8 @@ def name_alone(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+BESIDE = ("name", "question", "recipe", "published", "protocol", "sweep", "resources")
+"""Keys that change no number of a run."""
 SHORT = ("algorithm", "training.loss")
 """Keys that may be a name alone."""
 RECIPES = Path(__file__).with_name("recipes")
@@ -473,8 +475,7 @@ class Scenario(_Frozen):
 
     def decisive(self) -> dict[str, Any]:
         """The keys that can change a run's numbers: not what it is called, where files lie, or who is told of them."""
-        beside = {"name", "question", "recipe", "published", "protocol", "sweep", "resources"}
-        kept = self.model_dump(mode="json", exclude=beside)
+        kept = self.model_dump(mode="json", exclude={*BESIDE})
         del kept["data"]["roots"]
         for center in kept["data"]["centers"].values():
             del center["root"]
@@ -604,7 +605,11 @@ def variant(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
 
 
 def as_number(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as text; a person means the number. Other values as they are."""
+    """YAML 1.1 reads 3e-4 as text; a person means the number, in lists and groups as well. Other values as they are."""
+    if isinstance(value, list):
+        return [as_number(item) for item in value]
+    if isinstance(value, dict):
+        return {key: as_number(item) for key, item in value.items()}
     if not isinstance(value, str) or value[:1] not in "+-.0123456789":
         return value
     try:

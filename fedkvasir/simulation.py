@@ -1,8 +1,10 @@
 """Runs and studies on this machine: the composition root, the only module here that imports clients and server."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -72,16 +74,18 @@ def run_sweep(
     study = Study.of(scenario, Path(out))
     with study.writing():
         (_, (first, *_)), *_ = tried(scenario)  # all: what is wrong with a setting is said before Ray is started
-        resources, live = scenario.resources, LiveTable(screen)
+        resources, live, here = scenario.resources, LiveTable(screen), Simulation(data, out, screen=screen)
+        if address is None:  # the data of a cluster need not be on this machine
+            here.rehearse(scenario)
         if resources.workers == "auto" and address is None:
-            plan = make_plan(first.scenario, Path(data) if data else None, screen.preparing)
+            plan = here.plan(first.scenario)
             choice = within_limits(plan, measure_step(plan), {})
             resources = resources.model_copy(update={"gpu_per_center": gpu_share(plan, choice.workers)})
             concurrent = concurrent or max(1, choice.workers // workers)
             screen.say(f"{concurrent} run(s) at a time: {choice.because}")
         fit = scenario.model_copy(update={"resources": resources})
         with Trials(study, fit, execute, own, concurrent, address) as trials, live.shown():
-            study.carry_out(scenario, trials, live)
+            study.carry_out(scenario, trials, live, (lambda own: None) if address else here.finished)
         build_study(study)
     return study
 
@@ -119,6 +123,7 @@ class Simulation:
         self.screen = screen or Screen(quiet=True)
         find_trackers(track)
         self._grid: LocalGrid | RayGrid | None = None
+        self._plans: dict[str, Plan] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -144,11 +149,12 @@ class Simulation:
     ) -> Run:
         """Run a scenario to its end, or open its finished run; see :func:`run_scenario`.
 
-        brief: no line a round; watch: told of everything that happens.
+        brief: one run of several: no line a round, and where another process is at it, it is waited for; watch: told of
+        everything that happens.
         """
         plan = self.plan(scenario)
         run = Run(self.out / plan.name)
-        with run.writing():
+        with run.writing(wait=brief):
             if fresh:
                 run.clear()
             choice = Choice(1) if self.engine == "local" or run.finished else choose_workers(plan, self.workers)
@@ -166,16 +172,35 @@ class Simulation:
         scenario = scenario.model_copy(update={"sweep": None})
         study = Study.of(scenario, self.out)
         with study.writing():
-            study.carry_out(scenario, one_by_one(lambda own: self.run(own, fresh, brief=True)), self.screen.line)
+            execute, known = partial(self.run, fresh=fresh, brief=True), self.finished
+            study.carry_out(scenario, one_by_one(execute), self.screen.line, (lambda own: None) if fresh else known)
             build_study(study)
         return study
+
+    def finished(self, scenario: Scenario) -> Run | None:
+        """The finished run of a scenario on the images that are there now; None where there is none."""
+        try:
+            plan = self._on_the_same_images(scenario)
+        except UserError:  # told when it is run
+            return None
+        own = replace(plan, scenario=scenario)
+        run = Run(self.out / own.name)
+        there = run.finished and run.plan.hash == own.hash and run.plan.pixels == own.pixels
+        return run if there else None
 
     def rehearse(self, scenario: Scenario) -> None:
         """Make the plans of a study or sweep, one for everything that is asked of the data. Raises UserError for what
         its runs would be refused for."""
-        points = (point for _, settings in tried(scenario) for point in settings)
-        for point in {point.scenario.data.model_dump_json(): point for point in points}.values():
-            self.plan(point.scenario)
+        for _, points in tried(scenario):
+            for point in points:
+                self._on_the_same_images(point.scenario)
+
+    def _on_the_same_images(self, scenario: Scenario) -> Plan:
+        """The first plan that was made on them."""
+        asked = json.dumps([scenario.task, scenario.data.model_dump(mode="json")])
+        if asked not in self._plans:
+            self._plans[asked] = self.plan(scenario)
+        return self._plans[asked]
 
     def close(self) -> None:
         """Let go of the workers and of what they hold."""

@@ -64,7 +64,8 @@ class Line:
 Changed = Callable[[Line], None]
 """Told of every line whose state has changed."""
 Work = Callable[[Sequence[Line], Changed], None]
-"""Runs lines, one after another or many at a time, and says of each what became of it."""
+"""Runs lines, one after another or many at a time, and says of each what became of it; also of those that are finished
+already."""
 
 
 class Study:
@@ -111,11 +112,16 @@ class Study:
             yield
 
     def carry_out(
-        self, scenario: Scenario, work: Work, watch: Callable[[Line, int, int], None] = lambda line, number, of: None
+        self,
+        scenario: Scenario,
+        work: Work,
+        watch: Callable[[Line, int, int], None] = lambda line, number, of: None,
+        known: Callable[[Scenario], Run | None] = lambda scenario: None,
     ) -> None:
         """Run every point; one that fails is listed with its reason, and the others are run all the same.
 
-        watch: told of a line whose state has changed, its number and how many there are.
+        watch: told of a line whose state has changed, its number and how many there are. known: the finished run of a
+        scenario, where there is one: it stands in the index from the beginning.
         What ends ``work`` ends it (a full disk, Ctrl-C); the same call goes on.
         """
         by_cell, seeds = tried(scenario), protocol_of(scenario).seeds
@@ -127,15 +133,28 @@ class Study:
             later = []
         lines = first + later
         write_atomic(self.folder / "scenario.yaml", scenario.dump())
-        self._write(lines)
+
+        def write() -> None:
+            chosen, taken = {cell.cell: best_setting(lines, cell) for cell, _ in by_cell}, set()
+            for other in lines:
+                place = *other.point.cell, other.point.seed
+                own = other.state == "finished" and other.point.setting == chosen[other.point.cell]
+                other.chosen = own and place not in taken  # optuna may ask for a setting twice
+                taken |= {place} if own else set()
+            self._write(lines)
 
         def changed(line: Line) -> None:
-            chosen = {cell.cell: best_setting(lines, cell) for cell, _ in by_cell}
-            for other in lines:
-                other.chosen = other.state == "finished" and other.point.setting == chosen[other.point.cell]
-            self._write(lines)
+            write()
             watch(line, lines.index(line) + 1, len(lines))
 
+        def look_up(lines: Sequence[Line]) -> None:
+            for line in lines:
+                if run := known(line.point.scenario):
+                    line.note(run)
+
+        if scenario.sweep is None or not scenario.sweep.explores:  # else what is run depends on what was
+            look_up(first)
+        write()
         for batch in _in_order(first):
             work(batch, changed)
         for line in later:
@@ -146,6 +165,7 @@ class Study:
                 changed(line)
             else:
                 line.point = settings[best].seeded(line.point.seed)
+        look_up([line for line in later if line.state != "failed"])
         for batch in _in_order([line for line in later if line.state != "failed"]):
             work(batch, changed)
 
@@ -169,6 +189,9 @@ def one_by_one(execute: Callable[[Scenario], Run]) -> Work:
 
     def work(lines: Sequence[Line], changed: Changed) -> None:
         for line in lines:
+            if line.state == "finished":
+                changed(line)
+                continue
             line.state = "running"
             changed(line)
             try:

@@ -12,12 +12,13 @@ import numpy as np
 import yaml
 
 from fedkvasir.errors import UserError
-from fedkvasir.points import Point, cells, check_point, methods
+from fedkvasir.points import Point, cells, check_point, methods, refuse_axis, told_apart
 from fedkvasir.randomness import derive_seed
-from fedkvasir.scenario import Algorithm, Protocol, Range, Scenario, Sweep, as_number, load, name_alone, variant
+from fedkvasir.scenario import Protocol, Range, Scenario, Sweep, as_number, load, variant
 
 DRAWS = 1000
 """For every setting that is wanted, until another is drawn than those before."""
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST = 10_000
 """Values of an axis."""
 DIGITS = 3
@@ -33,7 +34,10 @@ def load_sweep(source: str | Path, words: Sequence[str] = ()) -> Scenario:
     Raises UserError where nothing is to be tried.
     """
     values = {word: _values(word) for word in words}
-    plain = tuple(word for word in words if len(values[word]) == 1)
+    keys = [word.partition("=")[0] for word in words]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise UserError(f"{twice} is given twice; name all of its values in one word, as in seed=0,1")
+    plain = tuple(_override(word, own[0]) for word, own in values.items() if len(own) == 1)
     scenario = load(source, plain)
     block = scenario.sweep.model_dump(mode="json") if scenario.sweep else {"grid": {}, "ranges": {}}
     for word, own in values.items():
@@ -68,7 +72,7 @@ def as_study(scenario: Scenario) -> Scenario:
     if "seed" in sweep.grid:
         block["seeds"] = sweep.grid["seed"]
     if "algorithm" in sweep.grid:
-        block["algorithms"] = [fixed for fixed, _ in map(_told_apart, sweep.grid["algorithm"])]
+        block["algorithms"] = [fixed.model_dump() for fixed, _ in map(told_apart, sweep.grid["algorithm"])]
     return variant(scenario, {"protocol": block})
 
 
@@ -109,10 +113,12 @@ def _points(study: Scenario, cell: Point) -> list[Point]:
     if sweep is None:
         return cell.settings(protocol.tune)
     axes = axes_of(study, cell)
+    for key in axes:
+        refuse_axis(key)
     if sweep.search == "optuna":
         assert sweep.budget is not None
         for key, axis in axes.items():
-            for value in (axis.low, axis.high) if isinstance(axis, Range) else axis:
+            for value in _ends(axis) if isinstance(axis, Range) else axis:
                 check_point(cell.at({key: value}), protocol)
         return [cell] * sweep.budget
     points = [cell.at(changes) for changes in _changes(sweep, axes)]
@@ -125,11 +131,8 @@ def axes_of(scenario: Scenario, cell: Point) -> Axes:
     """What is varied of a cell: its algorithm's parameters that are lists, then what is common to all methods."""
     sweep = scenario.sweep
     assert sweep is not None
-    own: dict[str, Sequence[Any]] = {}
-    if "algorithm" in sweep.grid:
-        names = methods(protocol_of(scenario).algorithms)
-        lists = dict(zip(names, (lists for _, lists in map(_told_apart, sweep.grid["algorithm"])), strict=True))
-        own = {f"algorithm.{key}": values for key, values in lists.get(cell.method, {}).items()}
+    _, lists = methods(as_study(scenario)).get(cell.method, (None, {}))
+    own = {f"algorithm.{key}": values for key, values in lists.items()}
     common = {key: values for key, values in sweep.grid.items() if key not in ("algorithm", "seed")}
     return own | common | sweep.ranges
 
@@ -170,11 +173,15 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _told_apart(algorithm: Any) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """An algorithm whose parameters that are lists have their first value, and those lists."""
-    named = Algorithm.model_validate(name_alone(algorithm))
-    lists = {key: list(value) for key, value in named.parameters.items() if isinstance(value, list | tuple)}
-    return named.model_dump() | {key: values[0] for key, values in lists.items()}, lists
+def _ends(axis: Range) -> tuple[float, float, float]:
+    """And a value between them, which is no whole number."""
+    return axis.low, axis.high, axis.low + (axis.high - axis.low) / math.e
+
+
+def _override(word: str, value: Any) -> str:
+    """A word of one value; ``seed=3..3`` is that of 3."""
+    key, _, text = word.partition("=")
+    return f"{key}={value}" if RANGE.fullmatch(text) else word
 
 
 def _values(word: str) -> list[Any]:
@@ -186,8 +193,10 @@ def _values(word: str) -> list[Any]:
         return [text]  # an override that says itself what is wrong with it
     values: list[Any] = []
     for item in items:
-        ends = re.fullmatch(r"(\d+)\.\.(\d+)", item) if isinstance(item, str) else None
+        ends = RANGE.fullmatch(item) if isinstance(item, str) else None
         if ends and (count := int(ends[2]) - int(ends[1]) + 1) > MOST:
             raise UserError(f"{word} has {count} values, and a sweep takes {MOST} at most")
         values += range(int(ends[1]), int(ends[2]) + 1) if ends else [as_number(item)]
+    if not values:
+        raise UserError(f"{word} names no value; e.g. seed=0..4 or training.lr=1e-3,1e-2")
     return values

@@ -7,7 +7,9 @@ away: what a point has come to lies in its run folder, and the same sweep goes o
 
 import os
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
 from functools import reduce
@@ -37,7 +39,7 @@ from fedkvasir.points import Point
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Range, Scenario
 from fedkvasir.study import Changed, Line, Study, validation_score
-from fedkvasir.sweep import Axes, axes_of, rounded
+from fedkvasir.sweep import Axes, axes_of, protocol_of, rounded
 
 RETRIES = 8
 """A trial whose process or node dies is begun again; its run goes on from the last committed round. Tune counts a death
@@ -71,9 +73,14 @@ class Trials:
     ) -> None:
         self.scenario, self.folder, self.execute = scenario, study.folder / "tune", execute
         self.workers, self.concurrent, self.address = workers, concurrent, address
-        self.earlier = _earlier(study)
+        optuna = scenario.sweep is not None and scenario.sweep.search == "optuna"
+        self.earlier = _earlier(study, scenario) if optuna else {}
+        self.begun = False
 
     def __enter__(self) -> Self:
+        return self
+
+    def _begin(self) -> None:
         if ray.is_initialized():
             raise UserError("Ray is in use in this process already; a sweep needs a Ray of its own")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -91,10 +98,14 @@ class Trials:
                     ray.init(self.address, runtime_env={"env_vars": {SEES_GPUS: "0"}}, **quiet)
                 except (ConnectionError, ValueError) as error:
                     raise UserError(f"--address {self.address}: no Ray cluster answers there ({error})") from error
-        return self
+        self.begun = True
+        if threading.current_thread() is threading.main_thread():
+            # By Ray's own answer to SIGTERM, which a cluster's scheduler sends, runs would stay `running` in the index.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        ray.shutdown()
+        if self.begun:
+            ray.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -104,6 +115,13 @@ class Trials:
 
     def __call__(self, lines: Sequence[Line], changed: Changed) -> None:
         """Run all of them. One that finds a GPU's memory taken by others is run again, with a GPU of its own."""
+        for line in lines:
+            if line.state == "finished":
+                changed(line)
+        if all(line.state != "waiting" for line in lines):
+            return
+        if not self.begun:
+            self._begin()
         self._work(lines, changed)
         crowded = [line for line in lines if line.state == "failed" and is_full(line.reason)]
         alone = share_of_one(self.workers or 1, gpus=1)
@@ -132,7 +150,7 @@ class Trials:
                 halving = AsyncHyperBandScheduler(TIME, SCORE, "max", max_t=rounds + 1, reduction_factor=3)
             if sweep.search == "optuna":
                 axes = axes_of(self.scenario, own[0].point)
-                search = _optuna(self.earlier.get(own[0].point.cell, ()), axes)
+                search = _optuna(self.earlier.get(own[0].point.cell, ()), axes, own[0].point)
                 self._tune(own, changed, _space(axes), len(own), halving, search, axes)
             else:
                 self._tune(own, changed, _numbers(own), 1, halving)
@@ -233,39 +251,49 @@ def _space(axes: Axes) -> dict[str, Any]:
     }
 
 
-def _earlier(study: Study) -> dict[tuple[str, str, str], list[Scenario]]:
-    """Of every cell, the scenarios that an earlier call of the same sweep has finished."""
+def _earlier(study: Study, scenario: Scenario) -> dict[tuple[str, str, str], list[Scenario]]:
+    """Of every cell, the scenarios that an earlier call of the same sweep has finished with the first seed, each once,
+    and whose runs are there."""
     found: dict[tuple[str, str, str], list[Scenario]] = {}
     if Study.there(study.folder):
-        for row in study.index[study.index["state"] == "finished"].itertuples():
-            found.setdefault((row.method, row.holdout, row.hospital), []).append(study.run(row.run).plan.scenario)
+        index = study.index
+        first = index[(index["state"] == "finished") & (index["seed"] == protocol_of(scenario).seeds[0])]
+        for row in first.drop_duplicates("hash").itertuples():
+            if (run := study.run(row.run)).finished:
+                found.setdefault((row.method, row.holdout, row.hospital), []).append(run.plan.scenario)
     return found
 
 
-def _optuna(earlier: Sequence[Scenario], axes: Axes) -> Searcher:
+def _optuna(earlier: Sequence[Scenario], axes: Axes, cell: Point) -> Searcher:
     """Raises UserError without the extra. earlier: what was finished before, to begin with; it costs nothing."""
     try:
+        import optuna
         from ray.tune.search.optuna import OptunaSearch
 
-        return OptunaSearch(
-            metric=SCORE,
-            mode="max",
-            seed=0,
-            points_to_evaluate=[*filter(None, (_place(s, axes) for s in earlier))] or None,
-        )
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        places = [place for own in earlier if (place := _place(own, axes, cell)) is not None]
+        return OptunaSearch(metric=SCORE, mode="max", seed=0, points_to_evaluate=places or None)
     except (ImportError, AssertionError) as error:
         raise UserError("sweep.search = optuna needs the extra: pip install 'fedkvasir[optuna]'") from error
 
 
-def _place(scenario: Scenario, axes: Axes) -> dict[str, Any] | None:
+def _place(scenario: Scenario, axes: Axes, cell: Point) -> dict[str, Any] | None:
     """Where a scenario lies in optuna's space; None where it does not (its rounds, say, are those of a baseline)."""
     place = {}
     for key, axis in axes.items():
-        value: Any = reduce(getitem, key.split("."), scenario.model_dump(mode="json"))
-        if not (axis.low <= value <= axis.high if isinstance(axis, Range) else value in axis):
+        value = _value(scenario, key)
+        if isinstance(axis, Range):
+            found = [value] if axis.low <= value <= axis.high else []
+        else:
+            found = [n for n, own in enumerate(axis) if _value(cell.at({key: own}).scenario, key) == value]
+        if not found:
             return None
-        place[key] = value if isinstance(axis, Range) else list(axis).index(value)
+        place[key] = found[0]
     return place
+
+
+def _value(scenario: Scenario, key: str) -> Any:
+    return reduce(getitem, key.split("."), scenario.model_dump(mode="json"))
 
 
 class _Watching(tune.Callback):

@@ -42,6 +42,23 @@ def test_an_algorithms_own_parameters_are_varied_for_it_alone(tiny: Path) -> Non
     assert {point.scenario.algorithm.parameters["mu"] for point in found["fedprox"]} == {0.1, 1}
 
 
+def test_a_method_is_called_by_all_the_values_that_are_tried_of_it(tiny: Path) -> None:
+    found = settings(tiny, "algorithm={name: fedprox, mu: [1e-3, 5]},{name: fedprox, mu: 50},fedavg", "training.lr=0.1")
+    assert list(found) == ["fedprox mu=0.001|5", "fedprox mu=50", "fedavg"]
+    assert [point.scenario.algorithm.parameters["mu"] for point in found["fedprox mu=0.001|5"]] == [0.001, 5]
+
+
+def test_a_range_of_one_value_is_an_override(tiny: Path) -> None:
+    found = settings(tiny, "seed=3..3", "training.lr=0.1,0.2")
+    assert [point.seed for point in found["fedavg"]] == [3, 3]
+
+
+def test_rounds_that_are_tried_are_stretched_for_a_model_that_goes_round(tiny: Path) -> None:
+    found = settings(tiny, "protocol={kind: holdout, baselines: [cyclic]}", "federation.rounds=1,2")
+    rounds = {method: [point.scenario.federation.rounds for point in points] for method, points in found.items()}
+    assert rounds == {"fedavg": [1, 2], "cyclic": [3, 6]}
+
+
 def test_a_budget_gives_every_method_the_same_number_of_settings(tiny: Path) -> None:
     words = "algorithm=fedavg,{name: fedprox, mu: [0.1, 1]}", "training.lr=0.1,0.2,0.3", "sweep.budget=3"
     found = settings(tiny, *words)
@@ -117,6 +134,20 @@ def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_p
         ((f"sweep={{ranges: {RANGE}}}",), "set search: random or search: optuna"),
         (("sweep={ranges: {training.lr: {low: 1, high: 0.1}}, search: random, budget: 2}",), "low < high"),
         (("sweep={grid: {training.lr: [1, 2]}, search: optuna, budget: 2}",), "give ranges"),
+        (("seed=3..1", "training.lr=1,2"), "seed=3..1 names no value"),
+        (("training.lr=",), "training.lr= names no value"),
+        (("training.lr=0.1,0.2", "training.lr=0.3,0.4"), "training.lr is given twice"),
+        (("algorithm=fedavg,{name: fedprox, mu: []}",), "algorithm.mu: an empty list is no value"),
+        (("name=a,b",), "name is no setting of a method"),
+        (("resources.workers=1,2",), "resources.workers is no setting of a method"),
+        (("evaluation.select=train-val,last",), "evaluation.select cannot be tried"),
+        (("data.centers.alta.val=0.1,0.2",), "data.centers.alta.val decides on the images"),
+        (("federation.fraction=0.5,1.0", "protocol={kind: holdout, baselines: [pooled]}"), "federation.fraction=1.0"),
+        (("training.batch_size=auto,8",), "training.batch_size = auto"),
+        (
+            ("sweep={ranges: {training.batch_size: {low: 2, high: 8}}, search: optuna, budget: 2}",),
+            "input should be a valid integer",
+        ),
         (("seed=0..100000000",), "seed=0..100000000 has 100000001 values, and a sweep takes 10000 at most"),
         (("sweep={ranges: {training.lr: {low: -1, high: 1}}, search: optuna, budget: 2}",), "training.lr = -1"),
     ],

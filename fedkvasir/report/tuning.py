@@ -43,7 +43,7 @@ def importance_table(index: pd.DataFrame, study: Study) -> Table | None:
     runs = judged[(judged["state"] == "finished") & (judged["hospital"] == "")]
     if not tuned or runs.empty:
         return None
-    columns = {key: _values(runs[key]) for key in tuned if key in runs}
+    columns = {key: values for key in tuned if (values := _values(runs, key)) is not None}
     varied = [name for name in ("method", "holdout", "seed") if runs[name].nunique() > 1]
     drawn = study.scenario.sweep.ranges if study.scenario.sweep else ()
     found = importance(runs[["validation", *varied]].assign(**columns), [*varied, *columns], "validation", drawn)
@@ -75,7 +75,7 @@ def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
         stopped = int((index["state"] == "stopped").sum())
         texts.append(f"ASHA stopped {stopped} of {len(index)} runs, which were behind others of their method")
     metric = _metric(study)
-    whose = "Those" if short else "All of them"
+    whose = "Those" if short or (sweep and sweep.stop) else "All of them"
     if explores(scenario):
         text = f"{whose} ran with seed {seeds[0]}, and the one with the best validation {metric} is what counts"
         texts.append(text + (", and what every other seed runs with" if len(seeds) > 1 else ""))
@@ -93,8 +93,14 @@ def _axes(study: Study) -> list[str]:
     return list(dict.fromkeys(key for cell, _ in tried(study.scenario) for key in axes_of(study.scenario, cell)))
 
 
-def _values(texts: pd.Series) -> pd.Series:
-    """The index keeps texts; missing where a method has no such key."""
+def _values(runs: pd.DataFrame, key: str) -> pd.Series | None:
+    """What was tried of a key, or of the keys in its group, by run; missing where a method has no such key, None where
+    all have the same. The index keeps texts."""
+    inside = [name for name in runs.columns if name == key or name.startswith(f"{key}.")]
+    if not inside:
+        return None
+    texts = runs[inside].agg(" ".join, axis=1) if inside != [key] else runs[key]
+    texts = texts.replace("", "none") if key == "faults" else texts
     there = texts.where(texts != "")
     numbers = pd.to_numeric(there, errors="coerce")
     return numbers if numbers.notna().equals(there.notna()) else there

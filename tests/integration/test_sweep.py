@@ -1,6 +1,7 @@
 """Points of a sweep run as trials of Ray Tune: real processes, many at a time, here and on a cluster of two nodes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -57,6 +59,20 @@ def test_every_point_is_run_and_the_best_setting_of_every_method_counts(sweep: S
     page = (sweep.folder / "report.html").read_text()
     assert "The same number of settings, 2, was tried of every method" in page and "What it depends on" in page
     assert not (sweep.folder / "tune").exists()  # Tune's own state is thrown away
+
+
+def test_the_same_command_runs_only_what_is_not_there(
+    sweep: Study, scenario: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, index, before = (*SHORT, "algorithm=fedavg,fedbn", *RATES), sweep.index, weights(sweep)
+    with monkeypatch.context() as patch:
+        patch.setattr("ray.init", None)  # it is not even started
+        run_sweep(load_sweep(scenario, words), out=out)
+    pd.testing.assert_frame_equal(sweep.index, index)
+    shutil.rmtree(out / index["run"].iloc[1])
+    done = {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")}
+    run_sweep(load_sweep(scenario, words), out=out)
+    assert weights(sweep) == before and {path: path.stat().st_mtime_ns for path in done} == done
 
 
 def test_a_point_has_the_same_bits_alone(sweep: Study, scenario: Path, tmp_path: Path) -> None:

@@ -544,6 +544,39 @@ def test_diverged_run_leaves_the_table_of_runs_and_the_reason(tmp_path: Path) ->
     assert len([cells for cells in shown.rows if "finished" in cells]) == 2
 
 
+def test_an_axis_whose_values_are_groups_is_in_the_table_of_importance(tmp_path: Path) -> None:
+    tune = {"training.loss": ["dice", {"name": "tversky", "alpha": 0.3}], "training.lr": [0.1, 1.0]}
+    faults = [[], [{"kind": "dropout", "center": "bergen"}]]
+    protocol = {"kind": "holdout", "seeds": [0], "algorithms": ["fedavg"], "tune": {**tune, "faults": faults}}
+    table = study_tables(carry_out(tmp_path, make_scenario(protocol)))["importance"]
+    assert {row.head: row.cells[:2] for row in table.rows} == {
+        "training.loss": (2, 8), "training.lr": (2, 8), "faults": (2, 8),
+    }  # fmt: skip
+
+
+def test_what_is_finished_stands_in_the_index_from_the_beginning(tmp_path: Path) -> None:
+    """The same command, stopped before it has done anything: nothing of the index is lost, nothing is run again."""
+    scenario = make_scenario({"kind": "holdout", "seeds": [0, 1], "algorithms": ["fedavg", "fedprox"]})
+    before = carry_out(tmp_path, scenario).index
+    shutil.rmtree(tmp_path / before["run"].iloc[2])
+    asked: list[tuple[str, int]] = []
+
+    def known(own: Scenario) -> Run | None:
+        run = Run(tmp_path / make_plan(own).name)
+        return run if run.finished else None
+
+    def stopped(own: Scenario) -> Run:
+        asked.append((own.algorithm.name, own.seed))
+        raise KeyboardInterrupt
+
+    study = Study.of(scenario, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        study.carry_out(scenario, one_by_one(stopped), known=known)
+    assert len(asked) == 1 and study.index["state"].tolist() == ["finished", "finished", "waiting", "finished"]
+    columns = ["validation", "unseen", "run", "hash", "chosen"]
+    pd.testing.assert_frame_equal(study.index[columns].drop(2), before[columns].drop(2))
+
+
 def test_a_page_is_not_replaced_where_finished_runs_are_gone(tmp_path: Path, command: Command) -> None:
     study = carry_out(tmp_path, make_scenario({"kind": "holdout", "seeds": [0, 1], "algorithms": ["fedavg"]}))
     page = build_study(study).read_bytes()
