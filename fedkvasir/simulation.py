@@ -180,12 +180,11 @@ class Simulation:
     def finished(self, scenario: Scenario) -> Run | None:
         """The finished run of a scenario on the images that are there now; None where there is none."""
         try:
-            plan = self._on_the_same_images(scenario)
+            own = replace(self._on_the_same_images(scenario), scenario=scenario)
+            run = Run(self.out / own.name)
+            there = run.finished and run.plan.hash == own.hash and run.plan.pixels == own.pixels
         except UserError:  # told when it is run
             return None
-        own = replace(plan, scenario=scenario)
-        run = Run(self.out / own.name)
-        there = run.finished and run.plan.hash == own.hash and run.plan.pixels == own.pixels
         return run if there else None
 
     def rehearse(self, scenario: Scenario) -> None:

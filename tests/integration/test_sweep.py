@@ -99,12 +99,27 @@ def test_nothing_is_computed_twice_and_a_killed_trial_goes_on(sweep: Study, scen
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_it_at_once_and_the_same_command_goes_on(scenario: Path, tmp_path: Path) -> None:
+def test_two_sweeps_at_once_wait_for_what_they_share(scenario: Path, tmp_path: Path) -> None:
+    words = (*SHORT, "training.epochs=4")
+    both = [
+        Sweeping(scenario, tmp_path / "runs", *words, rates, "--concurrent", "2")
+        for rates in ("training.lr=0.05,0.02", "training.lr=0.02,0.05,0.03")
+    ]
+    for running in both:
+        assert running.process.wait(timeout=400) == 0, running.log.read_text()
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it_at_once_and_the_same_command_goes_on(
+    scenario: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     words = (*SHORT, "training.epochs=6", "federation.rounds=3", *RATES)
     running = Sweeping(scenario, tmp_path / "runs", *words)
     running.wait_for(lambda: running.committed(1))
     trials = running.trials()
-    running.process.send_signal(signal.SIGINT)
+    running.process.send_signal(number)
     assert running.process.wait(timeout=30) == 1
     said = running.log.read_text()
     assert "the same command goes on" in said and "Traceback" not in said
