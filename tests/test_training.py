@@ -149,7 +149,8 @@ def test_a_hospital_counts_optimiser_steps_and_its_batch_normalisation_batches(t
 
 
 def test_the_estimate_measures_whole_steps(tiny: Path) -> None:
-    one, eight = (estimate(plan_of(tiny, f"training.accumulate={number}"), 1) for number in (1, 8))
+    words = ("training.batch_size=2", "data.options.synthetic.patients_per_center=20")  # of 8 batches and more
+    one, eight = (estimate(plan_of(tiny, *words, f"training.accumulate={number}"), 1) for number in (1, 8))
     assert eight.step_s > 3 * one.step_s
 
 

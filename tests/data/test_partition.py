@@ -193,9 +193,9 @@ def test_the_official_test_list_stays_with_the_parent_of_a_cut_center() -> None:
     center = Center.model_validate(
         {"dataset": "x", "split": "official", "val": 0.2, "partition": {"kind": "quantity", "shares": [3, 1]}}
     )
-    table = split_center("oslo", center, samples(60, ["train"] * 40 + ["val"] * 20), 0)
+    table = split_center("oslo", center, samples(60, ["train"] * 40 + ["test"] * 20), 0)
     test = table[table["split"] == "test"]
-    assert set(test["center"]) == {"oslo"} and list(test["official_split"].unique()) == ["val"]
+    assert set(test["center"]) == {"oslo"} and list(test["official_split"].unique()) == ["test"]
     assert sorted(set(table["center"])) == ["oslo", "oslo-1", "oslo-2"]
     assert {"train", "val"} == set(table[table["center"] == "oslo-2"]["split"])
 
