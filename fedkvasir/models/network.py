@@ -1,5 +1,8 @@
 """What every architecture is wrapped in."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -33,7 +36,7 @@ class Network(nn.Module):
         # The colours the encoder was pretrained with: EfficientNet-Lite0, say, wants 0.5 and 0.5.
         name = encoder.removeprefix("timm-").removeprefix("tu-")
         pretrained = timm.models.get_pretrained_cfg(AT_TIMM.get(name, name))
-        mean, std = (pretrained.mean, pretrained.std) if pretrained else (MEAN, STD)
+        mean, std = (pretrained.mean, pretrained.std) if pretrained else _colours(body)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -49,6 +52,13 @@ class Network(nn.Module):
             return logits
         logits = logits[..., :height, :width]
         return log_odds(logits) if self.softmax else logits
+
+
+def _colours(body: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation by what timm built, which it knows under a name of before as well; else ImageNet's."""
+    known: Iterator[Any] = (getattr(part, "pretrained_cfg", None) for part in body.modules())
+    built = next(filter(None, known), None)
+    return (built["mean"], built["std"]) if built else (MEAN, STD)
 
 
 def log_odds(logits: Tensor) -> Tensor:

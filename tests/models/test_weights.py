@@ -204,6 +204,14 @@ def test_every_encoder_sees_the_colours_that_its_imagenet_weights_were_trained_w
                 assert buffer.flatten().tolist() == pytest.approx(colours), name
 
 
+@pytest.mark.filterwarnings("ignore:Mapping deprecated model name")
+def test_a_name_that_timm_had_before_has_the_colours_of_the_weights_it_stands_for() -> None:
+    spec = Model(name="unet", encoder="tu-tf_efficientnet_b0_ap")
+    assert build_model(spec, "segmentation", 1).mean.unique().tolist() == [0.5]
+    for name, mean in (("mobilenetv3_large_100_miil", 0.0), ("adv_inception_v3", 0.5)):
+        assert build_model(Model(name=name), "classification", 3).mean.unique().tolist() == [mean]
+
+
 # ---- files
 
 TINY_UNET = Model.model_validate({"name": "unet", "encoder": "tu-lcnet_050", "decoder_channels": [16, 8, 8, 4, 4]})
