@@ -26,6 +26,7 @@ from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.protocol import headline, metric_names
 from fedkvasir.evaluation.selection import best_round, selection_score
 from fedkvasir.evaluation.shared import COLUMNS
+from fedkvasir.gpu import is_full
 from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
 from fedkvasir.plan import Plan
@@ -273,10 +274,12 @@ class Federation:
                 return {center: good[center] for center in cohort if center in good}, mended
         named = "; ".join(f"{f['center']}: {f['reason']}" for f in failures if f["attempt"] == ATTEMPTS)
         kept = f"round {number - 1} is kept, and the same command goes on from there"
+        smaller = "; a GPU is full: a smaller training.batch_size with more training.accumulate takes less of it"
         raise RunFailed(
             f"round {number}: {len(good)} of {len(cohort)} hospitals answered, federation.quorum asks for {needed} "
             f"({named}), and the others were asked {ATTEMPTS} times; "
             + (kept if number > 1 else "the same command tries again")
+            + (smaller if is_full(named) else "")
         )
 
     # ---- evaluation
