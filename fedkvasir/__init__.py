@@ -9,8 +9,15 @@ __version__ = "0.1.0"
 
 
 def run(scenario: Any, *, data: Any = None, out: Any = "runs", engine: str = "ray", **overrides: Any) -> "Run":
-    """Run a scenario from Python, or open it if it is finished; see :func:`fedkvasir.simulation.run_scenario`."""
+    """Run a scenario from Python, or open it if it is finished; see :func:`fedkvasir.simulation.run_scenario`.
+
+    Raises UserError also for a scenario with a ``protocol:`` block, which is several runs.
+    """
+    from fedkvasir.errors import UserError
+    from fedkvasir.scenario import load
     from fedkvasir.simulation import run_scenario  # the composition root; heavy imports wait until they are needed
 
     texts = tuple(f"{key}={value}" for key, value in overrides.items())
+    if load(scenario, texts).protocol:
+        raise UserError(f"{scenario} has a protocol:, which `fedkvasir run` carries out; of one run say protocol=None")
     return run_scenario(scenario, texts, data=data, out=out, engine=engine)

@@ -34,9 +34,10 @@ def load_sweep(source: str | Path, words: Sequence[str] = ()) -> Scenario:
     Raises UserError where nothing is to be tried.
     """
     values = {word: _values(word) for word in words}
-    keys = [word.partition("=")[0] for word in words]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise UserError(f"{twice} is given twice; name all of its values in one word, as in seed=0,1")
+    for word in words:
+        key = word.partition("=")[0]
+        if len(values[word]) > 1 and sum(other.partition("=")[0] == key for other in words) > 1:
+            raise UserError(f"{key} is given twice; name all of its values in one word, as in seed=0,1")
     plain = tuple(_override(word, own[0]) for word, own in values.items() if len(own) == 1)
     scenario = load(source, plain)
     block = scenario.sweep.model_dump(mode="json") if scenario.sweep else {"grid": {}, "ranges": {}}

@@ -142,6 +142,8 @@ def test_a_notebook_gets_data_frames_a_table_and_a_torch_module(tiny: Path, tmp_
     assert {"round", "phase", "metric", "value"} <= set(run.rounds.columns)
     assert list(run.table()["center"])[-1] == "edinburgh"
     assert not run.model("best").training
+    with pytest.raises(UserError, match="has a protocol:, which `fedkvasir run` carries out"):
+        fedkvasir.run(tiny, out=tmp_path, protocol="{kind: holdout}")
 
 
 def test_nothing_asks_the_internet_for_news() -> None:
