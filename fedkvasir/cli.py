@@ -9,6 +9,7 @@ import typer
 from fedkvasir.cli_data import DataOption, DebugOption, data_app
 from fedkvasir.cli_site import site_app
 from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.machine import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from fedkvasir.console import Screen
@@ -29,9 +30,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point: one sentence and an exit code for what a person can mend; tracebacks only with --debug."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    sigterm_as_ctrl_c()
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:

@@ -61,11 +61,12 @@ def read_yaml(path: Path, what: str, missing: str, folder: str, example: str) ->
 class _Once(yaml.SafeLoader):
     """Refuses a key that stands twice in its group."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def read_json(path: Path) -> Any:
@@ -108,8 +109,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def refuse_unwritable(folder: Path, option: str) -> None:
     """Raises UserError where a folder cannot be made, or written into; nothing is left behind. option: its name."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         if error.errno == errno.ENOSPC:  # a full disk is nobody's mistake

@@ -1,6 +1,8 @@
-"""What this process may use of the machine: its cores and its memory, within the limits of its control groups."""
+"""What this process may use of the machine, within the limits of its control groups, and how it is ended."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,13 @@ def free_memory_bytes() -> int:
             if limit is not None and used is not None:
                 free.append(limit - used + _file_pages(folder))
     return max(0, min(free))
+
+
+def sigterm_as_ctrl_c() -> None:
+    """A scheduler that ends this process finds it stopped as by Ctrl-C; Ray has an answer of its own, to be replaced
+    once it is started. Of the main thread alone."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _groups() -> Iterator[Path]:

@@ -113,7 +113,7 @@ def cells(scenario: Scenario) -> list[Point]:
         refuse_axis(key)
     for point in points:
         for candidate in point.settings(protocol.tune):
-            check_point(candidate, protocol)
+            check_point(candidate, point, protocol)
     return points
 
 
@@ -128,9 +128,12 @@ def refuse_axis(key: str) -> None:
         raise UserError(f"{key} decides on the images that settings are judged by: run once for each value")
 
 
-def check_point(point: Point, protocol: Protocol) -> None:
-    """Raises UserError for a setting that cannot be, and for one at which methods would not be on a par."""
+def check_point(point: Point, cell: Point, protocol: Protocol) -> None:
+    """Raises UserError for a setting of a cell that cannot be, and for one at which methods would not be on a par."""
     check_names(point.scenario)
+    for key in ("federation.train", "evaluation.select"):
+        if point.keys[key] != cell.keys[key]:  # by a group of keys
+            refuse_axis(key)
     if point.base.federation.fraction < 1 and (protocol.baselines or protocol.kind == "cross-site"):
         what = (
             "protocol.baselines take"
@@ -172,7 +175,7 @@ def methods(scenario: Scenario) -> dict[str, tuple[Algorithm, dict[str, list[Any
         assert scenario.protocol is not None
         given = scenario.protocol.algorithms or (scenario.algorithm,)
     found = dict[str, tuple[Algorithm, dict[str, list[Any]]]]()
-    told = [told_apart(algorithm) for algorithm in given]
+    told = [told_apart(algorithm) if scenario.sweep else (algorithm, {}) for algorithm in given]
     names = [algorithm.name for algorithm, _ in told]
     for algorithm, lists in told:
         values = {key: "|".join(map(str, lists.get(key, [value]))) for key, value in algorithm.parameters.items()}

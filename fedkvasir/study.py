@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,11 +50,14 @@ class Line:
     hash: str = ""
 
     def note(self, run: Run) -> None:
-        """What a finished run says."""
-        summary = summarise(run.table(), run.plan.scenario.task)
+        """What a finished run says. Raises UserError where it is damaged; nothing is noted then."""
+        summary, validation, wall_s = (
+            summarise(run.table(), run.plan.scenario.task),
+            validation_score(run),
+            run.result["wall_s"],
+        )
         self.state, self.reason, self.run, self.hash = "finished", "", run.folder.name, run.plan.hash
-        self.validation, self.seen, self.unseen = validation_score(run), summary.seen, summary.unseen
-        self.wall_s = run.result["wall_s"]
+        self.validation, self.seen, self.unseen, self.wall_s = validation, summary.seen, summary.unseen, wall_s
 
     def fail(self, error: Exception) -> None:
         """It could not be run to its end."""
@@ -149,8 +152,9 @@ class Study:
 
         def look_up(lines: Sequence[Line]) -> None:
             for line in lines:
-                if run := known(line.point.scenario):
-                    line.note(run)
+                with suppress(UserError):  # told when it is run
+                    if run := known(line.point.scenario):
+                        line.note(run)
 
         if scenario.sweep is None or not scenario.sweep.explores:  # else what is run depends on what was
             look_up(first)
@@ -219,12 +223,11 @@ def best_setting(lines: Sequence[Line], point: Point) -> str | None:
     finished with most seeds, and the first of equals. None where nothing is finished.
     """
     own = [line for line in lines if line.point.cell == point.cell and line.state == "finished"]
-    scores: dict[str, list[float]] = {}
-    for line in own:
-        scores.setdefault(line.point.setting, []).append(
-            line.validation if line.validation == line.validation else -1.0
-        )
-    return max(scores, key=lambda setting: (len(scores[setting]), sum(scores[setting])), default=None)
+    scores: dict[str, dict[int, float]] = {}
+    for line in own:  # a setting that optuna asked for twice counts once
+        validation = line.validation if line.validation == line.validation else -1.0
+        scores.setdefault(line.point.setting, {})[line.point.seed] = validation
+    return max(scores, key=lambda setting: (len(scores[setting]), sum(scores[setting].values())), default=None)
 
 
 def validation_score(run: Run) -> float:

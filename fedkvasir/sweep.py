@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def load_sweep(source: str | Path, words: Sequence[str] = ()) -> Scenario:
     block = scenario.sweep.model_dump(mode="json") if scenario.sweep else {"grid": {}, "ranges": {}}
     for word, own in values.items():
         key = word.partition("=")[0]
-        if len(own) > 1 or key in block["grid"]:
+        if len(own) > 1 or key in block["grid"] or key in block["ranges"]:
             block["ranges"].pop(key, None)
             block["grid"][key] = own
     if not block["grid"] and not block["ranges"]:
@@ -120,11 +120,11 @@ def _points(study: Scenario, cell: Point) -> list[Point]:
         assert sweep.budget is not None
         for key, axis in axes.items():
             for value in _ends(axis) if isinstance(axis, Range) else axis:
-                check_point(cell.at({key: value}), protocol)
+                check_point(cell.at({key: value}), cell, protocol)
         return [cell] * sweep.budget
     points = [cell.at(changes) for changes in _changes(sweep, axes)]
     for point in points:
-        check_point(point, protocol)
+        check_point(point, cell, protocol)
     return list({json.dumps(point.scenario.decisive()): point for point in points}.values())
 
 
@@ -139,9 +139,10 @@ def axes_of(scenario: Scenario, cell: Point) -> Axes:
 
 
 def _changes(sweep: Sweep, axes: Axes) -> list[dict[str, Any]]:
-    """All combinations, or as many as the budget allows, drawn; every method draws the same of a common axis.
+    """All combinations, or as many as the budget allows, drawn, none twice; fewer where so many there are not.
 
-    None is drawn twice; there are fewer than the budget where so many there are not.
+    Of the axes that all methods have every method draws the same: as long as these have settings enough, none of theirs
+    is drawn twice, whatever is drawn of the method's own.
     """
     lists = [axis for axis in axes.values() if not isinstance(axis, Range)]
     if sweep.search == "grid":
@@ -152,13 +153,19 @@ def _changes(sweep: Sweep, axes: Axes) -> list[dict[str, Any]]:
         return [combinations[index] for index in sorted(drawn[: sweep.budget])]
     assert sweep.budget is not None
     streams = {key: np.random.default_rng(derive_seed(0, "sweep", key)) for key in axes}
-    there = math.prod(map(len, lists)) if len(lists) == len(axes) else math.inf
+    common = [key for key in axes if not key.startswith("algorithm.")]
+    told_by = common if _there_are(axes[key] for key in common) >= sweep.budget else [*axes]
     found: dict[str, dict[str, Any]] = {}
     for _ in range(DRAWS * sweep.budget):
-        if len(found) < min(sweep.budget, there):
+        if len(found) < min(sweep.budget, _there_are(axes.values())):
             changes = {key: draw(axis, streams[key]) for key, axis in axes.items()}
-            found.setdefault(json.dumps(changes), changes)
+            found.setdefault(json.dumps([changes[key] for key in told_by]), changes)
     return list(found.values())
+
+
+def _there_are(axes: Iterable[Sequence[Any] | Range]) -> float:
+    """How many combinations; no end of them where one is a range."""
+    return math.prod(math.inf if isinstance(axis, Range) else len(axis) for axis in axes)
 
 
 def draw(axis: Sequence[Any] | Range, rng: np.random.Generator) -> Any:

@@ -28,6 +28,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedkvasir.algorithms.base import arrays_of
 from fedkvasir.errors import RunFailed
 from fedkvasir.gpu import is_full, is_lost
+from fedkvasir.machine import sigterm_as_ctrl_c
 from fedkvasir.randomness import derive_seed
 
 T = TypeVar("T")
@@ -173,6 +174,7 @@ class RayGrid(_OwnGrid):
                     num_cpus=workers * threads, num_gpus=gpus,
                     include_dashboard=False, log_to_driver=False, logging_level=ERROR,
                 )  # fmt: skip
+            sigterm_as_ctrl_c()
         elif group := ray.util.get_current_placement_group():
             gpu = group.bundle_specs[0].get("GPU", 0.0)
         options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}

@@ -7,9 +7,7 @@ away: what a point has come to lies in its run folder, and the same sweep goes o
 
 import os
 import shutil
-import signal
 import socket
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
 from functools import reduce
@@ -34,7 +32,7 @@ from ray.tune.search import Searcher
 
 from fedkvasir.errors import UserError, reason_of
 from fedkvasir.gpu import is_full, share_of_one
-from fedkvasir.machine import cores
+from fedkvasir.machine import cores, sigterm_as_ctrl_c
 from fedkvasir.points import Point
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Range, Scenario
@@ -99,9 +97,7 @@ class Trials:
                 except (ConnectionError, ValueError) as error:
                     raise UserError(f"--address {self.address}: no Ray cluster answers there ({error})") from error
         self.begun = True
-        if threading.current_thread() is threading.main_thread():
-            # By Ray's own answer to SIGTERM, which a cluster's scheduler sends, runs would stay `running` in the index.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        sigterm_as_ctrl_c()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.begun:
@@ -272,7 +268,8 @@ def _optuna(earlier: Sequence[Scenario], axes: Axes, cell: Point) -> Searcher:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         places = [place for own in earlier if (place := _place(own, axes, cell)) is not None]
-        return OptunaSearch(metric=SCORE, mode="max", seed=0, points_to_evaluate=places or None)
+        # With the seed of the first call the sampler would draw what it drew then once more.
+        return OptunaSearch(metric=SCORE, mode="max", seed=len(places), points_to_evaluate=places or None)
     except (ImportError, AssertionError) as error:
         raise UserError("sweep.search = optuna needs the extra: pip install 'fedkvasir[optuna]'") from error
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import fedkvasir
+from fedkvasir.errors import UserError
 from fedkvasir.scenario import json_schema
 from tests.conftest import REPOSITORY, Command
 from tests.report.crafted import make_plan, make_run

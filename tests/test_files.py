@@ -17,8 +17,9 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tiny: Path) -> None:
     tiny.write_text(text.replace("lr: 0.05,", "lr: 0.05, batch_size: 8,"))
     with pytest.raises(UserError, match=r"the key batch_size stands twice in .*, line \d+"):
         load(tiny)
-    tiny.write_text(text.replace("data:\n", "data: &all\n") + "resources: &r {device: cpu}\n")
-    assert load(tiny).resources.device == "cpu"
+    anchors = "resources: &r {device: cpu}\nevaluation: &e {<<: &o {every: 2}, every: 1}\n"
+    tiny.write_text(text.replace("evaluation: {every: 1, select: train-val}\n", anchors))
+    assert load(tiny).resources.device == "cpu" and load(tiny).evaluation.every == 1
 
 
 def test_what_is_gone_or_cut_short_is_one_sentence(tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def test_a_method_is_called_by_all_the_values_that_are_tried_of_it(tiny: Path) -
     assert [point.scenario.algorithm.parameters["mu"] for point in found["fedprox mu=0.001|5"]] == [0.001, 5]
 
 
+def test_a_word_takes_the_place_of_an_axis_of_the_block(tiny: Path) -> None:
+    for block in (f"sweep={{ranges: {RANGE}, search: random, budget: 3}}", "sweep={grid: {training.lr: [1, 2]}}"):
+        found = settings(tiny, block, "training.lr=0.2")
+        assert texts(found["fedavg"]) == ["training.lr=0.2"]
+
+
 def test_a_range_of_one_value_is_an_override(tiny: Path) -> None:
     found = settings(tiny, "seed=3..3", "training.lr=0.1,0.2")
     assert [point.seed for point in found["fedavg"]] == [3, 3]
@@ -73,6 +79,10 @@ def test_methods_draw_the_same_of_what_they_have_in_common(tiny: Path) -> None:
     assert rates["fedavg"] == rates["fedprox"] and len(set(rates["fedavg"])) == 4
     assert all(0.0001 <= rate <= 0.1 for rate in rates["fedavg"])
     assert min(rates["fedavg"]) < 0.01 < max(rates["fedavg"])  # evenly by order of magnitude
+    block = "sweep={grid: {training.lr: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}, search: random, budget: 5}"
+    found = settings(tiny, block, "algorithm=fedavg,{name: fedprox, mu: [0.1, 1, 10]}")
+    rates = {method: [point.scenario.training.lr for point in points] for method, points in found.items()}
+    assert rates["fedavg"] == rates["fedprox"] and len(set(rates["fedavg"])) == 5
 
 
 def test_no_combination_of_lists_is_drawn_twice(tiny: Path) -> None:
@@ -141,6 +151,8 @@ def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_p
         (("name=a,b",), "name is no setting of a method"),
         (("resources.workers=1,2",), "resources.workers is no setting of a method"),
         (("evaluation.select=train-val,last",), "evaluation.select cannot be tried"),
+        (("sweep={grid: {evaluation: [{select: oracle}, {select: last}]}}",), "evaluation.select cannot be tried"),
+        (("sweep={grid: {federation: [{train: pooled}, {rounds: 2}]}}",), "federation.train is no setting of a method"),
         (("data.centers.alta.val=0.1,0.2",), "data.centers.alta.val decides on the images"),
         (("federation.fraction=0.5,1.0", "protocol={kind: holdout, baselines: [pooled]}"), "federation.fraction=1.0"),
         (("training.batch_size=auto,8",), "training.batch_size = auto"),

@@ -226,12 +226,13 @@ def _told_apart(catalogs: dict[str, Catalog]) -> dict[str, Catalog]:
     first: dict[Path, str] = {}
     for name, catalog in catalogs.items():
         if catalog.dataset == FOLDER:
-            first.setdefault(catalog.root, name)
-    called = Counter(root.resolve().name for root in first)
+            first.setdefault(catalog.root.resolve(), name)
+    called = Counter(root.name for root in first)
     found = {}
     for name, catalog in catalogs.items():
-        if catalog.root in first and called[catalog.root.resolve().name] > 1:
-            table, front = catalog.table, f"{first[catalog.root]}/"
+        root = catalog.root.resolve()
+        if catalog.dataset == FOLDER and called[root.name] > 1:
+            table, front = catalog.table, f"{first[root]}/"
             groups = [group and front + group for group in table["group"]]
             catalog = replace(catalog, table=table.assign(sample=front + table["sample"], group=groups))
         found[name] = catalog

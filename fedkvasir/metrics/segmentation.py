@@ -52,6 +52,6 @@ def by_image(samples: pd.DataFrame, alarms: bool = False) -> pd.DataFrame:
     each, place = ratios(counts), [counts[name] for name in ("center", "class") if name in counts.columns]
     if not alarms:
         shown = counts["tp"] + counts["fn"] > 0
-        each = each.where(shown.groupby(place).transform("any") if place else shown.any())
+        each = each.where(shown.groupby(place or [0] * len(shown)).transform("any"))
     scores = each.assign(group=counts["group"]).groupby(counts["sample"], sort=False)
     return scores.agg({**dict.fromkeys(METRICS, "mean"), "group": "first"})

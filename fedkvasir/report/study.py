@@ -354,7 +354,10 @@ def _alone(findings: Findings, counted: pd.DataFrame, runs: Mapping[str, Run]) -
     alone: dict[str, tuple[str, pd.Series]] = {}
     for hospital, own in counted[counted["method"] == LOCAL].groupby("hospital"):
         plan = runs[own["run"].iloc[0]].plan
-        (center,) = {*plan.centers.index} & {hospital, plan.scenario.data.hospitals.get(hospital, hospital)}
+        source = plan.scenario.data.hospitals.get(
+            str(hospital), str(hospital)
+        )  # of what was cut, it has the test images
+        center = source if plan.centers["test"].get(source, 0) else str(hospital)
         alone[str(hospital)] = center, at_home(own, center)
     names = [method.name for method in findings.methods if method.name != LOCAL]
     if not alone or not names:

@@ -157,6 +157,15 @@ def test_folders_that_are_called_alike_are_hospitals_of_their_own(tmp_path: Path
     assert sorted(seen) == [6, 6] and all("images" in name for name in seen.index)
 
 
+def test_one_folder_under_two_names_is_no_two_hospitals(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "ward", [f"{n}" for n in range(6)])
+    (root / "samples.csv").write_text("\n".join(["image,mask", *(f"images/{n}.jpg,masks/{n}.jpg" for n in range(6))]))
+    (tmp_path / "x").mkdir()
+    places = {"a": str(root), "b": str(tmp_path / "x" / ".." / "ward")}
+    with pytest.raises(UserError, match="hold the same 6 samples"):
+        gather(scenario({name: {"dataset": "folder", "root": place} for name, place in places.items()}))
+
+
 def test_pairs_and_pictures_speak_of_positions_in_samples(kvasir: Path) -> None:
     with Image.open(kvasir / "images" / "k03.jpg") as picture:
         picture.save(kvasir / "images" / "k04.jpg", quality=60)

@@ -213,13 +213,14 @@ def test_a_worker_is_killed_and_the_run_goes_on_by_itself(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(
-    tiny: Path, tmp_path: Path, undisturbed: Callable[[Path, str], Run]
+    tiny: Path, tmp_path: Path, undisturbed: Callable[[Path, str], Run], number: signal.Signals
 ) -> None:
     out = tmp_path / "runs"
     driver = Driver(tiny, out, "algorithm=fedavg")
     driver.wait_for(lambda: driver.committed(1))
-    os.kill(driver.process.pid, signal.SIGINT)
+    os.kill(driver.process.pid, number)
     assert driver.process.wait(timeout=60) == 1
     assert "the same command goes on" in driver.log.read_text() and "Traceback" not in driver.log.read_text()
     Driver(tiny, out, "algorithm=fedavg").finish()

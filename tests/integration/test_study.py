@@ -8,6 +8,7 @@ import pytest
 
 from fedkvasir.errors import UserError
 from fedkvasir.report.methods import methods_of, of_study
+from fedkvasir.report.study import study_tables
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Scenario, load
 from fedkvasir.simulation import Simulation, run_scenario
@@ -43,6 +44,19 @@ def test_every_run_is_in_the_index_with_what_came_of_it(study: Study) -> None:
         seen = table.loc[table["role"] == "train", "dice"].mean()
         np.testing.assert_allclose(row.seen, seen)
         np.testing.assert_allclose(row.validation, validation_score(run))
+
+
+def test_a_hospital_that_is_a_part_of_a_center_is_compared_on_the_tests_they_share(
+    scenario: Path, tmp_path: Path
+) -> None:
+    cut = ("data.centers.alta.partition={kind: iid, parts: 2}", "data.options.synthetic.patients_per_center=12")
+    with Simulation(out=tmp_path, engine="local") as simulation:
+        study = simulation.study(asked(scenario, "{kind: within, seeds: [0], baselines: [local]}", *cut))
+    (row,) = study_tables(study)["alone"].rows
+    alone = {own.hospital: study.run(own.run).table().set_index("center")["dice"] for own in study.index.itertuples()}
+    homes = {"alta-1": "alta", "alta-2": "alta", "bergen": "bergen", "cadiz": "cadiz"}
+    worse = [name for name, home in homes.items() if not alone[""][home] > alone[name][home]]
+    assert row.cells[:2] == (4, 4 - len(worse)) and row.cells[3] == ", ".join(worse)
 
 
 def test_a_setting_is_chosen_by_validation_and_every_seed_runs_with_it(study: Study) -> None:

@@ -196,6 +196,13 @@ def test_optuna_spends_the_budget_of_every_method_and_goes_on_from_what_it_knows
     again = run_sweep(load_sweep(scenario, (block % 3, *rest)), out=tmp_path)
     assert len(list(tmp_path.glob("*/result.json"))) == index["run"].nunique()  # nothing new was tried
     assert set(again.index["run"]) == set(index["run"])
+    gone = index.groupby("method").tail(1)
+    for name in gone["run"]:
+        shutil.rmtree(tmp_path / name)
+    waiting = index.assign(state=index["state"].mask(index["run"].isin(gone["run"]), "waiting"))
+    waiting.to_parquet(study.folder / "runs.parquet", index=False)
+    more = run_sweep(load_sweep(scenario, (block % 3, *rest)), out=tmp_path).index
+    assert more.groupby("method")["setting"].nunique().tolist() == [3, 3]  # nothing is drawn once more
 
 
 # ---- a cluster
