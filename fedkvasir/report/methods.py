@@ -192,14 +192,15 @@ def _refuse_twice(runs: Sequence[Run], settings: Sequence[Settings]) -> None:
 
 def _refuse_other_images(runs: Sequence[Run]) -> None:
     """Images are paired by their names: what was tested must be the same image under the same name."""
-    known: dict[tuple[str, frozenset[str]], Run] = {}
+    known: dict[tuple[str, frozenset[tuple[str, str]]], Run] = {}
     for run in runs:
         alone = run.plan.scenario.federation.train
-        for center, own in run.plan.samples.groupby("center")["sample"]:
+        for center, own in run.plan.samples.groupby("center")[["split", "sample"]]:
             pixels = run.plan.pixels.get(str(center))  # of all that the center holds; not kept by old runs
             # Where one hospital trains alone the plan lists less of the others.
             if pixels and (alone in WHOLE or alone == center):
-                before = known.setdefault((str(center), frozenset(own)), run)
+                held = frozenset(own.itertuples(index=False, name=None))  # their hash is by split, then by name
+                before = known.setdefault((str(center), held), run)
                 if before.plan.pixels[str(center)] != pixels:
                     raise UserError(
                         f"{before.folder} and {run.folder} saw other images of {center} under the same names; run the "

@@ -134,7 +134,6 @@ def test_the_methods_of_a_study_have_a_table_a_seed(study: Study) -> None:
     assert set(away["center"]) == {"edinburgh"} and (away.groupby("sample").size() == 3).all()
 
 
-@pytest.mark.slow
 def test_a_center_held_out_in_one_run_and_training_in_others_is_told_apart(scenario: Path, tmp_path: Path) -> None:
     with Simulation(out=tmp_path, engine="local") as simulation:
         own = simulation.study(asked(scenario, "{kind: leave-one-center-out, seeds: [0]}"))
