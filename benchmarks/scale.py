@@ -52,7 +52,7 @@ data:
   options:
     synthetic: {image_scale: 0.2}
 model: {name: unet, encoder: tu-lcnet_050, weights: null, decoder_channels: [16, 8, 8, 4, 4]}
-training: {loss: dice+bce, optimizer: sgd, lr: 0.05, batch_size: 4, epochs: 1, augment: light}
+training: {loss: dice+bce, optimizer: sgd, lr: 0.005, batch_size: 4, epochs: 1, augment: light}
 algorithm: fedavg
 resources: {device: cpu}
 """
