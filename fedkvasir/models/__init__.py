@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -42,6 +43,12 @@ def check_model(spec: Model, task: str) -> Network | None:
     if members:
         return None
     check_weights(spec.weights)
+    return _built(spec.model_dump_json(exclude={"weights"}), task)
+
+
+@lru_cache(maxsize=4)  # the points of a sweep ask for the same again and again
+def _built(spec_json: str, task: str) -> Network:
+    spec = Model.model_validate_json(spec_json)
     try:
         with torch.device("meta"):  # shapes without numbers
             return build_network(spec, task, classes=1)
