@@ -78,7 +78,7 @@ def run_sweep(
         if address is None:  # the data of a cluster need not be on this machine
             here.rehearse(scenario)
         if resources.workers == "auto" and address is None:
-            plan = here.plan(first.scenario)
+            plan = here._on_the_same_images(first.scenario)
             choice = within_limits(plan, measure_step(plan), {})
             resources = resources.model_copy(update={"gpu_per_center": gpu_share(plan, choice.workers)})
             concurrent = concurrent or max(1, choice.workers // workers)

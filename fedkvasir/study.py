@@ -51,11 +51,8 @@ class Line:
 
     def note(self, run: Run) -> None:
         """What a finished run says. Raises UserError where it is damaged; nothing is noted then."""
-        summary, validation, wall_s = (
-            summarise(run.table(), run.plan.scenario.task),
-            validation_score(run),
-            run.result["wall_s"],
-        )
+        summary, validation = summarise(run.table(), run.plan.scenario.task), validation_score(run)
+        wall_s = run.result["wall_s"]
         self.state, self.reason, self.run, self.hash = "finished", "", run.folder.name, run.plan.hash
         self.validation, self.seen, self.unseen, self.wall_s = validation, summary.seen, summary.unseen, wall_s
 
