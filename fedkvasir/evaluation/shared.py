@@ -226,10 +226,10 @@ def _paired_here(methods: Mapping[str, Runs], scope: str, seed: int) -> dict[str
 # ---- at the coordinator
 
 
-def combine(parts: pd.DataFrame, first: str, second: str, scope: str) -> Comparison:
+def combine(parts: pd.DataFrame, first: str, second: str, scope: str, runs: int) -> Comparison:
     """``first`` against ``second`` at the ``seen`` or ``unseen`` centers, out of what their hospitals made of it.
 
-    parts: rows of :func:`compare_here`. difference and its interval are those of
+    parts: rows of :func:`compare_here`. runs: of the method with fewer. difference and its interval are those of
     :func:`~fedkvasir.evaluation.comparison.compare` on the per-image records; ranks are within centers
     (:func:`~fedkvasir.evaluation.comparison.stratified`), and of several centers there is no median. Raises UserError
     where no center told of its groups.
@@ -254,6 +254,7 @@ def combine(parts: pd.DataFrame, first: str, second: str, scope: str) -> Compari
         first=first,
         second=second,
         scope=scope,
+        runs=runs,
         metric=statistic.title,
         difference=float(uniform([center.score for center in centers])),
         low=low,

@@ -141,11 +141,12 @@ def _made_at_hospitals(
     """Comparisons out of what hospitals made of their own records (paired.parquet), and what there is not."""
     pairs, missing, named = list[Comparison](), list[str](), {method.name: method for method in methods}
     for first, second in pairs_of([*named], reference):
+        runs = min(len(named[name].seeds) for name in (first, second))
         try:
             if len(parts := _parts(named[first], named[second], scope)):
-                pairs.append(combine(parts, first, second, scope))
+                pairs.append(combine(parts, first, second, scope, runs))
             elif len(parts := _parts(named[second], named[first], scope)):
-                pairs.append(turned(combine(parts, second, first, scope)))
+                pairs.append(turned(combine(parts, second, first, scope, runs)))
             else:
                 where = f"not all hospitals of {scope} centers have compared these runs"
                 missing.append(f"{first} against {second}: {where}, and {STAYED}")

@@ -274,7 +274,7 @@ def answer(findings: Findings) -> str:
     means = {name: own[own["scope"] == scope].iloc[0] for name, own in findings.scores.items()}
     scored = [name for name, mean in means.items() if math.isfinite(mean["score"])]
     order = sorted(scored, key=lambda name: -means[name]["score"])
-    nothing = "; with one seed, which another might turn" if findings.of_one_seed else ""
+    nothing = "; another seed might turn this" if findings.of_one_seed else ""
     nothing += "" if scope == "unseen" else "; no hospital was held out, so this says nothing about others"
     if not order:
         return f"No test image of {scope} centers can be scored"
@@ -288,7 +288,7 @@ def answer(findings: Findings) -> str:
         if pair.scope == scope and leader in (pair.first, pair.second):
             other = pair.second if pair.first == leader else pair.first
             said[other] = sentence
-            if is_shown(pair) and (pair.low > 0) == (pair.first == leader):
+            if is_shown(pair) and pair.runs > 1 and (pair.low > 0) == (pair.first == leader):
                 better.append(other)
     lead = f"{leader} has the highest {findings.metric} on {scope} centers, {best}"
     if not all(other in said for other in others):

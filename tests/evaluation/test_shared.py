@@ -304,7 +304,7 @@ def off_site(methods: dict[str, list[pd.DataFrame]], scope: str, seed: int = 0) 
         compare_here({name: [t[t["center"] == center] for t in tables] for name, tables in methods.items()}, seed)
         for center in centers
     ]
-    return combine(pd.concat(parts, ignore_index=True), "A", "B", scope)
+    return combine(pd.concat(parts, ignore_index=True), "A", "B", scope, min(map(len, methods.values())))
 
 
 @pytest.mark.parametrize("scope", ["seen", "unseen"])
