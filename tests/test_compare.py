@@ -15,7 +15,7 @@ import pytest
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.comparison import compare, holm
 from fedkvasir.evaluation.intervals import intervals
-from fedkvasir.evaluation.ranking import rank
+from fedkvasir.evaluation.ranking import Ranking, rank
 from fedkvasir.files import write_atomic
 from fedkvasir.report import charts
 from fedkvasir.report.comparison import tables
@@ -176,6 +176,14 @@ def test_one_table_holds_every_number(findings: Findings, command: Command, runs
     scores = table[(table["quantity"] == "score") & (table["method"] == "fedprox")]
     assert list(scores["center"].dropna()) == list(CENTERS) and list(scores["scope"])[:4] == ["seen"] * 3 + ["unseen"]
     assert set(table["quantity"]) >= {"gap", "rank", "friedman_p", "critical_difference", "worst", "percentile_10"}
+
+
+def test_ranks_speak_of_these_seeds_alone() -> None:
+    ranking = Ranking("Dice", {"a": 1.6, "b": 2.0, "c": 2.4}, 100, 1e-4, 0.33, (), ())
+    assert ranking_sentence("unseen", ranking) == (
+        "Ranks on unseen centers: with these seeds not all methods do equally well (Friedman's test over 100 groups by "
+        "Dice, p < 0.001); average ranks 0.33 apart differ"
+    )
 
 
 def test_terminal_says_who_is_better_in_words_and_shows_every_table(

@@ -190,7 +190,9 @@ def ranking_sentence(scope: str, ranking: Ranking) -> str:
     test = f"Friedman's test over {ranking.groups} groups by {ranking.metric}, {p}"
     if ranking.friedman_p >= ALPHA:
         return f"Ranks {where}: no difference shown between the methods ({test})"
-    told = f"not all methods are equal ({test}); average ranks {ranking.critical_difference:.2f} apart differ"
+    # The seeds are in no rank: methods that are equal but for these differ as well.
+    told = f"with these seeds not all methods do equally well ({test})"
+    told += f"; average ranks {ranking.critical_difference:.2f} apart differ"
     if len(ranking.ranks) in map(len, ranking.cliques):
         return f"Ranks {where}: {told}; which ones differ is not shown"
     joined = "; ".join(", ".join(clique) for clique in ranking.cliques)
