@@ -35,7 +35,10 @@ LONG = (
 
 ENOUGH_SEEDS = 5
 ONE_SEED = "one seed; what another would change is in no interval and in no test"
-FEW_SEEDS = "{} seeds, of which an interval learns only roughly what another would change; the tests are about these"
+FEW_SEEDS = (
+    "{} seeds; where they vary more than images do the interval is too short: of 95 % it covers about 61 % with 2 "
+    "seeds, 81 % with 3, 87 % with 5; the tests are about these seeds"
+)
 
 
 @dataclass(frozen=True)

@@ -282,6 +282,14 @@ def test_with_five_groups_they_cover_less_as_the_warning_says() -> None:
     assert mean < 0.92
 
 
+@pytest.mark.parametrize(("runs", "covered"), [(2, 0.61), (3, 0.81), (5, 0.87), (10, 0.92)])
+def test_with_few_seeds_they_cover_less_as_the_warning_says(runs: int, covered: float) -> None:
+    """Means of runs that vary normally, of more groups than matter."""
+    scores = np.random.default_rng(runs).normal(size=(1500, runs))
+    low, high = np.quantile(draw_runs(runs, seed=0) @ scores.T / runs, [0.025, 0.975], axis=0)
+    assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(covered, abs=0.03)
+
+
 def test_two_thousand_draws_of_a_hundred_groups_take_milliseconds() -> None:
     center, times = skewed_center(np.random.default_rng(0), "alta", 0.8, 100), draw_runs(1, 0)
     durations_s = []
