@@ -23,7 +23,7 @@ FEWEST_GROUPS = 6
 COUNTED_GROUPS = 100
 """Up to so many that differ the distribution of the signed ranks is counted out, beyond it is as good as normal."""
 COUNTED_SUMS = 1_000_000
-"""Sums of ranks weighted by stratum that are counted out, at most: below a second."""
+"""Sums of ranks weighted by stratum that are told apart in counting out, at most: below a second."""
 
 
 @dataclass(frozen=True)
@@ -215,28 +215,27 @@ def stratified(strata: Sequence[SignedRanks]) -> tuple[float, float]:
     if not strata:
         return np.nan, 0.0
     sizes = [stratum.groups + 1 for stratum in strata]
-    # With whole weights the sums of ranks are whole, twice, and can be counted out.
-    common = math.lcm(*sizes)
-    differ = sum(len(stratum.ranks) for stratum in strata)
-    total = sum(common // size * 2 * stratum.ranks.sum() for size, stratum in zip(sizes, strata, strict=True))
-    counted = differ <= COUNTED_GROUPS and total <= COUNTED_SUMS
-    weights = [(common if counted else 1) / size for size in sizes]
+    # With whole weights the sums of ranks are whole, twice, and can be counted out; where they are too many, to the
+    # nearest whole ones.
+    total = sum(2 * stratum.ranks.sum() / size for size, stratum in zip(sizes, strata, strict=True))
+    weights = [min(math.lcm(*sizes), COUNTED_SUMS / total) / size for size in sizes]
     ranks = np.concatenate([weight * stratum.ranks for weight, stratum in zip(weights, strata, strict=True)])
     won = sum(weight * stratum.won for weight, stratum in zip(weights, strata, strict=True))
     lost = ranks.sum() - won
     rank_biserial = float((won - lost) / (won + lost))
     if len(ranks) < FEWEST_GROUPS:
         return np.nan, rank_biserial
-    if not counted:
+    if len(ranks) > COUNTED_GROUPS:
         return float(2 * norm.sf(abs(won - lost) / np.sqrt((ranks**2).sum()))), rank_biserial
     # Ranks of equals are halves: twice a rank is whole. scipy counts out neither ties nor zeros in reasonable time.
     doubled = np.rint(2 * ranks).astype(int)
+    rounded = np.abs(2 * ranks - doubled).sum()
     chances = np.zeros(doubled.sum() + 1)
     chances[0] = 1.0
     for rank in doubled:
         chances[rank:] += chances[:-rank].copy()
         chances /= 2
-    smaller = round(2 * min(won, lost))
+    smaller = round(2 * min(won, lost) + rounded)
     return min(1.0, 2 * float(chances[: smaller + 1].sum())), rank_biserial
 
 

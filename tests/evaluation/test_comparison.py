@@ -80,8 +80,9 @@ def test_groups_without_a_difference_do_not_make_the_others_more_certain() -> No
     """Six that differ, all one way, are 2 / 2^6 however many are equal."""
     for equal in (0, 94, 95, 1005):
         assert signed_rank(np.array([1.0, 2, 3, 4, 5, 6] + [0.0] * equal))[0] == pytest.approx(2 / 2**6)
-    strata = [np.array([0.0] * equal + [1.0, 2.0]) for equal in (29, 35, 39)]
-    assert stratified([signed_ranks(stratum) for stratum in strata])[0] == pytest.approx(2 / 2**6)
+    for many in ((29, 35, 39), (399, 305, 551)):
+        strata = [np.array([0.0] * equal + [1.0, 2.0]) for equal in many]
+        assert stratified([signed_ranks(stratum) for stratum in strata])[0] == pytest.approx(2 / 2**6)
 
 
 def test_doing_worse_everywhere_never_helps() -> None:
