@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fedkvasir.data.catalog import COLUMNS
-from fedkvasir.data.datasets import DATASETS, cvc_clinicdb, find_dataset, find_root, folder, kvasir_seg
+from fedkvasir.data.datasets import DATASETS, cvc_clinicdb, find_all, find_dataset, find_root, folder, kvasir_seg
 from fedkvasir.errors import UserError
 
 
@@ -72,6 +72,14 @@ def test_a_root_is_found_when_wrapped_or_doubled_and_two_copies_are_refused(tmp_
     with pytest.raises(UserError, match=r"two copies, .* choose one with data.roots.kvasir-seg"):
         find_root(dataset, tmp_path, None)
     assert find_root(dataset, tmp_path, str(root)) == root
+
+
+def test_a_part_or_copy_inside_a_root_is_no_second_dataset(tmp_path: Path) -> None:
+    root = tmp_path / "CVC-ClinicDB"  # as Kaggle has it
+    for copy in ("PNG", "TIF"):
+        picture(root / copy / "Original" / "1.png")
+        picture(root / copy / "Ground Truth" / "1.png", "L")
+    assert [path for _, path in find_all(tmp_path)] == [root]
 
 
 def test_a_missing_root_says_how_to_get_the_dataset(tmp_path: Path) -> None:

@@ -56,15 +56,21 @@ def find_root(dataset: Dataset, data_dir: Path | None, given: str | None) -> Pat
 
 
 def find_all(start: Path) -> list[tuple[Dataset, Path]]:
-    """Every dataset at ``start`` or up to three levels below it, with its root."""
+    """Every dataset at ``start`` or up to three levels below it, with its root.
+
+    What lies in a root of the same dataset is a part or a copy that is read with it: CVC-ClinicDB's ``PNG``, say.
+    """
     if not start.is_dir():
         raise UserError(f"{start} {'is a file, not a folder' if start.exists() else 'does not exist'}")
-    return [
-        (dataset, path)
+    found = dict.fromkeys(
+        (name, path)
         for level in _levels(start)
         for path in level
-        for dataset in DATASETS.values()
+        for name, dataset in DATASETS.items()
         if dataset.recognise(path)
+    )
+    return [
+        (DATASETS[name], path) for name, path in found if not any((name, above) in found for above in path.parents)
     ]
 
 
