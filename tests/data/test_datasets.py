@@ -82,6 +82,15 @@ def test_a_part_or_copy_inside_a_root_is_no_second_dataset(tmp_path: Path) -> No
     assert [path for _, path in find_all(tmp_path)] == [root]
 
 
+def test_the_twin_tree_in_a_zip_made_on_a_mac_is_no_dataset(tmp_path: Path) -> None:
+    root = kvasir(tmp_path / "kvasir-seg" / "Kvasir-SEG")
+    for kind in ("images", "masks"):
+        twin = tmp_path / "kvasir-seg" / "__MACOSX" / "Kvasir-SEG" / kind
+        twin.mkdir(parents=True)
+        (twin / "._a.jpg").write_bytes(b"attributes")
+    assert [path for _, path in find_all(tmp_path)] == [root]
+
+
 def test_a_missing_root_says_how_to_get_the_dataset(tmp_path: Path) -> None:
     dataset = find_dataset("kvasir-seg")
     for place in (None, tmp_path, tmp_path / "nowhere"):

@@ -75,9 +75,12 @@ def find_all(start: Path) -> list[tuple[Dataset, Path]]:
 
 
 def _levels(start: Path) -> Iterator[list[Path]]:
-    """The folder, the folders in it, and so on, three levels down; at most 500 a level."""
+    """The folder, the folders in it, and so on, three levels down; at most 500 a level.
+
+    Not what macOS puts into its zips beside the files: ``__MACOSX`` repeats their tree and holds no picture.
+    """
     level = [start]
     for _ in range(4):
         yield level
         inside = [child for path in level for child in sorted(path.iterdir())]
-        level = [child for child in inside if child.is_dir() and not child.name.startswith(".")][:500]
+        level = [child for child in inside if child.is_dir() and not child.name.startswith((".", "__MACOSX"))][:500]
