@@ -132,7 +132,7 @@ def data_miniature(
 @data_app.command("unpack")
 def data_unpack(
     archive: Annotated[Path, typer.Argument(help="A downloaded .zip, .tar, .tar.gz or .gz.")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Unpacked into DIR/<name of the archive>.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Unpacked to DIR/<name of the archive>.")],
     debug: DebugOption = False,
 ) -> None:
     """Unpack a download: checked for names that lead outside, whole or not at all."""

@@ -3,6 +3,7 @@
 import gzip
 import shutil
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -22,8 +23,9 @@ def is_archive(path: Path) -> bool:
 def unpack(archive: Path, out: Path) -> Path:
     """Unpack ``archive`` into the new folder ``out/<its name without suffix>`` and return it.
 
-    Raises UserError for an archive that is cut short or broken, whose names lead outside the folder, that does not
-    fit on the disk, and for a folder that is there already.
+    A single file (.gz without tar) becomes a file of that name: PCam's six belong into one folder. Raises UserError for
+    an archive that is cut short or broken, whose names lead outside the folder, that does not fit on the disk, and for
+    what is there already.
     """
     name = archive.name.lower()
     if not archive.is_file():
@@ -35,18 +37,24 @@ def unpack(archive: Path, out: Path) -> Path:
     if target.exists():
         raise UserError(f"{target} exists already; choose another DIR or remove it")
     try:
-        with atomic_folder(target) as folder:
-            if suffix == ".zip":
-                _zip(archive, folder)
-            elif suffix == ".gz":
-                with gzip.open(archive) as source, (folder / target.name).open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
-            else:
-                _tar(archive, folder)
+        if suffix == ".gz":
+            _gz(archive, target)
+        else:
+            with atomic_folder(target) as folder:
+                (_zip if suffix == ".zip" else _tar)(archive, folder)
     except (zipfile.BadZipFile, tarfile.ReadError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         why = str(error).partition(":")[0]
         raise UserError(f"{archive} is broken or half-downloaded ({why}); download it again") from error
     return target
+
+
+def _gz(archive: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        whole = Path(folder) / target.name
+        with gzip.open(archive) as source, whole.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+        whole.rename(target)
 
 
 def _zip(archive: Path, folder: Path) -> None:

@@ -19,15 +19,22 @@ def make_zip(path: Path, names: list[str]) -> Path:
     return path
 
 
-def test_a_zip_a_tar_and_a_single_gz_are_unpacked_into_a_folder_of_their_own_name(tmp_path: Path) -> None:
+def test_a_zip_and_a_tar_are_unpacked_into_a_folder_of_their_own_name(tmp_path: Path) -> None:
     target = unpack(make_zip(tmp_path / "kvasir-seg.zip", ["Kvasir-SEG/images/a.jpg"]), tmp_path / "data")
     assert target == tmp_path / "data" / "kvasir-seg" and (target / "Kvasir-SEG/images/a.jpg").stat().st_size == 1000
     with tarfile.open(tmp_path / "wilds.tar.gz", "w:gz") as archive:
         archive.add(target, "camelyon17_v1.0")
     assert (unpack(tmp_path / "wilds.tar.gz", tmp_path) / "camelyon17_v1.0/Kvasir-SEG/images/a.jpg").is_file()
-    with gzip.open(tmp_path / "train_y.h5.gz", "wb") as stream:
-        stream.write(b"hdf5")
-    assert (unpack(tmp_path / "train_y.h5.gz", tmp_path / "pcam") / "train_y.h5").read_bytes() == b"hdf5"
+
+
+def test_single_files_are_unpacked_side_by_side_as_pcam_wants_them(tmp_path: Path) -> None:
+    for name in ("train_x.h5", "train_y.h5"):
+        with gzip.open(tmp_path / f"{name}.gz", "wb") as stream:
+            stream.write(name.encode())
+        assert unpack(tmp_path / f"{name}.gz", tmp_path / "pcam").read_bytes() == name.encode()
+    assert sorted(path.name for path in (tmp_path / "pcam").iterdir()) == ["train_x.h5", "train_y.h5"]
+    with pytest.raises(UserError, match="exists already"):
+        unpack(tmp_path / "train_x.h5.gz", tmp_path / "pcam")
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/etc/evil", "..\\evil.txt", "C:\\evil.txt"])

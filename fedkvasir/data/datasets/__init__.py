@@ -69,9 +69,7 @@ def find_all(start: Path) -> list[tuple[Dataset, Path]]:
         for name, dataset in DATASETS.items()
         if dataset.recognise(path)
     )
-    return [
-        (DATASETS[name], path) for name, path in found if not any((name, above) in found for above in path.parents)
-    ]
+    return [(DATASETS[name], path) for name, path in found if not any((name, above) in found for above in path.parents)]
 
 
 def _levels(start: Path) -> Iterator[list[Path]]:
