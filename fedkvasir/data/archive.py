@@ -45,6 +45,8 @@ def unpack(archive: Path, out: Path) -> Path:
     except (zipfile.BadZipFile, tarfile.ReadError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         why = str(error).partition(":")[0]
         raise UserError(f"{archive} is broken or half-downloaded ({why}); download it again") from error
+    except NotImplementedError as error:  # Deflate64, which Windows takes above 2 GB
+        raise UserError(f"{archive} is compressed in a way not known here; unpack it with its own program") from error
     return target
 
 

@@ -69,6 +69,18 @@ def test_a_half_downloaded_archive_says_so_and_leaves_nothing(tmp_path: Path, su
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_zip_compressed_as_windows_does_above_2_gb_says_so(tmp_path: Path) -> None:
+    content = bytearray(make_zip(tmp_path / "big.zip", ["a.jpg"]).read_bytes())
+    for header, method in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        content[content.index(header) + method] = 9  # Deflate64
+    (tmp_path / "big.zip").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"big\.zip is compressed in a way not known here; unpack it with its own program"
+    ):
+        unpack(tmp_path / "big.zip", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_what_is_there_already_is_never_overwritten(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", ["x"])
     unpack(archive, tmp_path)
