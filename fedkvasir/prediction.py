@@ -165,7 +165,7 @@ def find_sources(sources: Sequence[Path], out: Path) -> dict[str, Path]:
         is_video = path.name.lower().endswith(video.SUFFIXES)
         place = name.with_suffix("").as_posix() + ("/" if is_video else "")
         other = places.setdefault(place, path)
-        if not other.samefile(path):
+        if other.resolve() != path.resolve():
             raise UserError(
                 f"{other} and {path} would write the same mask; name the folder above them, or predict twice"
             )
@@ -183,12 +183,10 @@ def find_sources(sources: Sequence[Path], out: Path) -> dict[str, Path]:
 def _files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Files and their names: of a folder's, the path inside it. What lies under ``out`` is a prediction."""
     if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            inside = path.relative_to(source)
-            hidden = any(part.startswith(".") for part in inside.parts)
-            known = path.name.lower().endswith((*picture.SUFFIXES, *video.SUFFIXES)) and path.is_file()
-            if known and not hidden and not path.resolve().is_relative_to(out.resolve()):
-                yield path, inside
+        for path in _inside(source):
+            known = path.name.lower().endswith((*picture.SUFFIXES, *video.SUFFIXES))
+            if known and not path.resolve().is_relative_to(out.resolve()):
+                yield path, path.relative_to(source)
     elif source.exists():
         yield source, Path(source.name)
     else:
@@ -198,6 +196,18 @@ def _files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
             raise UserError(f"{source} {'matches no file' if pattern else 'does not exist'}")
         for match in matches:
             yield from _files(Path(match), out)
+
+
+def _inside(folder: Path, around: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Visible files to the bottom, linked folders as well, but none that leads back to a folder ``around``."""
+    around |= {folder.resolve()}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in around:
+            yield from _inside(path, around)
 
 
 def _agree(runs: Sequence[Run]) -> tuple[str, tuple[str, ...], float]:

@@ -274,6 +274,19 @@ def test_hidden_files_other_files_and_own_masks_are_no_pictures(one: Run, pictur
         (tmp_path / "masks" / "predictions.csv").unlink()  # as when it was stopped
 
 
+def test_linked_folders_are_searched_and_links_that_lead_nowhere_are_named(
+    one: Run, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(pictures / "ward-0")
+    (tmp_path / "in" / "circle").symlink_to(tmp_path)
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "not-fetched.png")
+    with pytest.raises(UserError, match=r"1 of 4 files could not be read to the end: .*gone\.png \(.*No such file"):
+        predict_images([one], [tmp_path / "in"], tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(table["mask"]) == [f"linked/{center}.png" for center in ("alta", "bergen", "edinburgh")]
+
+
 def test_what_would_overwrite_something_is_refused_before_anything_is_written(
     one: Run, pictures: Path, tmp_path: Path
 ) -> None:
