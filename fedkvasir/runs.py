@@ -104,8 +104,8 @@ class Run:
         return (self.folder / "result.json").is_file()
 
     def refuse_unfinished(self) -> None:
-        """Raises UserError where the run has not come to its end."""
-        if not self.finished:
+        """Raises UserError where the run has not come to its end, or is none."""
+        if not self.finished and self.plan:  # which says so where the folder is no run's
             raise UserError(f"{self.folder} is not finished; `fedkvasir run` with the same scenario goes on with it")
 
     @cached_property
