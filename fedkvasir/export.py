@@ -16,7 +16,7 @@ from fedkvasir.data.store import square
 from fedkvasir.data.synthetic import render
 from fedkvasir.data.synthetic.looks import LOOKS
 from fedkvasir.errors import RunFailed, UserError
-from fedkvasir.files import write_atomic
+from fedkvasir.files import refuse_unwritable, write_atomic
 from fedkvasir.runs import Run
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt"}
@@ -48,6 +48,8 @@ def export(run: Run, format: str, out: Path | None = None) -> Exported:
     if format not in SUFFIXES:
         raise UserError(f"--format {format}: use {' or '.join(SUFFIXES)}")
     run.refuse_unfinished()
+    path = out or run.folder / f"model{SUFFIXES[format]}"
+    refuse_unwritable(path.parent, "--out")
     network, scenario = run.model().requires_grad_(False), run.plan.scenario
     size, classes = scenario.data.image_size, run.plan.classes
     metadata = {"task": scenario.task, "classes": json.dumps(classes), "image_size": str(size)}
@@ -71,7 +73,6 @@ def export(run: Run, format: str, out: Path | None = None) -> Exported:
         except Exception as error:  # exporters refuse operators each in their own ways
             raise RunFailed(f"{run.folder} cannot be written as {format}: {_first_line(error)}") from error
         difference = check(content, format, network, size)
-    path = out or run.folder / f"model{SUFFIXES[format]}"
     write_atomic(path, content)
     return Exported(path, metadata, difference)
 

@@ -22,7 +22,7 @@ from fedkvasir.data import formats
 from fedkvasir.data.formats import picture, video
 from fedkvasir.data.store import square
 from fedkvasir.errors import UserError
-from fedkvasir.files import write_atomic
+from fedkvasir.files import refuse_unwritable, write_atomic
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.models.ensemble import OneAtATime
 from fedkvasir.plan import choose_device
@@ -117,6 +117,7 @@ def predict_images(
         raise UserError(f"--tta {tta}: use flips")
     if overlays and task != "segmentation":
         raise UserError("--overlays draws the outlines of masks; a classifier makes none")
+    refuse_unwritable(out, "--out")
     where, places = torch.device(choose_device(device, "--device")), find_sources(sources, out)
     total, done, broken = _total(places, every), 0, dict[Path, str]()
     rows: list[dict[str, Any]] = []

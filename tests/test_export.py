@@ -152,6 +152,8 @@ def test_what_cannot_be_exported_leaves_an_older_file_alone(
     (tmp_path / "model.onnx").write_bytes(b"older")
     with pytest.raises(UserError, match="--format onxx: use onnx or torchscript"):
         export(run, "onxx", tmp_path / "model.onnx")
+    with pytest.raises(UserError, match=r"--out .*model\.onnx cannot be written"):
+        export(run, "onnx", tmp_path / "model.onnx" / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"needs onnxruntime: pip install 'fedkvasir\[export\]'"):
         export(run, "onnx", tmp_path / "model.onnx")

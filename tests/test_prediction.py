@@ -460,14 +460,17 @@ def test_runs_that_do_not_agree_are_refused(one: Run, two: Run, classifier: Run,
         (["RUN", "PICTURES", "--tta", "flop"], "--tta flop: use flips"),
         (["RUN", "PICTURES", "--device", "tpu"], "--device tpu: use auto, cpu or cuda"),
         (["CLASSIFIER", "PICTURES", "--overlays"], "a classifier makes none"),
+        (["CLASSIFIER", "PICTURES", "--out", "FILE"], "cannot be written (Not a directory); name another folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(
     command: Command, one: Run, classifier: Run, pictures: Path, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    known = {"RUN": one.folder, "CLASSIFIER": classifier.folder, "PICTURES": pictures, "EMPTY": tmp_path / "empty"}
-    done = command("predict", *(known.get(word, word) for word in words), "--out", "masks", cwd=tmp_path)
+    (tmp_path / "file").touch()
+    known = {"RUN": one.folder, "CLASSIFIER": classifier.folder, "PICTURES": pictures}
+    known |= {"EMPTY": tmp_path / "empty", "FILE": tmp_path / "file"}
+    done = command("predict", "--out", "masks", *(known.get(word, word) for word in words), cwd=tmp_path)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "masks").exists()
 
@@ -478,6 +481,8 @@ def test_a_run_that_is_not_finished_is_not_applied(one: Run, pictures: Path, tmp
     for use in (lambda run: predict_images([run], [pictures], tmp_path / "out"), lambda run: export(run, "onnx")):
         with pytest.raises(UserError, match="run is not finished; `fedkvasir run` with the same scenario goes on"):
             use(Run(tmp_path / "run"))
+        with pytest.raises(UserError, match="nowhere is not a run folder"):
+            use(Run(tmp_path / "nowhere"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
