@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -134,6 +135,11 @@ def list_images(folder: Path) -> dict[str, Path]:
             raise UserError(f"{folder} holds {path.name} and {found[path.stem].name}: keep one of the two")
         found[path.stem] = path
     return found
+
+
+def readable(folder: Path) -> bool:
+    """May this folder be listed and entered?"""
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def pair(

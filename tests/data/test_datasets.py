@@ -1,5 +1,7 @@
 """Readers: what they find, what they warn of, what they refuse; and the two real datasets where they are."""
 
+import os
+import stat
 from pathlib import Path
 
 import pandas as pd
@@ -89,6 +91,27 @@ def test_the_twin_tree_in_a_zip_made_on_a_mac_is_no_dataset(tmp_path: Path) -> N
         twin.mkdir(parents=True)
         (twin / "._a.jpg").write_bytes(b"attributes")
     assert [path for _, path in find_all(tmp_path)] == [root]
+
+
+def test_a_folder_that_may_not_be_read_hides_no_dataset_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, locked = kvasir(tmp_path / "Kvasir-SEG"), tmp_path / "lost+found"  # as every disk has it
+    locked.mkdir()
+    inside, listing = locked / "derivatives", Path.iterdir
+
+    def refuse(path: Path) -> bool:  # to the superuser, too, who runs tests in containers
+        if path in (locked, inside):
+            raise PermissionError(13, "Permission denied", str(path))
+        return path.exists() and stat.S_ISDIR(path.stat().st_mode)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked)
+    monkeypatch.setattr(Path, "iterdir", lambda path: refuse(path) and listing(path))
+    monkeypatch.setattr(Path, "is_dir", lambda path: path == locked or refuse(path))
+    assert find_root(find_dataset("kvasir-seg"), tmp_path, None) == root
+    assert [path for _, path in find_all(tmp_path)] == [root]
+    with pytest.raises(UserError, match=r"nothing under .* looks like it\. .*lost\+found may not be read"):
+        find_root(find_dataset("verse"), tmp_path, None)
 
 
 def test_a_missing_root_says_how_to_get_the_dataset(tmp_path: Path) -> None:

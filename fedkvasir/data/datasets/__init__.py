@@ -6,7 +6,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from fedkvasir.data import archive
-from fedkvasir.data.catalog import Dataset
+from fedkvasir.data.catalog import Dataset, readable
 from fedkvasir.errors import UserError
 from fedkvasir.scenario import did_you_mean
 
@@ -39,7 +39,7 @@ def find_root(dataset: Dataset, data_dir: Path | None, given: str | None) -> Pat
             raise UserError(f"{name}: {start} is an archive; `fedkvasir data unpack {start} DIR` unpacks it")
         kind = "is a file, not a folder" if start.exists() else "does not exist"
         raise UserError(f"{name}: {start} {kind}. {card.obtain}")
-    archives = []
+    archives, locked = list[Path](), list[Path]()
     for level in _levels(start):
         found = [path for path in level if dataset.recognise(path)]
         if len(found) > 1:
@@ -47,11 +47,14 @@ def find_root(dataset: Dataset, data_dir: Path | None, given: str | None) -> Pat
             raise UserError(f"{name}: two copies, {places}; choose one with data.roots.{name}")
         if found:
             return found[0]
-        archives += [child for path in level for child in sorted(path.iterdir()) if archive.is_archive(child)]
+        inside = [child for path in level for child in sorted(path.iterdir())]
+        archives += filter(archive.is_archive, inside)
+        locked += [child for child in inside if child.is_dir() and not readable(child)]
     for above in list(start.resolve().parents)[:3]:
         if dataset.recognise(above):
             raise UserError(f"{name}: {start} lies inside the dataset; give the folder above it, {above}")
     hint = f" {archives[0]} is not unpacked: `fedkvasir data unpack {archives[0]} DIR`." if archives else ""
+    hint += f" {locked[0]} may not be read: ask for the right." if locked else ""
     raise UserError(f"{name}: nothing under {start} looks like it.{hint} {card.obtain}")
 
 
@@ -75,10 +78,12 @@ def find_all(start: Path) -> list[tuple[Dataset, Path]]:
 def _levels(start: Path) -> Iterator[list[Path]]:
     """The folder, the folders in it, and so on, three levels down; at most 500 a level.
 
-    Not what macOS puts into its zips beside the files: ``__MACOSX`` repeats their tree and holds no picture.
+    Not what may not be read, a disk's ``lost+found`` say, nor what macOS puts into its zips beside the files:
+    ``__MACOSX`` repeats their tree and holds no picture.
     """
     level = [start]
     for _ in range(4):
         yield level
         inside = [child for path in level for child in sorted(path.iterdir())]
-        level = [child for child in inside if child.is_dir() and not child.name.startswith((".", "__MACOSX"))][:500]
+        shown = [child for child in inside if child.is_dir() and not child.name.startswith((".", "__MACOSX"))]
+        level = [child for child in shown if readable(child)][:500]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, make_catalog, missing, pair
+from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, make_catalog, missing, pair, readable
 from fedkvasir.data.formats import nifti
 from fedkvasir.errors import UserError
 
@@ -140,8 +140,9 @@ def _parts(root: Path) -> list[Path]:
     """Folders with rawdata and derivatives: the root, or those directly in it, which may be doubled."""
     if _is_part(root):
         return [root]
-    children = [child for child in sorted(root.iterdir()) if not child.name.startswith(".")] if root.is_dir() else []
-    return [place for child in children for place in (child, child / child.name) if _is_part(place)]
+    children = sorted(root.iterdir()) if root.is_dir() else []
+    visible = [child for child in children if not child.name.startswith(".") and readable(child)]
+    return [place for child in visible for place in (child, child / child.name) if _is_part(place)]
 
 
 def _files(folder: Path, ending: str, kind: str) -> tuple[dict[str, Path], list[str]]:
