@@ -270,14 +270,20 @@ def _compare(listing: Path, listed: list[tuple[str, str]], classes: dict[str, li
     return [f"{len(found)} {what} {listing.name}, e.g. {found[0]}" for found, what in kinds if found]
 
 
+def above(root: Path) -> list[Path]:
+    """The two folders above the root, and where it is a link, the two above what it leads to."""
+    return [*root.absolute().parents[:2], *root.resolve().parents[:2]]
+
+
 def _split_lists(root: Path, official_splits: str | None) -> list[Path]:
     """The official split lists that are there."""
     if official_splits is not None:
         places = [Path(official_splits).expanduser()]
     else:
-        above = root.resolve().parents[:2]
         places = [root, root / "official_splits"]
-        places += [folder / name for folder in above for name in ("official_splits", "hyper-kvasir/official_splits")]
+        places += [
+            folder / name for folder in above(root) for name in ("official_splits", "hyper-kvasir/official_splits")
+        ]
     found = [next((folder / name for folder in places if (folder / name).is_file()), None) for name in FOLDS]
     if official_splits is not None and not any(found):
         raise UserError(f"{NAME}: option official_splits: {places[0]} holds neither {' nor '.join(FOLDS)}")

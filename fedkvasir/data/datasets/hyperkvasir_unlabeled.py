@@ -11,7 +11,7 @@ import pandas as pd
 from fedkvasir.data.arff import Attribute, read_arff, read_header
 from fedkvasir.data.catalog import IMAGE_SUFFIXES, Card, Catalog, Dataset, differences, make_catalog, missing
 from fedkvasir.data.datasets import hyperkvasir_labeled
-from fedkvasir.data.datasets.hyperkvasir_labeled import files_by_folder, odd_names
+from fedkvasir.data.datasets.hyperkvasir_labeled import above, files_by_folder, odd_names
 from fedkvasir.errors import UserError
 
 NAME = "hyperkvasir-unlabeled"
@@ -88,7 +88,7 @@ def _text(attribute: Attribute) -> bool:
 def _arff_files(root: Path) -> Iterator[list[Path]]:
     """ARFF files by place, the nearest first: in the root, one and two levels up, in a clone of the repository there;
     at each of them also anywhere in ``clustering_experiments``."""
-    for base in (root, *root.resolve().parents[:2]):
+    for base in (root, *above(root)):
         for folder in (base, *sorted(base.glob("hyper-kvasir*"))):
             for found in (folder.glob("*"), (folder / EXPERIMENTS).rglob("*")):
                 yield sorted(path for path in found if _is_arff(path.name))

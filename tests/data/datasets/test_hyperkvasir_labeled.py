@@ -202,6 +202,13 @@ class TestOfficialSplits:
             f"hyperkvasir-labeled/{stem}": part for stem, part in ((A, "train"), (B, "test"), (C, "train"), (D, "test"))
         }
 
+    def test_is_found_beside_a_link_to_the_images(self, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        link = tmp_path / "data" / "labeled-images"
+        link.symlink_to(small(tmp_path / "disk"))
+        self.write(tmp_path / "data" / "official_splits", SPLIT + self.ROWS)
+        assert list(read(link).splits) == ["2-fold-0", "2-fold-1"]
+
     def test_five_folds(self, tmp_path: Path) -> None:
         rows = "".join(
             f"{stem}.jpg;{label};{fold}\n" for stem, label, fold in ((A, "polyp", 0), (D, "normal-z-line", 4))

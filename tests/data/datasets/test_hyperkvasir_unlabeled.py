@@ -109,6 +109,12 @@ class TestTables:
         with pytest.raises(UserError, match="no ARFF file with cluster assignments at "):
             clusters(root)
 
+    def test_they_are_found_beside_a_link_to_the_images(self, tmp_path: Path) -> None:
+        link = tmp_path / "data" / "unlabeled-images"
+        self.arff(link.parent / "clustering_experiments" / "any.arff", "@attribute size numeric")
+        link.symlink_to(tree(tmp_path / "disk" / "unlabeled-images", f"images/{A}.jpg", f"images/{B}.jpg"))
+        assert len(features(link)) == 2
+
     def test_a_renamed_root_is_known_with_its_arff_files(self, tmp_path: Path) -> None:
         self.arff(tree(tmp_path / "renamed", f"images/{A}.jpg") / "any.arff", "@attribute size numeric")
         assert DATASET.recognise(tmp_path / "renamed")
