@@ -114,6 +114,21 @@ def test_a_folder_that_may_not_be_read_hides_no_dataset_beside_it(
         find_root(find_dataset("verse"), tmp_path, None)
 
 
+def test_folders_above_that_may_not_be_listed_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "user" / "data").mkdir(parents=True)
+    listing = os.scandir
+
+    def refuse(path: Path) -> object:
+        if path == tmp_path:  # on many clusters /scratch is so
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"nothing under .* looks like it\. Download kvasir-dataset-v2\.zip"):
+        find_root(find_dataset("kvasir-v2"), tmp_path / "user" / "data", None)
+
+
 def test_a_missing_root_says_how_to_get_the_dataset(tmp_path: Path) -> None:
     dataset = find_dataset("kvasir-seg")
     for place in (None, tmp_path, tmp_path / "nowhere"):

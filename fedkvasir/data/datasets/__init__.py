@@ -39,7 +39,7 @@ def find_root(dataset: Dataset, data_dir: Path | None, given: str | None) -> Pat
             raise UserError(f"{name}: {start} is an archive; `fedkvasir data unpack {start} DIR` unpacks it")
         kind = "is a file, not a folder" if start.exists() else "does not exist"
         raise UserError(f"{name}: {start} {kind}. {card.obtain}")
-    archives, locked = list[Path](), list[Path]()
+    archives = []
     for level in _levels(start):
         found = [path for path in level if dataset.recognise(path)]
         if len(found) > 1:
@@ -47,14 +47,14 @@ def find_root(dataset: Dataset, data_dir: Path | None, given: str | None) -> Pat
             raise UserError(f"{name}: two copies, {places}; choose one with data.roots.{name}")
         if found:
             return found[0]
-        inside = [child for path in level for child in sorted(path.iterdir())]
-        archives += filter(archive.is_archive, inside)
-        locked += [child for child in inside if child.is_dir() and not readable(child)]
+        archives += [child for path in level for child in sorted(path.iterdir()) if archive.is_archive(child)]
     for above in list(start.resolve().parents)[:3]:
-        if dataset.recognise(above):
+        if readable(above) and dataset.recognise(above):
             raise UserError(f"{name}: {start} lies inside the dataset; give the folder above it, {above}")
     hint = f" {archives[0]} is not unpacked: `fedkvasir data unpack {archives[0]} DIR`." if archives else ""
-    hint += f" {locked[0]} may not be read: ask for the right." if locked else ""
+    folders = (child for level in _levels(start) for path in level for child in path.iterdir() if child.is_dir())
+    locked = next((folder for folder in folders if not readable(folder)), None)
+    hint += f" {locked} may not be read: ask for the right." if locked else ""
     raise UserError(f"{name}: nothing under {start} looks like it.{hint} {card.obtain}")
 
 
