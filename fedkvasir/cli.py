@@ -26,6 +26,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(site_app, name="site")
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
+GOES_ON = {"run", "sweep", "baseline", "predict"}
+"""Commands that, given again, go on from what is there."""
 
 
 def main() -> None:
@@ -68,7 +70,8 @@ def _end(text: str, code: int) -> None:
 
 def _disk(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror or error}{where}; what was finished is kept, and the same command goes on from there"
+    kept = "; what was finished is kept, and the same command goes on from there" if GOES_ON & {*sys.argv[1:2]} else ""
+    return f"{error.strerror or error}{where}{kept}"
 
 
 @app.command()

@@ -11,6 +11,8 @@ from fedkvasir.errors import UserError
 
 KEYS = ("state_dict", "model_state_dict", "model")
 """Under which a checkpoint keeps its tensors, if it holds more."""
+WRAPPERS = r"^(module\.|_orig_mod\.|model\.)+"
+"""What DataParallel, torch.compile and Lightning put before the names of the network that they hold."""
 TRIUNET = {"in_model_1.": "branches.0.", "in_model_2.": "branches.1.", "out_model.": "head."}
 """The names in the code of TriUNet's authors."""
 DEEPLABV3 = {"decoder.0.": "decoder.aspp.", "decoder.1.": "decoder.conv.", "decoder.2.": "decoder.bn."}
@@ -20,8 +22,8 @@ DEEPLABV3 = {"decoder.0.": "decoder.aspp.", "decoder.1.": "decoder.conv.", "deco
 def read_pth(path: Path) -> dict[str, Tensor]:
     """The tensors of a saved state_dict, by their names in a :class:`~fedkvasir.models.network.Network`.
 
-    It is a state_dict of a segmentation-models-pytorch or timm network, of DataParallel's wrapper around it, of the
-    TriUNet of https://github.com/vlbthambawita/divergent-nets, or a dictionary that holds one under one of
+    It is a state_dict of a segmentation-models-pytorch or timm network, by itself or out of one of :data:`WRAPPERS`, of
+    the TriUNet of https://github.com/vlbthambawita/divergent-nets, or a dictionary that holds one under one of
     :data:`KEYS`. Raises UserError for a file that holds other objects, a whole pickled model say: to open it is to run
     it.
     """
@@ -48,7 +50,7 @@ def _load(path: Path) -> Any:
 
 
 def _translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = {re.sub(WRAPPERS, "", name): value for name, value in state.items()}
     if any(name.startswith("in_model_1.") for name in state):
         # Their class inherits a U-Net that it never calls: its tensors lie beside those of the three.
         state = {name: value for name, value in state.items() if name.startswith(tuple(TRIUNET))}

@@ -275,8 +275,9 @@ def segmenter(name: str, **parameters: Any) -> nn.Module:
         lambda network: {"model_state_dict": network.state_dict(), "epoch": 3, "acc": torch.tensor(0.9)},
         lambda network: {"state_dict": nn.DataParallel(network).state_dict()},
         lambda network: {"model": network.state_dict()},
+        lambda network: {"state_dict": nn.ModuleDict({"model": torch.compile(network)}).state_dict(), "epoch": 3},
     ],
-    ids=["bare", "model_state_dict", "module.", "model"],
+    ids=["bare", "model_state_dict", "module.", "model", "model._orig_mod."],
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_state_dict_of_segmentation_models_pytorch_loads(
