@@ -6,10 +6,10 @@ fairness and the suite take them in place of per-image records. Methods are comp
 (:func:`compare_here`), and the parts are put together without an image (:func:`combine`).
 
 No row holds the name of an image or a group. Withheld (NaN) is a number, be it a count or a mean, of fewer than
-:data:`MINIMUM` images or groups, unless it is of the whole center; a count that gives such a one away as what is left
-of a sum; and of a center with fewer groups the draws and every comparison, out of which the groups' own means follow.
-What is not withheld still says something: two wrong of forty images are an accuracy of 0.95, and the draws of a handful
-of groups take few values, those of the groups' means among them.
+:data:`MINIMUM` images or groups, unless it is of the whole center; a number that gives such a one away as what is left
+of that of all; and of a center with fewer groups the draws and every comparison, out of which the groups' own means
+follow. What is not withheld still says something: two wrong of forty images are an accuracy of 0.95, and the draws of
+a handful of groups take few values, those of the groups' means among them.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from fedkvasir.evaluation.groups import ROLES, STATISTICS, Runs, SharedCenter, c
 from fedkvasir.evaluation.intervals import DRAWS, bootstrap, caution, draw_runs, interval, uniform
 from fedkvasir.evaluation.pairing import paired, sides
 from fedkvasir.evaluation.protocol import center_scores, headline, task_of
-from fedkvasir.evaluation.suite import ALL, by_size, suite
+from fedkvasir.evaluation.suite import ALL, BACKGROUND, by_size, suite
 from fedkvasir.metrics.classification import predicted
 from fedkvasir.metrics.segmentation import scored
 
@@ -106,32 +106,38 @@ def _classes(records: pd.DataFrame) -> pd.DataFrame:
     """Classification: the suite without counts by class, of which those of errors are small."""
     table = suite(records)
     table = table[table["reduction"] != "sum"].assign(kind="suite")
-    rare = table["class"].isin([name for name, own in records.groupby("label") if _is_few(own)])
+    # Not one class alone, of which the mean over classes would tell.
+    rare = table["class"].isin(_withheld(records, "label"))
     # Precision is of the images that were taken for the class.
-    claimed = table["class"].isin([name for name, own in records.groupby(predicted(records)) if _is_few(own)])
+    claimed = table["class"].isin(_withheld(records, predicted(records)))
     return table.assign(value=table["value"].mask(rare | (claimed & (table["metric"] == "precision"))))
 
 
 def _masks(records: pd.DataFrame) -> list[pd.DataFrame]:
-    """Segmentation: the suite, the same by size, misses and false alarms."""
+    """Segmentation: the suite, the same by size, misses and false alarms.
+
+    A size that is not counted has no values either: less those of the other sizes, sums of all images are its own.
+    That is so whatever the empty images, in which there is nothing to be found.
+    """
     sizes, alarms, rare = [], [], set[str]()
     every = by_size(records)
     for name, own in records.groupby("class", sort=False):
-        if _is_few(own[own["tp"] + own["fp"] + own["fn"] > 0]):
-            rare |= {str(name), ALL}
         bins, hit, alarm = size_bins(own["tp"] + own["fn"]), own["tp"] > 0, own["fp"] > 0
         empty = bins == SIZES[0]
-        negatives, *shown = _counts(*(own[bins == size] for size in SIZES))
-        told = {"negatives": negatives, "polyps": len(own) - negatives}
+        if _is_few(own[~empty]) or _is_few(own[~empty | alarm]):
+            rare |= {str(name), ALL, BACKGROUND}
+        sized = [own[bins == size] for size in SIZES[1:]]
+        (negatives, polyps), shown = _counts(own[empty], own[~empty]), _counts(*sized)
+        told = {"negatives": negatives, "polyps": polyps}
         if np.isfinite(negatives):
-            # Their sum can be told as well.
-            shown = [*np.where(np.isnan(_counts(*(own[bins == size] for size in SIZES[1:]))), np.nan, shown)]
             told["missed"], _ = _counts(own[~empty & ~hit], own[~empty & hit])
             told["false_alarms"], _ = _counts(own[empty & alarm], own[empty & ~alarm])
+        else:  # they are what is left of all images
+            shown = [*np.where(np.isnan(_counts(*sized, own[empty])[:-1]), np.nan, shown)]
         alarms.append(pd.DataFrame({"kind": "alarms", "class": name, "metric": [*told], "value": [*told.values()]}))
         for size, images in zip(SIZES[1:], shown, strict=True):
             table = every[(every["class"] == name) & (every["size"] == size)]
-            if _is_few(own[bins == size]):
+            if np.isnan(images):
                 table = table.assign(value=np.nan)
             sizes.append(table.assign(kind="size", images=images))
     table = suite(records)
@@ -153,6 +159,12 @@ def _counts(*parts: pd.DataFrame) -> list[float]:
             break
         withheld[others[images[others].argmin()]] = True
     return [float(count) for count in np.where(withheld, np.nan, images)]
+
+
+def _withheld(records: pd.DataFrame, by: str | np.ndarray) -> list[str]:
+    """Which groups of the records :func:`_counts` does not tell."""
+    parts = {str(name): own for name, own in records.groupby(by)}
+    return [name for name, count in zip(parts, _counts(*parts.values()), strict=True) if np.isnan(count)]
 
 
 def anonymise(samples: pd.DataFrame, key: bytes) -> pd.DataFrame:

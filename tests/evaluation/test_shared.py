@@ -212,6 +212,7 @@ def test_no_count_of_few_leaves_nor_can_be_taken_from_a_sum(random, patients: in
     assert (counts.isna() | (counts == true[counts.index])).all() and (sizes.isna() | (sizes == own)).all()
     for told_counts in (counts, sizes):
         assert not told_counts.between(1, MINIMUM - 1).any()
+    assert by_size(told).loc[by_size(told)["images"].isna(), "value"].isna().all()
     parts = [[("negatives", true["negatives"]), *own.items()]]
     if np.isfinite(seen["polyps"]):
         parts.append([*own.items()])
@@ -234,6 +235,39 @@ def test_means_of_few_are_withheld() -> None:
     assert told["class-1"].isna().all() and told["class-0"].notna().all() and told["all"].notna().all()
 
 
+def polyps_px(table: pd.DataFrame) -> float:
+    """Pixels of polyps in all rows that tell them."""
+    own = table[(table["reduction"] == "sum") & (table["class"] == "polyp")]
+    return float(own.loc[own["metric"].isin(["tp", "fn"]), "value"].sum())
+
+
+@pytest.mark.parametrize("empty", [0, 9])
+def test_the_only_large_polyp_is_not_what_the_pixels_of_the_others_leave_of_all(empty: int) -> None:
+    """Whether or not there are empty images, none of whose pixels is found or missed."""
+    records = segmentation({"oslo": [[0.5]] * 20 + [[np.nan]] * empty}).assign(**{"class": "polyp"}, tn=10**6)
+    records.loc[:11, ["tp", "fn"]] //= 9
+    records.loc[12, ["tp", "fn"]] *= 9
+    shared = at_hospitals(records)
+    left = polyps_px(suite(shared)) - polyps_px(by_size(shared))
+    assert left == records.loc[12:19, ["tp", "fn"]].to_numpy().sum(), "of the large one and the seven of middle size"
+
+
+def test_three_polyps_among_many_images_are_not_told_of_as_background() -> None:
+    records = segmentation({"oslo": [[0.5]] * 3 + [[np.nan]] * 30}).assign(**{"class": "polyp"}, tn=10**6)
+    for seen in (records, records.assign(fp=10)):
+        told = suite(at_hospitals(seen))
+        assert {*told["class"]} == {"polyp", "background", "all"} and told["value"].isna().all()
+
+
+def test_a_class_of_three_is_not_what_other_classes_leave_of_the_mean_over_all() -> None:
+    """Two of them, or none, are withheld."""
+    answers = LABELS[LABELS["center"] == "oslo"].copy()
+    few = answers["label"].eq("class-1") & answers["label"].eq("class-1").cumsum().gt(3)
+    answers.loc[few, "label"] = "class-0"
+    told = suite(at_hospitals(answers)).query("metric == 'recall' and reduction == 'image'").set_index("class")["value"]
+    assert told.drop("all", errors="ignore").isna().sum() == 2
+
+
 def test_many_images_of_two_patients_are_few() -> None:
     """Their number, six, is not what is left of the number of all polyps either."""
     records = segmentation({"oslo": [[0.5] * 3] * 2 + [[0.5] * 2] * 16}).assign(**{"class": "polyp"}, tn=10**6)
@@ -241,7 +275,7 @@ def test_many_images_of_two_patients_are_few() -> None:
     records.loc[records.index[-16:], ["tp", "fn"]] //= 9
     told = by_size(at_hospitals(records)).query("metric == 'dice' and reduction == 'group'").set_index("size")
     assert told["images"].isna().sum() == 2 and np.isnan(told.loc["over 200x200 px", "images"])
-    assert np.isnan(told.loc["over 200x200 px", "value"]) and told["value"].notna().sum() == 2
+    assert np.isnan(told.loc["over 200x200 px", "value"]) and told["value"].notna().sum() == 1
 
 
 def test_a_hospital_with_four_groups_has_a_score_and_no_interval() -> None:
