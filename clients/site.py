@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -162,7 +161,10 @@ class Site:
             raise Refused("that is no method") from error
         tables = []
         for runs in seeds:
-            paths = [self.folder(run) / "records" / "best.parquet" for run in runs]
+            folders = [self.folder(run) for run in runs]
+            for folder in folders:
+                self._approved("the scenario", load(folder / "scenario.yaml").sha256)
+            paths = [folder / "records" / "best.parquet" for folder in folders]
             if not paths or not all(path.is_file() for path in paths):
                 raise Refused("this hospital keeps no test records of one of the runs")
             tables.append(pd.concat(map(pd.read_parquet, paths), ignore_index=True))
@@ -274,15 +276,13 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
 
 
 def at(context: Context) -> Site:
-    """The site whose node this is. Raises Refused in a simulation, which has none."""
+    """The site whose node this is, as its site.yaml is now: a hospital may take back what it has allowed.
+
+    Raises Refused in a simulation, which has none.
+    """
     if NODE not in context.node_config:
         raise Refused("this node is no real site")
-    return _open(str(context.node_config[NODE]))
-
-
-@lru_cache(maxsize=1)
-def _open(folder: str) -> Site:
-    return Site(SiteKit.load(Path(folder)))
+    return Site(SiteKit.load(Path(str(context.node_config[NODE]))))
 
 
 def admit(message: Message) -> dict[str, Any]:

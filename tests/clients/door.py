@@ -48,7 +48,6 @@ class Door:
         facts = {"federation": "lab", "superlink": "lab.example.org:8000", "expires": "2099-01-01"}
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "site.yaml").write_text(yaml.safe_dump(facts | {"hospital": "alta"} | self.kit))
-        site._open.cache_clear()
 
     @property
     def hospital(self) -> str:

@@ -141,7 +141,6 @@ def test_a_message_that_comes_again_after_a_kill_is_answered_the_same(settle: Se
     keys = {"server-round": 2, "start-from": 1, "keep": 1, "validate": "val"}
     first = door.ask("train", **keys)
     forget()  # as a new process begins
-    site._open.cache_clear()
     again = door.ask("train", **keys)
     assert said(first) == said(again)
     assert {path.name for path in (door.run / "centers" / "alta").iterdir()} == {
@@ -256,15 +255,26 @@ def test_what_is_not_on_a_hospitals_list_is_refused_with_its_hash(settle: Settle
 
 
 def test_what_is_on_a_hospitals_list_is_answered_until_it_is_taken_off(settle: Settle) -> None:
+    """By the same process: site.yaml is what it says when a message comes."""
     told = settle().scenario.sha256
     door = settle(approve=[told, APP])
     door.surveyed()
     door.enrolled()
-    for kind in ("train", "evaluate"):
+    answered(door.ask("evaluate", split="test", checkpoint="best"))
+    for kind in ("train", "evaluate", "query.compare"):
         answered(door.ask(kind))
     door = settle(approve=["f" * 64, APP])
-    for kind in ("train", "evaluate"):
+    for kind in ("train", "evaluate", "query.compare"):
         assert told in refusal(door.ask(kind))
+    (door.folder / "site.yaml").write_text("approve: [")
+    assert refusal(door.ask("evaluate")) == "UserError; the hospital's own log says more"
+
+
+def test_rows_stay_from_the_moment_that_the_hospital_says_so(settle: Settle) -> None:
+    door = settle("evaluation.share=per-image", share="per-image").enrolled()
+    assert "samples" in door.ask("evaluate", split="test", checkpoint="best").content
+    again = settle("evaluation.share=per-image", share="per-center").ask("evaluate", split="test", checkpoint="best")
+    assert {*again.content} == {"scores", "cost", "shared"}
 
 
 def test_a_holdout_is_tested_and_never_trained(settle: Settle) -> None:
