@@ -13,7 +13,6 @@ from typing import Any, cast
 import httpx
 import pandas as pd
 from flwr.app import ConfigRecord, Error, Message, RecordDict
-from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import run_from_proto
 from flwr.proto.runtime_pb2 import PullTaskInputRequest
@@ -101,12 +100,14 @@ class LabGrid(HttpGrid):
                 for message in due:
                     (number,) = self.push_messages([message])
                     waiting[number] = message
-                for reply in self.pull_messages([*waiting]) if waiting else ():
-                    message = waiting.pop(reply.metadata.reply_to_message_id)
+                for number, message in [*waiting.items()]:
+                    if (reply := self._answer(number, message)) is None:
+                        continue
+                    del waiting[number]
                     if unheard(reply):
                         later.append((time.monotonic() + AGAIN_S, _again(message)))
                     else:
-                        replies.append(_unpacked(reply))
+                        replies.append(reply)
                         self.on_reply(self.hospitals[message.metadata.dst_node_id])
                 if self.lost:
                     raise Disconnected(self.lost)
@@ -114,6 +115,28 @@ class LabGrid(HttpGrid):
         except (httpx.HTTPError, RunNotRunningException) as error:
             raise Disconnected(str(error) or type(error).__name__) from error
         return replies
+
+    def _answer(self, number: str, message: Message) -> Message | None:
+        """The answer to a message, with its arrays, once there is one; an error in its place where it cannot be read.
+
+        Every message is asked after by itself: the SuperLink knows whom it was for, and what an answer says of who
+        sent it, and in reply to what, is its hospital's word alone.
+        """
+        try:
+            reply = next(iter(self.pull_messages([number])), None)
+            if reply is None or unheard(reply):
+                return reply
+            to, told = message.metadata, reply.metadata
+            if (told.src_node_id, told.reply_to_message_id) != (to.dst_node_id, number):
+                raise ValueError("it says that it is another's")
+            if not reply.has_error():
+                reply.content = unpack(reply.content)
+            return reply
+        except (httpx.HTTPError, RunNotRunningException):
+            raise
+        except Exception as error:  # Flower's, numpy's and JSON's readers have many
+            reason = f"sent what cannot be read: {error}"
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
 @contextmanager
@@ -162,7 +185,7 @@ def enrol(grid: LabGrid, scenario: Scenario, deadline_s: float) -> tuple[Plan, d
     try:
         facts = {name: json.loads(str(_config(reply, "hospital")["json"])) for name, reply in answers.items()}
         plan = plan_of_sites(scenario, facts)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunFailed(f"what hospitals say of themselves does not fit together ({error})") from error
     counts = plan.class_counts
     joint = {**told, "run": plan.name, "classes": [*counts], "counts": [*counts.values()]}
@@ -219,18 +242,6 @@ def _packed(message: Message, made: dict[tuple[int, ...], RecordDict]) -> Messag
         made[key] = pack(RecordDict({**arrays}))
     others = {name: record for name, record in message.content.items() if name not in arrays}
     return _again(message, RecordDict({**others, **made[key]}))
-
-
-def _unpacked(reply: Message) -> Message:
-    """A hospital's answer with its arrays; an error in its place where it cannot be read."""
-    if reply.has_error():
-        return reply
-    try:
-        reply.content = unpack(reply.content)
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"sent what cannot be read: {error}"
-        return make_message(reply.metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason))
-    return reply
 
 
 def _again(message: Message, content: RecordDict | None = None) -> Message:

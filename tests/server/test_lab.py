@@ -1,0 +1,69 @@
+"""At the coordinator: an answer is that of the hospital that was asked, whatever it says of itself."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fedkvasir.packing import pack
+from server.grid import _address, _identify
+from server.lab import LabGrid
+
+HOSPITALS = {7: "alta", 8: "bergen"}
+
+
+class Mailbox(LabGrid):
+    """A SuperLink that has every answer at once; ``answer`` makes alta's."""
+
+    def __init__(self, answer: Callable[[Message], Message]) -> None:
+        self.lost, self.hospitals, self.on_reply = "", HOSPITALS, lambda center: None
+        self._answers: dict[int, Callable[[Message], Message]] = {7: answer, 8: good}
+        self._sent: dict[str, Message] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        (message,) = map(_address, messages)
+        self._sent[message.metadata.message_id] = message
+        return [message.metadata.message_id]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        return [self._answers[self._sent[number].metadata.dst_node_id](self._sent[number]) for number in message_ids]
+
+    def close(self) -> None:
+        pass
+
+
+def good(message: Message) -> Message:
+    return Message(pack(RecordDict({"arrays": ArrayRecord({"a": Array(np.ones(3))})})), reply_to=message)
+
+
+def from_bergen(message: Message) -> Message:
+    reply = good(message)
+    reply.metadata.__dict__["_src_node_id"] = 8
+    return reply
+
+
+def to_another(message: Message) -> Message:
+    reply = good(message)
+    reply.metadata.__dict__["_reply_to_message_id"] = "f" * 64
+    return reply
+
+
+def unpackable(message: Message) -> Message:
+    return Message(RecordDict({"layout": ConfigRecord({"arrays": "[" * 5000})}), reply_to=message)
+
+
+def unreadable(message: Message) -> Message:
+    raise IndexError("list index out of range")  # as Flower does where an array lacks a part
+
+
+@pytest.mark.parametrize("answer", [from_bergen, to_another, unpackable, unreadable])
+def test_an_answer_that_is_none_is_an_error_of_its_own_hospital_and_the_others_are_taken(
+    answer: Callable[[Message], Message],
+) -> None:
+    _identify()
+    asked = [Message(RecordDict(), node, "query.survey") for node in HOSPITALS]
+    replies = {reply.metadata.src_node_id: reply for reply in Mailbox(answer).send_and_receive(asked, timeout=20)}
+    assert replies.keys() == HOSPITALS.keys()
+    assert replies[7].error.reason.startswith("sent what cannot be read: ")
+    np.testing.assert_array_equal(replies[8].content.array_records["arrays"]["a"].numpy(), np.ones(3))
