@@ -25,7 +25,7 @@ from fedkvasir.algorithms.base import Algorithm, arrays_of, from_record, to_reco
 from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.protocol import headline, metric_names
 from fedkvasir.evaluation.selection import best_round, selection_score
-from fedkvasir.evaluation.shared import COLUMNS
+from fedkvasir.evaluation.shared import is_share
 from fedkvasir.gpu import is_full
 from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
@@ -46,8 +46,8 @@ class Event:
 Watch = Callable[[Event], None]
 ATTEMPTS = 3
 """A round below quorum is asked for this often before the run stops."""
-RECORDS = {"samples": ("sample", "group"), "shared": COLUMNS}
-"""Tables that hospitals tell of their images, and the columns that they have whatever the task."""
+SAMPLES = ("sample", "group")
+"""Columns that per-image records have whatever the task."""
 COST = ("samples", "steps", "seconds", "peak_mib")
 """What a hospital tells of its training, beside the loss and whether it kept a state."""
 
@@ -359,7 +359,7 @@ class Federation:
             evaluated.scores.append({**place, **scores})
             for name, tables in (("samples", evaluated.tables), ("shared", evaluated.shares)):
                 if name in reply.content:
-                    part = _table(reply, name)
+                    part = _table(reply, name, task)
                     if part is None:
                         raise RunFailed(f"round {checkpoint.round}: {center} sent records of {split} that are none")
                     part.insert(0, "checkpoint", label)
@@ -484,8 +484,11 @@ def unscored(reply: Message | None, task: str) -> str:
     if reply.has_error():
         return str(reply.error.reason)
     told = [record for name in ("scores", "cost") if isinstance(record := reply.content.get(name), ConfigRecord)]
-    numbers = {type(value) for record in told for value in record.values()} <= {int, float}
-    return "" if len(told) == 2 and numbers and told[0].keys() == {*metric_names(task)} else "sent no scores"
+    if len(told) < 2 or not {type(value) for record in told for value in record.values()} <= {int, float}:
+        return "sent no scores"
+    scores = cast(dict[str, float], told[0])
+    within = not any(score < 0 or score > 1 for score in scores.values())  # NaN: nothing to be found
+    return "" if scores.keys() == {*metric_names(task)} and within else "sent no scores"
 
 
 def unheard(reply: Message | None) -> bool:
@@ -494,13 +497,14 @@ def unheard(reply: Message | None) -> bool:
     return reply is None or (reply.has_error() and reply.error.code in gone)
 
 
-def _table(reply: Message, name: str) -> pd.DataFrame | None:
-    """A table in a reply; None where it cannot be read, or lacks what every such table has."""
+def _table(reply: Message, name: str, task: str) -> pd.DataFrame | None:
+    """A hospital's ``samples`` or ``shared`` in a reply; None where they cannot be read, or are not made as such."""
     try:
         table = pd.read_parquet(io.BytesIO(cast(bytes, cast(ConfigRecord, reply.content[name])["parquet"])))
     except Exception:  # as in complaint: whatever a stranger sends
         return None
-    return table if {*RECORDS[name]} <= {*table.columns} and "checkpoint" not in table else None
+    made_so = is_share(table, task) if name == "shared" else {*SAMPLES} <= {*table.columns}
+    return table if made_so and "checkpoint" not in table else None
 
 
 def _shapes(state: exchange.State) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

@@ -25,7 +25,7 @@ from fedkvasir.evaluation.comparison import Comparison, SignedRanks, signed_rank
 from fedkvasir.evaluation.groups import ROLES, STATISTICS, Runs, SharedCenter, centers_of, tested
 from fedkvasir.evaluation.intervals import DRAWS, bootstrap, caution, draw_runs, interval, uniform
 from fedkvasir.evaluation.pairing import paired, sides
-from fedkvasir.evaluation.protocol import center_scores, headline, task_of
+from fedkvasir.evaluation.protocol import center_scores, headline, metric_names, task_of
 from fedkvasir.evaluation.suite import ALL, BACKGROUND, by_size, suite
 from fedkvasir.metrics.classification import predicted
 from fedkvasir.metrics.segmentation import scored
@@ -236,6 +236,24 @@ def _paired_here(methods: Mapping[str, Runs], scope: str, seed: int) -> dict[str
 
 
 # ---- at the coordinator
+
+
+def is_share(table: pd.DataFrame, task: str) -> bool:
+    """Whether a stranger's table is as :func:`share` makes that of one center: a report can be made of it."""
+    if not {*COLUMNS} <= {*table.columns}:
+        return False
+    words, numbers = table[[*WORDS]], table[["value", "images", "groups"]]
+    scores, draws = (table[table["kind"] == kind] for kind in ("score", "draws"))
+    return bool(
+        words.map(lambda word: isinstance(word, str)).to_numpy().all()
+        and all(dtype.kind in "fi" for dtype in numbers.dtypes)
+        and not table.duplicated(["kind", "class", "metric", "reduction", "size"]).any()
+        and {*scores["metric"]} >= {*metric_names(task)}
+        and scores["value"].dropna().between(0, 1).all()
+        and (scores[["images", "groups"]] >= 1).to_numpy().all()
+        and len(draws) <= 1
+        and all(getattr(own, "dtype", None) == np.float64 and own.shape == (DRAWS,) for own in draws["draws"])
+    )
 
 
 def combine(parts: pd.DataFrame, first: str, second: str, scope: str, runs: int) -> Comparison:

@@ -25,7 +25,7 @@ from fedkvasir.evaluation.fairness import fairness
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import center_table, task_of
 from fedkvasir.evaluation.selection import selection_score
-from fedkvasir.evaluation.shared import MINIMUM, anonymise, combine, compare_here, share
+from fedkvasir.evaluation.shared import MINIMUM, anonymise, combine, compare_here, is_share, share
 from fedkvasir.evaluation.suite import alarms, by_size, over_centers, suite
 from tests.evaluation.records import alarm, classification, segmentation
 
@@ -319,6 +319,29 @@ def test_names_are_hashed_under_the_hospitals_own_key() -> None:
     alone = anonymise(MASKS.assign(group=MASKS["sample"]), b"oslo's")
     assert not {*alone["sample"]} & {*alone["group"]}  # a group of one image is not told by its name
     pd.testing.assert_frame_equal(center_table(first), center_table(MASKS), rtol=0, atol=1e-12)
+
+
+@TASKS
+def test_the_coordinator_takes_what_hospitals_tell_and_nothing_else(records: pd.DataFrame) -> None:
+    """What would end the making of a report, or stand in it as a number that cannot be."""
+    task = task_of(records)
+    told = share(records[records["center"] == records["center"].iloc[0]], 0).drop(columns="checkpoint")
+    told = pd.read_parquet(io.BytesIO(told.to_parquet()))
+    scores, draws = told["kind"] == "score", told["kind"] == "draws"
+    assert is_share(told, task) and is_share(told[~draws], task)
+    spoilt = [
+        told.drop(columns="note"),
+        told.iloc[:0],
+        told[~scores],
+        pd.concat([told, told]),
+        told.assign(value=told["value"].astype(str)),
+        told.assign(value=told["value"].mask(scores, 7.0)),
+        told.assign(value=told["value"].mask(scores, np.inf)),
+        told.assign(images=np.nan),
+        told.assign(metric=None),
+    ]
+    spoilt += [told.assign(draws=[value] * len(told)) for value in (None, np.zeros(3), np.array(["a"] * 2000))]
+    assert [is_share(table, task) for table in spoilt] == [False] * len(spoilt)
 
 
 # ---- comparisons

@@ -2,6 +2,7 @@
 has it; the hospitals are in this process, and what they answer can be spoilt on its way."""
 
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flwr.common.constant import ErrorCode
 from fedkvasir import exchange
 from fedkvasir.algorithms.base import arrays_of, from_record, to_record
 from fedkvasir.errors import RunFailed
+from fedkvasir.evaluation.shared import share
 from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
@@ -193,6 +195,33 @@ def test_records_that_are_none_end_the_run_in_a_sentence(tiny: Path, tmp_path: P
         return reply
 
     with pytest.raises(RunFailed, match="round 1: bergen sent records of val that are none"):
+        run_of(tiny, tmp_path, "federation.rounds=1", spoil=spoil)
+
+
+@pytest.mark.parametrize("dice", [7.0, float("inf"), -1.0])
+def test_a_score_that_cannot_be_is_none(tiny: Path, tmp_path: Path, dice: float) -> None:
+    """It would choose the best round."""
+
+    def spoil(message: Message, reply: Message) -> Message:
+        if to("bergen", message) and "scores" in reply.content:
+            reply.content["scores"]["dice"] = dice  # type: ignore[index]
+        return reply
+
+    with pytest.raises(RunFailed, match=r"round 1: bergen could not be evaluated on val \(sent no scores\)"):
+        run_of(tiny, tmp_path, "federation.rounds=1", spoil=spoil)
+
+
+def test_what_a_report_cannot_be_made_of_ends_the_run_with_the_name_of_its_hospital(tiny: Path, tmp_path: Path) -> None:
+    def spoil(message: Message, reply: Message) -> Message:
+        if "samples" in reply.content and message.content["config"].get("split") == "test":  # type: ignore[union-attr]
+            rows = pd.read_parquet(BytesIO(reply.content.pop("samples")["parquet"]))  # type: ignore[index,arg-type]
+            told = share(rows, 0)
+            if to("edinburgh", message):
+                told["draws"] = [own[:3] if isinstance(own, np.ndarray) else None for own in told["draws"]]
+            reply.content["shared"] = ConfigRecord({"parquet": told.to_parquet()})
+        return reply
+
+    with pytest.raises(RunFailed, match="round 1: edinburgh sent records of test that are none"):
         run_of(tiny, tmp_path, "federation.rounds=1", spoil=spoil)
 
 
