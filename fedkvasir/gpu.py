@@ -16,6 +16,15 @@ def share_of_one(workers: int, gpus: int) -> float:
     return 1 / ceil(workers / gpus)
 
 
+def precision_on(device: str, mixed: bool) -> str:
+    """``bfloat16``, if it may be mixed in, on a GPU that computes in it, else ``float32``. GPUs before Ampere (T4, RTX
+    20) only store it: they have no convolution that takes it."""
+    import torch
+
+    wanted = mixed and device == "cuda"
+    return "bfloat16" if wanted and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
 def is_lost() -> bool:
     """Has this process lost its GPU? After an illegal access, say, every call to CUDA fails until the process ends."""
     import torch

@@ -24,6 +24,7 @@ from fedkvasir.ensembles import members_of
 from fedkvasir.ensembles import parse as parse_ensemble
 from fedkvasir.errors import UserError
 from fedkvasir.files import read_json, read_table, write_atomic
+from fedkvasir.gpu import precision_on
 from fedkvasir.metrics.endocv2021 import OFFICIAL
 from fedkvasir.pretrained import source_sha256, trained_on
 from fedkvasir.randomness import derive_seed
@@ -323,7 +324,7 @@ def make_plan(
         {name: catalog.hash for name, catalog in held.catalogs.items()},
         {str(center): hashlib.sha256("\n".join(lines).encode()).hexdigest() for center, lines in listed},
         device,
-        "bfloat16" if device == "cuda" and scenario.training.amp else "float32",
+        precision_on(device, scenario.training.amp),
         (*held.warnings, *leaks, *(() if only else unlearnt(scenario, samples))),
         held.rendered,
     )

@@ -23,6 +23,7 @@ from fedkvasir.data.formats import picture, video
 from fedkvasir.data.store import square
 from fedkvasir.errors import UserError
 from fedkvasir.files import refuse_unwritable, write_atomic
+from fedkvasir.gpu import precision_on
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.models.ensemble import OneAtATime
 from fedkvasir.plan import choose_device
@@ -283,9 +284,9 @@ def _views(
     size = run.plan.scenario.data.image_size
     small = np.stack([square(frame.pixels, size) for frame in batch])
     images = torch.from_numpy(small).to(device).permute(0, 3, 1, 2).float().div_(255)
-    precise = device.type == "cpu" or run.plan.precision == "float32"
+    precision = precision_on(device.type, mixed=run.plan.precision == "bfloat16")
     for dims in views:
-        with torch.autocast(device.type, torch.bfloat16, enabled=not precise):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = network(images.flip(dims)).float().cpu()
         yield logits.flip(dims) if logits.ndim == 4 else logits
 

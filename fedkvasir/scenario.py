@@ -212,7 +212,7 @@ class Training(_Frozen):
     optimizer_state: Literal["fresh", "keep"] = "fresh"
     """keep: a hospital goes on with its own moments in the next round."""
     amp: bool = True
-    """bfloat16 autocast where there is a GPU; ignored on a CPU."""
+    """bfloat16 autocast on a GPU that computes in it (Ampere or later); ignored elsewhere."""
     compile: bool = False
     """torch.compile of the network: minutes at the start of every worker, then faster steps; other last digits."""
 

@@ -1,10 +1,15 @@
 """Workers on GPUs: what they ask for always fits."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkvasir.gpu import is_full, share_of_one, workers_on_one
+from fedkvasir.gpu import is_full, precision_on, share_of_one, workers_on_one
+from fedkvasir.plan import make_plan
+from fedkvasir.scenario import load
 
 
 @given(st.integers(1, 500), st.integers(1, 16))
@@ -31,3 +36,15 @@ def test_how_many_fit(share: float, expected: int) -> None:
 )
 def test_a_full_gpu_is_known_by_what_is_said(said: str) -> None:
     assert is_full(said) and not is_full("its worker died 3 times; out of memory?")
+
+
+@pytest.mark.parametrize(("ampere", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_that_only_stores_bfloat16_trains_and_predicts_in_float32(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, ampere: bool, expected: str
+) -> None:
+    """torch says of a T4 that bfloat16 is supported, unless it is told not to count what is emulated."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: ampere or including_emulation)
+    assert make_plan(load(tiny, ("resources.device=cuda",))).precision == expected
+    assert make_plan(load(tiny, ("resources.device=cuda", "training.amp=false"))).precision == "float32"
+    assert precision_on("cuda", mixed=True) == expected and precision_on("cpu", mixed=True) == "float32"
