@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fedkvasir import machine
 from fedkvasir.data.loader import Batch
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, reason_of
+from fedkvasir.gpu import is_full
 from fedkvasir.models import build_model
 from fedkvasir.scenario import Scenario
 from fedkvasir.training import NoHooks, make_optimizer, train_epochs
@@ -113,7 +114,9 @@ def _fits(plan: "Plan", size: int) -> bool:
     try:
         _two_steps(plan, size + JOINED)
         return True
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_full(reason_of(error)):
+            raise
         return False
     finally:
         torch.cuda.empty_cache()

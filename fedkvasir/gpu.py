@@ -2,8 +2,14 @@
 
 from math import ceil
 
-FULL = ("OutOfMemoryError", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-"""In what torch, CUDA, cuBLAS and cuDNN say of a GPU whose memory is taken."""
+FULL = (
+    "OutOfMemoryError",
+    "CUDA error: out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
+"""In what torch, CUDA, cuBLAS and cuDNN say of a GPU whose memory is taken. The last: torch tries one way of convolving
+after another, and passes over those for whose workspace there is no memory."""
 
 
 def workers_on_one(share: float) -> int:

@@ -147,18 +147,24 @@ def test_no_step_takes_more_than_is_reckoned(plan: Plan, tiny: Path) -> None:
 # ---- on a GPU
 
 
-@pytest.mark.parametrize(("share", "part"), [("auto", 0.5), ("0.25", 0.25)])
+@pytest.mark.parametrize(
+    ("share", "part", "full"),
+    [
+        ("auto", 0.5, torch.cuda.OutOfMemoryError("CUDA out of memory")),
+        ("0.25", 0.25, RuntimeError("GET was unable to find an engine to execute this computation")),
+    ],
+)
 def test_on_a_gpu_steps_are_tried_in_the_workers_part_of_it(
-    plan: Plan, tiny: Path, monkeypatch: pytest.MonkeyPatch, share: str, part: float
+    plan: Plan, tiny: Path, monkeypatch: pytest.MonkeyPatch, share: str, part: float, full: RuntimeError
 ) -> None:
-    """torch's own error above 17 images (a last one may join 16), in place of a GPU that is not here."""
+    """torch's own errors above 17 images (a last one may join 16), in place of a GPU that is not here."""
     fractions: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
     def two_steps(plan: Plan, size: int) -> None:
         if size > 17:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise full
 
     monkeypatch.setattr(batch_size, "_two_steps", two_steps)
     assert found(plan, tiny, f"resources.gpu_per_center={share}", device="cuda") == 16

@@ -32,6 +32,7 @@ def test_how_many_fit(share: float, expected: int) -> None:
         "AcceleratorError: CUDA error: out of memory",
         "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "RuntimeError: GET was unable to find an engine to execute this computation",
     ],
 )
 def test_a_full_gpu_is_known_by_what_is_said(said: str) -> None:
