@@ -8,7 +8,8 @@ import typer
 
 from fedkvasir.cli_data import DataOption, DebugOption, data_app
 from fedkvasir.cli_site import site_app
-from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.errors import RunFailed, UserError, reason_of
+from fedkvasir.gpu import is_full
 from fedkvasir.machine import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ def main() -> None:
         if isinstance(error, click.ClickException):
             error.show()
             sys.exit(2)
+        if is_full(reason_of(error)):
+            _end(
+                "the GPU's memory does not suffice: wait until others have left it, choose a smaller batch, image size "
+                "or model, or compute on the processor (resources.device=cpu, of predict --device cpu)",
+                1,
+            )
         _end(f"{type(error).__name__}: {error} (a bug, or a broken installation; --debug shows where)", 1)
 
 

@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import fedkvasir
+from fedkvasir import cli
 from fedkvasir.errors import UserError
 from fedkvasir.scenario import json_schema
 from tests.conftest import REPOSITORY, Command
@@ -68,6 +70,20 @@ def test_dry_run_prints_the_plan_and_writes_no_run(command: Command, tiny: Path)
     for word in ("alta", "holdout", "steps a round", "M parameters", "MiB a worker", "s a step"):
         assert word in done.stdout
     assert not (tiny.parent / "runs").exists()
+
+
+def test_a_full_gpu_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Met where a step is measured or pictures are predicted; in a run, hospitals go on with fewer workers."""
+
+    def app(**options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(sys, "argv", ["fedkvasir", "predict", "run", "pictures"])
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "the GPU's memory does not suffice" in said and "bug" not in said
 
 
 @pytest.mark.parametrize(
