@@ -29,6 +29,19 @@ def test_gpu_check_says_loudly_that_there_is_no_gpu() -> None:
     assert "NO GPU HERE: NOTHING WAS CHECKED" in done.stdout
 
 
+def test_a_fault_of_one_gpu_check_does_not_hide_the_others(tmp_path: Path) -> None:
+    bench = runpy.run_path(str(BENCHMARKS / "gpu_check.py"))["Bench"]("cpu", (), tmp_path, tmp_path)
+
+    def broken() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    bench.attempt(broken)
+    bench.attempt(lambda: bench.expect(True, "another: fine"))
+    lines = pd.read_csv(tmp_path / "gpu_check-cpu-checks.csv")
+    assert list(lines["said"]) == ["FAIL", "PASS"] and bench.expect.failed == 1
+    assert lines["text"][0] == "broken: OutOfMemoryError: CUDA out of memory"
+
+
 @pytest.mark.slow
 def test_gpu_check_compares_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Everything but CUDA, on the CPU: there, both engines must end in the same weights."""
@@ -39,7 +52,8 @@ def test_gpu_check_compares_engines(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert code == 0, printed
     assert "FAIL" not in printed
     assert "ray and local: the same weights" in printed
-    assert list(pd.read_csv(tmp_path / "gpu_check-cpu.csv")["variant"]) == ["local", "float32", "ray", "auto"]
+    assert list(pd.read_csv(tmp_path / "gpu_check-cpu.csv")["variant"]) == ["local", "ray", "float32", "auto"]
+    assert "DONE" in set(pd.read_csv(tmp_path / "gpu_check-cpu-checks.csv")["said"])
 
 
 @pytest.mark.slow
