@@ -114,13 +114,15 @@ def _points(study: Scenario, cell: Point) -> list[Point]:
     if sweep is None:
         return cell.settings(protocol.tune)
     axes = axes_of(study, cell)
-    for key in axes:
+    for key, axis in axes.items():
         refuse_axis(key)
+        if isinstance(axis, Range):
+            _refuse_gaps(cell, key, axis, protocol)
+        elif sweep.search == "optuna":
+            for value in axis:
+                check_point(cell.at({key: value}), cell, protocol)
     if sweep.search == "optuna":
         assert sweep.budget is not None
-        for key, axis in axes.items():
-            for value in _ends(axis) if isinstance(axis, Range) else axis:
-                check_point(cell.at({key: value}), cell, protocol)
         return [cell] * sweep.budget
     points = [cell.at(changes) for changes in _changes(sweep, axes)]
     for point in points:
@@ -181,9 +183,17 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _ends(axis: Range) -> tuple[float, float, float]:
-    """And a value between them, which is no whole number."""
-    return axis.low, axis.high, axis.low + (axis.high - axis.low) / math.e
+def _refuse_gaps(cell: Point, key: str, axis: Range, protocol: Protocol) -> None:
+    """Raises UserError where an end of a range cannot be, or only some of what lies between, as whole numbers."""
+    for end in (axis.low, axis.high):
+        check_point(cell.at({key: end}), cell, protocol)
+    try:
+        check_point(cell.at({key: axis.low + (axis.high - axis.low) / math.e}), cell, protocol)
+    except UserError as error:
+        raise UserError(
+            f"sweep.ranges: {key} cannot have every value between {axis.low:g} and {axis.high:g}; list those that it "
+            "can in sweep.grid"
+        ) from error
 
 
 def _override(word: str, value: Any) -> str:

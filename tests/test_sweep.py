@@ -156,9 +156,12 @@ def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_p
         (("data.centers.alta.val=0.1,0.2",), "data.centers.alta.val decides on the images"),
         (("federation.fraction=0.5,1.0", "protocol={kind: holdout, baselines: [pooled]}"), "federation.fraction=1.0"),
         (("training.batch_size=auto,8",), "training.batch_size = auto"),
-        (
-            ("sweep={ranges: {training.batch_size: {low: 2, high: 8}}, search: optuna, budget: 2}",),
-            "input should be a valid integer",
+        *(
+            (
+                (f"sweep={{ranges: {{training.batch_size: {{low: 2, high: 8}}}}, search: {search}, budget: 2}}",),
+                "training.batch_size cannot have every value between 2 and 8; list those that it can in sweep.grid",
+            )
+            for search in ("random", "optuna")
         ),
         (("seed=0..100000000",), "seed=0..100000000 has 100000001 values, and a sweep takes 10000 at most"),
         (("sweep={ranges: {training.lr: {low: -1, high: 1}}, search: optuna, budget: 2}",), "training.lr = -1"),
