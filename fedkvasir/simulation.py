@@ -90,15 +90,17 @@ def run_sweep(
     return study
 
 
-def _run_point(data: str | None, out: str, workers: int, scenario: Scenario, told: Callable[[int, float], None]) -> Run:
+def _run_point(
+    data: str | None, out: str, workers: int, scenario: Scenario, told: Callable[[Run, int, float], None]
+) -> Run:
     """A run of a sweep, in a trial's process; without workers its hospitals are in that process, too."""
 
-    def watch(event: Happening) -> None:
+    def watch(run: Run, event: Happening) -> None:
         known = event.facts["scores"] if event.kind == "resume" else {}
         if event.kind == "round" and event.facts["score"] is not None:
             known = {event.round: event.facts["score"]}
         for number, score in sorted(known.items()):
-            told(number, score)
+            told(run, number, score)
 
     with Simulation(data, out, "ray" if workers else "local", workers or 1) as simulation:
         return simulation.run(scenario, brief=True, watch=watch)
@@ -145,7 +147,7 @@ class Simulation:
         scenario: Scenario,
         fresh: bool = False,
         brief: bool = False,
-        watch: Callable[[Happening], Any] = lambda event: None,
+        watch: Callable[[Run, Happening], Any] = lambda run, event: None,
     ) -> Run:
         """Run a scenario to its end, or open its finished run; see :func:`run_scenario`.
 
@@ -257,7 +259,7 @@ def see_through(
     screen: Screen,
     track: tuple[str, ...],
     brief: bool,
-    watch: Callable[[Happening], Any] = lambda event: None,
+    watch: Callable[[Run, Happening], Any] = lambda run, event: None,
 ) -> None:
     """Have a run that is begun done, unless it is finished, and its reports made.
 
@@ -272,7 +274,7 @@ def see_through(
         def tell(event: Happening) -> None:
             show(plan, event)
             follow(event)
-            watch(event)
+            watch(run, event)
 
         if run.finished:
             say(f"{plan.name} is finished; --fresh runs it again")

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,7 +23,7 @@ from fedkvasir.files import lock, read_table, write_atomic
 from fedkvasir.points import Point
 from fedkvasir.runs import Run
 from fedkvasir.scenario import LOCALS, Protocol, Scenario, differing, load
-from fedkvasir.sweep import explores, protocol_of, tried
+from fedkvasir.sweep import axes_of, changes_of, explores, protocol_of, tried
 
 INDEX = (
     "method", "holdout", "hospital", "seed", "setting", "chosen", "state", "reason", "validation", "seen", "unseen",
@@ -153,8 +154,10 @@ class Study:
                     if run := known(line.point.scenario):
                         line.note(run)
 
-        if scenario.sweep is None or not scenario.sweep.explores:  # else what is run depends on what was
+        if scenario.sweep is None or not scenario.sweep.explores:
             look_up(first)
+        elif self.there(self.folder):  # what is run depends on what was
+            self._recall(scenario, first, look_up)
         write()
         for batch in _in_order(first):
             work(batch, changed)
@@ -169,6 +172,28 @@ class Study:
         look_up([line for line in later if line.state != "failed"])
         for batch in _in_order([line for line in later if line.state != "failed"]):
             work(batch, changed)
+
+    def _recall(self, scenario: Scenario, lines: Sequence[Line], look_up: Callable[[Sequence[Line]], None]) -> None:
+        """What the index knows of settings that were tried: which they are, what is finished, what was stopped."""
+        free: dict[tuple[Any, ...], list[Line]] = {}
+        for line in lines:
+            free.setdefault((*line.point.cell, line.point.seed), []).append(line)
+        try:
+            rows = self.index.itertuples()
+        except UserError:  # a broken index costs what it knew
+            return
+        for row in rows:
+            own = free.get((row.method, row.holdout, row.hospital, row.seed), ())
+            mine = next((one for one in own if one.state == "waiting" and one.point.setting in (row.setting, "")), None)
+            if mine and mine.point.setting != row.setting:  # optuna chose it
+                changes = changes_of(row.setting, axes_of(scenario, mine.point))
+                mine.point = mine.point.at(changes or {})
+            if mine is None or mine.point.setting != row.setting:
+                continue
+            if row.state == "finished":
+                look_up([mine])
+            elif row.state == "stopped":
+                mine.state, mine.reason, mine.validation, mine.run = row.state, row.reason, row.validation, row.run
 
     def _write(self, lines: list[Line]) -> None:
         keys = [key for key in differing([line.point.keys for line in lines]) if key != "seed"]

@@ -140,6 +140,17 @@ def axes_of(scenario: Scenario, cell: Point) -> Axes:
     return own | common | sweep.ranges
 
 
+def changes_of(setting: str, axes: Axes) -> dict[str, Any] | None:
+    """What makes a point at one of the axes' settings, as :meth:`~fedkvasir.points.Point.at` takes it; None for another
+    text."""
+    found = re.fullmatch(", ".join(f"{re.escape(key)}=(.*)" for key in axes), setting)
+    texts = dict(zip(axes, found.groups(), strict=True)) if found else {}
+    return {
+        key: float(text) if isinstance(axes[key], Range) else next(own for own in axes[key] if str(own) == text)
+        for key, text in texts.items()
+    } or None
+
+
 def _changes(sweep: Sweep, axes: Axes) -> list[dict[str, Any]]:
     """All combinations, or as many as the budget allows, drawn, none twice; fewer where so many there are not.
 

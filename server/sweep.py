@@ -10,10 +10,8 @@ import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
-from functools import reduce
 from itertools import groupby
 from logging import ERROR
-from operator import getitem
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -37,7 +35,7 @@ from fedkvasir.points import Point
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Range, Scenario
 from fedkvasir.study import Changed, Line, Study, validation_score
-from fedkvasir.sweep import Axes, axes_of, protocol_of, rounded
+from fedkvasir.sweep import Axes, axes_of, changes_of, rounded
 
 RETRIES = 8
 """A trial whose process or node dies is begun again; its run goes on from the last committed round. Tune counts a death
@@ -45,10 +43,12 @@ once for every call that it waits for, up to three times."""
 SEES_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 """0: Ray hides no GPUs from a process that asks for none."""
 SCORE, TIME = "validation", "round"
+OVER = ("finished", "stopped")
+"""States of a run by which others of its method are measured."""
 WORST = -1.0
 """Below any score: of a run that failed."""
-Execute = Callable[[Scenario, Callable[[int, float], None]], Run]
-"""Runs a scenario, and tells round and validation score of every round that was validated."""
+Execute = Callable[[Scenario, Callable[[Run, int, float], None]], Run]
+"""Runs a scenario, and tells its run, round and validation score of every round that was validated."""
 
 
 class Trials:
@@ -69,10 +69,8 @@ class Trials:
         concurrent: int | None = None,
         address: str | None = None,
     ) -> None:
-        self.scenario, self.folder, self.execute = scenario, study.folder / "tune", execute
+        self.study, self.scenario, self.folder, self.execute = study, scenario, study.folder / "tune", execute
         self.workers, self.concurrent, self.address = workers, concurrent, address
-        optuna = scenario.sweep is not None and scenario.sweep.search == "optuna"
-        self.earlier = _earlier(study, scenario) if optuna else {}
         self.begun = False
 
     def __enter__(self) -> Self:
@@ -112,7 +110,7 @@ class Trials:
     def __call__(self, lines: Sequence[Line], changed: Changed) -> None:
         """Run all of them. One that finds a GPU's memory taken by others is run again, with a GPU of its own."""
         for line in lines:
-            if line.state == "finished":
+            if line.state != "waiting":
                 changed(line)
         if all(line.state != "waiting" for line in lines):
             return
@@ -134,22 +132,31 @@ class Trials:
         left = [line for line in lines if line.state == "waiting"]
         sweep = self.scenario.sweep
         assert sweep is not None
-        if not sweep.explores or len({line.point.cell for line in left}) == len(left):
+        if not sweep.explores or len({line.point.cell for line in lines}) == len(lines):
             self._tune(left, changed, _numbers(left), 1)
             return
-        for _, group in groupby(left, key=lambda line: line.point.cell):
-            own = list(group)
-            halving = None
-            if sweep.stop == "asha":
-                # A trial is stopped at max_t, too; after its last round a run is tested.
-                rounds = own[0].point.scenario.federation.rounds
-                halving = AsyncHyperBandScheduler(TIME, SCORE, "max", max_t=rounds + 1, reduction_factor=3)
+        for cell, group in groupby(left, key=lambda line: line.point.cell):
+            own, over = list(group), [line for line in lines if line.point.cell == cell and line.state in OVER]
+            halving = self._halving(own[0].point, over) if sweep.stop == "asha" else None
             if sweep.search == "optuna":
                 axes = axes_of(self.scenario, own[0].point)
-                search = _optuna(self.earlier.get(own[0].point.cell, ()), axes, own[0].point)
-                self._tune(own, changed, _space(axes), len(own), halving, search, axes)
+                self._tune(own, changed, {}, len(own), halving, _optuna(axes, own, over), axes)
             else:
                 self._tune(own, changed, _numbers(own), 1, halving)
+
+    def _halving(self, point: Point, over: Sequence[Line]) -> AsyncHyperBandScheduler:
+        """over: what an earlier call has finished or stopped; the others are measured by it as they would have been."""
+        # A trial is stopped at max_t, too; after its last round a run is tested.
+        rounds = point.scenario.federation.rounds
+        halving = AsyncHyperBandScheduler(TIME, SCORE, "max", max_t=rounds + 1, reduction_factor=3)
+        tuner: Any = None
+        for line in over:
+            last = self.study.run(line.run).latest()
+            known = Trial("", trial_id=line.run, stub=True)
+            halving.on_trial_add(tuner, known)
+            for number, score in sorted(last.scores.items()) if last else ():
+                halving.on_trial_result(tuner, known, {TIME: number, SCORE: score})
+        return halving
 
     def _tune(
         self,
@@ -215,8 +222,8 @@ def _refuse_silence(address: str) -> None:
 def _trial(config: dict[str, Any], points: Sequence[Point], execute: Execute, axes: Axes) -> None:
     """In the trial's process: run one point, report its rounds, at the end where its folder is or why it failed."""
 
-    def told(number: int, score: float) -> None:
-        tune.report({TIME: number, SCORE: score})
+    def told(run: Run, number: int, score: float) -> None:
+        tune.report({TIME: number, SCORE: score, "so far": str(run.folder)})
 
     try:
         run = execute(_point(config, points, axes).scenario, told)
@@ -247,50 +254,36 @@ def _space(axes: Axes) -> dict[str, Any]:
     }
 
 
-def _earlier(study: Study, scenario: Scenario) -> dict[tuple[str, str, str], list[Scenario]]:
-    """Of every cell, the scenarios that an earlier call of the same sweep has finished with the first seed, each once,
-    and whose runs are there."""
-    found: dict[tuple[str, str, str], list[Scenario]] = {}
-    if Study.there(study.folder):
-        index = study.index
-        first = index[(index["state"] == "finished") & (index["seed"] == protocol_of(scenario).seeds[0])]
-        for row in first.drop_duplicates("hash").itertuples():
-            if (run := study.run(row.run)).finished:
-                found.setdefault((row.method, row.holdout, row.hospital), []).append(run.plan.scenario)
-    return found
-
-
-def _optuna(earlier: Sequence[Scenario], axes: Axes, cell: Point) -> Searcher:
-    """Raises UserError without the extra. earlier: what was finished before, to begin with; it costs nothing."""
+def _optuna(axes: Axes, left: Sequence[Line], over: Sequence[Line]) -> Searcher:
+    """Raises UserError without the extra. left: those that have a setting, of an earlier call, come first; over: what
+    is known of others."""
     try:
         import optuna
         from ray.tune.search.optuna import OptunaSearch
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        places = [place for own in earlier if (place := _place(own, axes, cell)) is not None]
+        space = OptunaSearch.convert_search_space(_space(axes))
+        chosen = [place for line in left if (place := _place(line, axes)) is not None]
         # With the seed of the first call the sampler would draw what it drew then once more.
-        return OptunaSearch(metric=SCORE, mode="max", seed=len(places), points_to_evaluate=places or None)
+        seed = len(chosen) + len(over)
+        search = OptunaSearch(space, metric=SCORE, mode="max", seed=seed, points_to_evaluate=chosen or None)
     except (ImportError, AssertionError) as error:
         raise UserError("sweep.search = optuna needs the extra: pip install 'fedkvasir[optuna]'") from error
+    for line in over:
+        place = _place(line, axes)
+        if place is not None and line.validation == line.validation:
+            search.add_evaluated_point(place, line.validation)
+    return search
 
 
-def _place(scenario: Scenario, axes: Axes, cell: Point) -> dict[str, Any] | None:
-    """Where a scenario lies in optuna's space; None where it does not (its rounds, say, are those of a baseline)."""
-    place = {}
-    for key, axis in axes.items():
-        value = _value(scenario, key)
-        if isinstance(axis, Range):
-            found = [value] if axis.low <= value <= axis.high else []
-        else:
-            found = [n for n, own in enumerate(axis) if _value(cell.at({key: own}).scenario, key) == value]
-        if not found:
-            return None
-        place[key] = found[0]
-    return place
-
-
-def _value(scenario: Scenario, key: str) -> Any:
-    return reduce(getitem, key.split("."), scenario.model_dump(mode="json"))
+def _place(line: Line, axes: Axes) -> dict[str, Any] | None:
+    """Where its setting lies in optuna's space; None for one that has none yet."""
+    changes = changes_of(line.point.setting, axes)
+    return changes and {
+        # Rounded, it may lie outside.
+        key: min(max(changes[key], axis.low), axis.high) if isinstance(axis, Range) else [*axis].index(changes[key])
+        for key, axis in axes.items()
+    }
 
 
 class _Watching(tune.Callback):
@@ -327,14 +320,16 @@ class _Watching(tune.Callback):
         elif "reason" in last:
             self._become(line, "failed", last["reason"])
         else:
-            line.validation = last[SCORE]
+            line.validation, line.run = last[SCORE], Path(last["so far"]).name
             self._become(line, "stopped", f"behind others of {line.point.method} at round {last[TIME]}")
 
     def _line(self, trial_id: str, config: Mapping[str, Any]) -> Line:
-        """The trial's; of optuna's, the next that has none yet."""
+        """The trial's; of optuna's, one that has the setting already, or the next that has none yet."""
         if trial_id not in self.lines:
             point = _point(config, self.points, self.axes)
-            line = next((line for line in self.free if line.point is point), self.free[0])
+            own = [line for line in self.free if line.point is point]
+            own = own or [line for line in self.free if line.point.setting == point.setting]
+            line = (own or [line for line in self.free if not line.point.setting] or self.free)[0]
             self.free.remove(line)
             line.point, self.lines[trial_id] = point, line
         return self.lines[trial_id]

@@ -1,15 +1,18 @@
 """A sweep as the settings that it tries of every method."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fedkvasir.errors import UserError
 from fedkvasir.points import Point
-from fedkvasir.scenario import load
-from fedkvasir.study import Study
-from fedkvasir.sweep import load_sweep, protocol_of, tried
+from fedkvasir.report.methods import of_study
+from fedkvasir.scenario import Range, load
+from fedkvasir.study import Changed, Line, Study
+from fedkvasir.sweep import changes_of, load_sweep, protocol_of, tried
 
 RANGE = "{training.lr: {low: 0.0001, high: 0.1, log: true}}"
 
@@ -118,6 +121,51 @@ def test_without_a_holdout_hospitals_are_tested_within(tiny: Path) -> None:
     words = "data.centers.edinburgh.role=train", "training.lr=0.1,0.2"
     assert protocol_of(load_sweep(tiny, words)).kind == "within"
     assert settings(tiny, *words)["fedavg"][0].holdout == ""
+
+
+def test_a_setting_is_found_again_by_its_text() -> None:
+    axes = {"algorithm.mu": [0.1, 1], "training": [{"lr": 0.1, "epochs": 2}], "federation.buffers": [None, "local"]}
+    axes |= {"training.lr": Range(low=0.001, high=0.1)}
+    changes = {"algorithm.mu": 1, "training": {"lr": 0.1, "epochs": 2}, "federation.buffers": None, "training.lr": 0.02}
+    setting = "algorithm.mu=1, training={'lr': 0.1, 'epochs': 2}, federation.buffers=None, training.lr=0.02"
+    assert changes_of(setting, axes) == changes
+    assert changes_of("training.lr=0.02", axes) is None and changes_of("", axes) is None
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "sweep={grid: {training.lr: [0.1, 0.2, 0.3, 0.4]}, stop: asha}",
+        f"sweep={{ranges: {RANGE}, search: optuna, budget: 4}}",
+    ],
+)
+def test_what_was_chosen_and_stopped_stays_so_when_the_sweep_goes_on(tiny: Path, tmp_path: Path, block: str) -> None:
+    scenario = load_sweep(tiny, [block])
+    study, given = Study.of(scenario, tmp_path), list[list[tuple[str, str, float]]]()
+
+    def work(lines: Sequence[Line], changed: Changed) -> None:
+        given.append([(line.point.setting, line.state, line.validation) for line in lines])
+        if not lines or len(given) > 1:
+            return
+        states = ("stopped", "running", "failed", "waiting")  # the last has not begun
+        for line, state, rate in zip(lines, states, (0.1, 0.2, 0.3, 0.4), strict=True):
+            if state != "waiting":
+                line.point = line.point if line.point.setting else line.point.at({"training.lr": rate})
+                line.state, line.validation, line.run = state, rate, f"tiny-{rate}"
+                changed(line)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.carry_out(scenario, work)
+    with pytest.raises(UserError, match="`fedkvasir sweep` goes on with it"):
+        of_study(study)
+    before = study.index
+    study.carry_out(scenario, work)
+    first, second = given[:2]
+    assert second[0] == ("training.lr=0.1", "stopped", 0.1)
+    assert [own[:2] for own in second[1:3]] == [("training.lr=0.2", "waiting"), ("training.lr=0.3", "waiting")]
+    assert second[3][:2] == first[3][:2]  # what optuna has not chosen yet is left to it
+    pd.testing.assert_frame_equal(study.index[:1], before[:1])
 
 
 def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_path: Path) -> None:

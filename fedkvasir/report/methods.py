@@ -129,7 +129,8 @@ def of_study(study: Study) -> list[Method]:
             methods.append(Method(str(name), runs, tuple(run.result["best_round"] for run in runs), tuple(tables), ()))
     _refuse_other_images([run for method in methods for run in method.runs])
     if not methods:
-        raise UserError(f"{study.folder}: no method has finished a seed yet; `fedkvasir run` goes on with it")
+        command = "sweep" if study.scenario.sweep else "run"
+        raise UserError(f"{study.folder}: no method has finished a seed yet; `fedkvasir {command}` goes on with it")
     return methods
 
 

@@ -463,7 +463,7 @@ def _runs(index: pd.DataFrame, metric: str) -> Table:
                 row["reason"],
                 *(float(row[name]) for name in ("validation", "seen", "unseen", "wall_s")),
             ),
-            f"../{row['run']}/report.html" if row["run"] else "",
+            f"../{row['run']}/report.html" if row["state"] == "finished" else "",
         )
         for row in index.to_dict("records")
     )

@@ -15,7 +15,7 @@ real = simulation._run_point
 
 
 def crowded_point(
-    data: str | None, out: str, workers: int, scenario: Scenario, told: Callable[[int, float], None]
+    data: str | None, out: str, workers: int, scenario: Scenario, told: Callable[[Run, int, float], None]
 ) -> Run:
     with Path(out, "device").open("w") as device:
         try:
@@ -27,7 +27,7 @@ def crowded_point(
 
 
 def seeing_point(
-    data: str | None, out: str, workers: int, scenario: Scenario, told: Callable[[int, float], None]
+    data: str | None, out: str, workers: int, scenario: Scenario, told: Callable[[Run, int, float], None]
 ) -> Run:
     """Ray hides GPUs by an empty CUDA_VISIBLE_DEVICES."""
     raise RunFailed(f"CUDA_VISIBLE_DEVICES: {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}")

@@ -1,0 +1,47 @@
+"""How a sweep goes on from what earlier calls of it have tried; Ray is not started."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from ray.tune.experiment import Trial
+
+from fedkvasir.runs import Checkpoint
+from fedkvasir.study import Line, Study
+from fedkvasir.sweep import axes_of, load_sweep, tried
+from server.sweep import SCORE, TIME, Trials, _optuna
+
+OPTUNA = "sweep={ranges: {training.lr: {low: 0.001004, high: 0.1}}, search: optuna, budget: 3}"
+ASHA = "sweep={grid: {training.lr: [0.1, 0.2, 0.3]}, stop: asha}"
+
+
+def test_optuna_begins_with_what_it_had_chosen_and_knows_what_that_came_to(tiny: Path) -> None:
+    pytest.importorskip("optuna")
+    scenario = load_sweep(tiny, [OPTUNA])
+    ((cell, _),) = tried(scenario)
+    begun, over = (Line(cell.at({"training.lr": rate})) for rate in (0.001, 0.03))
+    over.state, over.validation = "finished", 0.7
+    searcher: Any = _optuna(axes_of(scenario, cell), [begun, Line(cell)], [over])
+    first, second = (searcher.suggest(name)["training.lr"] for name in "ab")
+    assert first == 0.001004 and second not in (0.001004, 0.03)  # which 0.001 was before it was rounded
+    assert [(trial.params["training.lr"], trial.value) for trial in searcher._ot_study.trials if trial.value] == [
+        (0.03, 0.7)
+    ]
+
+
+def test_asha_measures_by_all_rounds_of_what_was_finished_or_stopped_before(tiny: Path, tmp_path: Path) -> None:
+    scenario = load_sweep(tiny, [ASHA])
+    study = Study.of(scenario, tmp_path)
+    ((_, points),) = tried(scenario)
+    over = [Line(point, state=state, run=state) for point, state in zip(points, ("finished", "stopped"), strict=False)]
+    for line, scores in zip(over, ({1: 0.5, 2: 0.4, 3: 0.8}, {1: 0.2}), strict=True):
+        study.run(line.run).commit(Checkpoint(max(scores), {}, {}, scores=scores), pd.DataFrame(), pd.DataFrame())
+    halving = Trials(study, scenario, lambda scenario, told: study.run(""))._halving(points[2], over)
+    tuner: Any = None
+    decided = []
+    for number, (round_, score) in enumerate([(1, 0.3), (1, 0.6), (3, 0.7)]):
+        trial = Trial("", trial_id=str(number), stub=True)
+        halving.on_trial_add(tuner, trial)
+        decided.append(halving.on_trial_result(tuner, trial, {TIME: round_, SCORE: score}))
+    assert decided == ["STOP", "CONTINUE", "STOP"]
