@@ -91,7 +91,7 @@ def read_table(path: Path) -> "pd.DataFrame":
 def unreadable(path: Path) -> UserError:
     """What is to be said of a file that the program wrote and cannot read."""
     what = "is cut short or broken" if path.exists() else "is gone"
-    return UserError(f"{path} {what}; copy it again, or run again with --fresh")
+    return UserError(f"{path} {what}; copy it again, or run again with --fresh (a sweep: without the run's folder)")
 
 
 @contextmanager

@@ -265,7 +265,7 @@ class Run:
                 changed = sorted(name for name, pixels in plan.pixels.items() if before.pixels.get(name) != pixels)
                 raise UserError(
                     f"the images of {', '.join(changed)} have changed since {self.folder} was begun; --fresh throws "
-                    "it away and begins again"
+                    "it away and begins again (in a sweep, remove it)"
                 )
         if not self.finished:
             write_atomic(self.folder / "environment.json", json.dumps(environment(engine, workers, because), indent=1))
