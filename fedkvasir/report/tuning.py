@@ -75,7 +75,7 @@ def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
         stopped = int((index["state"] == "stopped").sum())
         texts.append(f"ASHA stopped {stopped} of {len(index)} runs, which were behind others of their method")
     metric = _metric(study)
-    whose = "Those" if short or (sweep and sweep.stop) else "All of them"
+    whose = "Those that were finished" if short or (sweep and sweep.stop) else "All of them"
     if explores(scenario):
         text = f"{whose} ran with seed {seeds[0]}, and the one with the best validation {metric} is what counts"
         texts.append(text + (", and what every other seed runs with" if len(seeds) > 1 else ""))
