@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
 from itertools import groupby
-from logging import ERROR
+from logging import CRITICAL
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -81,7 +81,8 @@ class Trials:
             raise UserError("Ray is in use in this process already; a sweep needs a Ray of its own")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault(SEES_GPUS, "0")
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": ERROR}
+        # Of a process that died, or a disk that is full, Ray shows tracebacks; what comes of it is said by us.
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": CRITICAL}
         # Ray puts the folder it is started in first on its workers' path: a stray server.py there is not ours.
         with chdir(Path(__file__).parents[1]):
             if self.address is None:

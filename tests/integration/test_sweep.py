@@ -89,6 +89,7 @@ def test_nothing_is_computed_twice_and_a_killed_trial_goes_on(sweep: Study, scen
     for trial in running.trials():
         trial.kill()
     assert running.process.wait(timeout=400) == 0, running.log.read_text()
+    assert "Traceback" not in running.log.read_text()
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(list(out.glob("*/result.json"))) == len(done) + 2
     study = Study.of(load_sweep(scenario, words), out)
