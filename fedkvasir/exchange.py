@@ -109,11 +109,6 @@ def sha256(state: State) -> str:
     return digest.hexdigest()
 
 
-def size_bytes(*states: State) -> int:
-    """Bytes of all arrays together."""
-    return sum(array.nbytes for state in states for array in state.values())
-
-
 def save_groups(path: Path, groups: dict[str, State], note: str = "") -> None:
     """Write named groups of arrays and a text as one safetensors file, whole or not at all."""
     tensors = {f"{group}/{name}": array for group, state in groups.items() for name, array in state.items()}
