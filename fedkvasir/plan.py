@@ -278,12 +278,12 @@ class Plan:
             read_table(folder / "plan.parquet"),
             tuple(facts["classes"]),
             facts["catalogs"],
-            facts.get("pixels", {}),  # of a run from before they were kept
+            facts["pixels"],
             facts["device"],
             facts["precision"],
             tuple(facts["warnings"]),
             facts["rendered"],
-            facts.get("counted"),
+            facts["counted"],
         )
 
 

@@ -157,17 +157,16 @@ def speed(rounds: pd.DataFrame, environment: Mapping[str, Any]) -> pd.DataFrame:
     rounds: rounds.parquet; environment: environment.json. Columns: center, role, images, seconds, frames_per_second,
     network_s, network_frames_per_second, peak_mib, processor, gpus, cores, engine, workers. seconds are those of the
     whole evaluation: reading, the network, scaling to native size, counts and distances, and the gallery; network_s
-    those of the network's forward passes alone, the pictures that fill up a last batch included (NaN in records from
-    before it was measured). Several workers share the machine.
+    those of the network's forward passes alone, the pictures that fill up a last batch included. Several workers share
+    the machine.
     """
     tests = rounds[rounds["phase"] == "test"].drop_duplicates(["round", "center", "seconds"])
-    tests = tests.assign(network_s=tests.get("network_s", np.nan))
     table = (
         tests.groupby(["role", "center"], sort=True)
         .agg(
             images=("samples", "sum"),
             seconds=("seconds", "sum"),
-            network_s=("network_s", lambda own: own.sum(skipna=False)),
+            network_s=("network_s", "sum"),
             peak_mib=("peak_mib", "max"),
         )
         .reset_index()

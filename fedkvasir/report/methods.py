@@ -197,12 +197,11 @@ def _refuse_other_images(runs: Sequence[Run]) -> None:
     for run in runs:
         alone = run.plan.scenario.federation.train
         for center, own in run.plan.samples.groupby("center")[["split", "sample"]]:
-            pixels = run.plan.pixels.get(str(center))  # of all that the center holds; not kept by old runs
-            # Where one hospital trains alone the plan lists less of the others.
-            if pixels and (alone in WHOLE or alone == center):
+            # Where one hospital trains alone the plan lists less of the others, whose pixels are of all that they hold.
+            if alone in WHOLE or alone == center:
                 held = frozenset(own.itertuples(index=False, name=None))  # their hash is by split, then by name
                 before = known.setdefault((str(center), held), run)
-                if before.plan.pixels[str(center)] != pixels:
+                if before.plan.pixels[str(center)] != run.plan.pixels[str(center)]:
                     raise UserError(
                         f"{before.folder} and {run.folder} saw other images of {center} under the same names; run the "
                         "older one again, with --fresh"

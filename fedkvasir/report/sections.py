@@ -420,7 +420,7 @@ def _speed(found: pd.DataFrame, plan: Plan) -> Table:
         return images, *(images / each for each in seconds), float(own["peak_mib"])
 
     rows = [Row(row["center"], row["role"], (parts[row["center"]], *cells(row))) for row in found.to_dict("records")]
-    whole = found[["images", "seconds", "network_s"]].sum(skipna=False)
+    whole = found[["images", "seconds", "network_s"]].sum()
     total = Row("All", "", ("", *cells({**whole, "peak_mib": found["peak_mib"].max()})))
     columns = [Column("Role"), Column("Images evaluated"), Column("Images/s", ONE)]
     columns += [Column("Images/s, network alone", ONE), Column("Peak memory, MiB", WHOLE)]

@@ -71,7 +71,8 @@ def make_plan(
     ]
     classes = CLASSES if task == "classification" else ("polyp",)
     samples = pd.DataFrame(rows)[list(COLUMNS)]
-    return Plan(parse(raw, "crafted"), samples, classes, {}, {}, "cpu", "float32", warnings, dataset == "synthetic")
+    scenario, pixels = parse(raw, "crafted"), dict.fromkeys(CENTERS, "d" * 64)
+    return Plan(scenario, samples, classes, {}, pixels, "cpu", "float32", warnings, dataset == "synthetic")
 
 
 def role_of(center: str) -> str:

@@ -259,12 +259,6 @@ def test_speed_is_that_of_the_test_and_of_the_network_alone(finished: Run) -> No
     assert run_tables(finished)["speed"].footer[0].cells == ("", 32, 4.0, 16.0, 512.0)
 
 
-def test_records_from_before_the_network_was_timed_are_shown(tmp_path: Path) -> None:
-    run = make_run(tmp_path, make_plan("segmentation"))
-    write_atomic(run.folder / "rounds.parquet", run.rounds.drop(columns="network_s").to_parquet(index=False))
-    assert [cells for cells in page(run).rows if cells[0] == "aalborg"][-2][2:] == ["8", "4.0", "–", "512"]
-
-
 def test_finished_run_names_rule_round_data_and_weights(finished: Run) -> None:
     text = page(finished).text
     assert "train-val : the round with the highest" in text and "Here: round 3." in text
