@@ -54,14 +54,18 @@ def test_local_one_worker_and_two_workers_agree_bit_by_bit(
     assert all(result == results["local"] for result in results.values())
 
 
-def test_records_are_complete_and_never_doubled(tiny: Path, tmp_path: Path) -> None:
-    run = run_scenario(tiny, out=tmp_path, engine="local")
-    rounds, samples = run.rounds, run.samples
+@pytest.fixture(scope="module")
+def finished(scenario: Path, out: Path) -> Run:
+    return run_scenario(scenario, out=out, engine="local")
+
+
+def test_records_are_complete_and_never_doubled(finished: Run) -> None:
+    rounds, samples = finished.rounds, finished.samples
     key = ["round", "phase", "center", "metric"]
     assert not rounds.duplicated(key).any()
     assert not samples.duplicated(["checkpoint", "center", "split", "sample"]).any()
     assert set(rounds[rounds["phase"] == "train"]["round"]) == {1, 2, 3}
-    counts = run.plan.centers
+    counts = finished.plan.centers
     for checkpoint in ("best", "last"):
         chosen = samples[samples["checkpoint"] == checkpoint]
         pd.testing.assert_series_equal(
@@ -74,13 +78,13 @@ def test_records_are_complete_and_never_doubled(tiny: Path, tmp_path: Path) -> N
     assert (rounds[rounds["phase"] == "train"][["bytes_down", "bytes_up", "steps", "seconds"]] > 0).all().all()
 
 
-def test_a_finished_run_is_opened_not_run_again_and_fresh_begins_anew(tiny: Path, tmp_path: Path) -> None:
-    first = run_scenario(tiny, out=tmp_path, engine="local")
-    stamp = (first.folder / "result.json").stat().st_mtime_ns
-    run_scenario(tiny, out=tmp_path, engine="local")
-    assert (first.folder / "result.json").stat().st_mtime_ns == stamp
-    again = run_scenario(tiny, out=tmp_path, engine="local", fresh=True)
-    assert (again.folder / "result.json").stat().st_mtime_ns > stamp
+def test_a_finished_run_is_opened_not_run_again_and_fresh_begins_anew(finished: Run, scenario: Path, out: Path) -> None:
+    result, sha256 = finished.folder / "result.json", finished.result["weights_sha256"]
+    stamp = result.stat().st_mtime_ns
+    run_scenario(scenario, out=out, engine="local")
+    assert result.stat().st_mtime_ns == stamp
+    again = run_scenario(scenario, out=out, engine="local", fresh=True)
+    assert result.stat().st_mtime_ns > stamp and again.result["weights_sha256"] == sha256
 
 
 def test_another_seed_keeps_the_splits_and_changes_the_weights(tiny: Path, tmp_path: Path) -> None:
@@ -107,20 +111,20 @@ def test_another_seed_keeps_the_splits_and_changes_the_weights(tiny: Path, tmp_p
     ids=lambda overrides: overrides[0],
 )
 def test_every_algorithm_and_policy_runs_to_a_table(tiny: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    run = run_scenario(tiny, overrides, out=tmp_path, engine="local")
+    """In two rounds: the second begins with what the first has left."""
+    run = run_scenario(tiny, ("federation.rounds=2", *overrides), out=tmp_path, engine="local")
     table = run.table()
     assert list(table["role"]) == ["train"] * 3 + ["holdout"]
     assert table["dice"].notna().all()
 
 
-def test_the_model_of_a_run_is_a_torch_module_with_the_recorded_weights(tiny: Path, tmp_path: Path) -> None:
+def test_the_model_of_a_run_is_a_torch_module_with_the_recorded_weights(finished: Run) -> None:
     import torch
 
     from fedkvasir.exchange import read, sha256
 
-    run = run_scenario(tiny, out=tmp_path, engine="local")
-    model = run.model("last")
-    assert sha256(read(model, model.state_dict())) == run.result["weights_sha256"]
+    model = finished.model("last")
+    assert sha256(read(model, model.state_dict())) == finished.result["weights_sha256"]
     assert model(torch.rand(1, 3, 50, 70)).shape == (1, 1, 50, 70)
 
 
