@@ -31,7 +31,7 @@ import psutil
 import torch
 
 from clients.evaluate import evaluate
-from fedkvasir.console import Happening, Screen
+from fedkvasir.console import Screen
 from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.data.loader import train_batches
 from fedkvasir.errors import UserError
@@ -41,7 +41,7 @@ from fedkvasir.machine import cores
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.randomness import derive_seed
-from fedkvasir.runs import environment
+from fedkvasir.runs import Event, environment
 from fedkvasir.scenario import load
 from fedkvasir.simulation import run_scenario
 from fedkvasir.training import make_optimizer
@@ -80,7 +80,7 @@ class Clock(Screen):
         super().__init__(quiet=True)
         self.ends: list[float] = []
 
-    def event(self, plan: Plan, event: Happening) -> None:
+    def event(self, plan: Plan, event: Event) -> None:
         if event.kind == "round":
             self.ends.append(time.time())
 

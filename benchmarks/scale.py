@@ -27,11 +27,11 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from fedkvasir.console import Happening, Screen
+from fedkvasir.console import Screen
 from fedkvasir.files import write_atomic
 from fedkvasir.machine import cores
 from fedkvasir.plan import Plan, make_plan
-from fedkvasir.runs import Run, environment
+from fedkvasir.runs import Event, Run, environment
 from fedkvasir.scenario import load
 from fedkvasir.simulation import CLIENT_APP, run_scenario
 from server.grid import Node, RayGrid
@@ -76,7 +76,7 @@ class Scales(Screen):
         self.began = time.monotonic()
         self.rows: list[dict[str, Any]] = []
 
-    def event(self, plan: Plan, event: Happening) -> None:
+    def event(self, plan: Plan, event: Event) -> None:
         if event.kind == "round":
             seconds, weighed = time.monotonic() - self.began, weigh()
             self.rows += [{"round": event.round, **row, "seconds": seconds} for row in weighed]

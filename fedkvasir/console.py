@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from typing import Protocol as Shape
 
 import pandas as pd
 from rich.console import Console
@@ -25,7 +24,7 @@ from fedkvasir.report.sections import missing
 from fedkvasir.report.study import answer, outcome_of
 from fedkvasir.report.tables import Interval, bracket
 from fedkvasir.report.tables import Table as ReportTable
-from fedkvasir.runs import Run, failure_text
+from fedkvasir.runs import Event, Run, failure_text
 from fedkvasir.scenario import Scenario
 from fedkvasir.study import Line, Study
 from fedkvasir.sweep import explores, protocol_of, tried
@@ -40,17 +39,6 @@ SELECTED = {
     "last": "the last round, no selection",
     "oracle": "BY THE HOLDOUT ITSELF: an upper bound, not a result",
 }
-
-
-class Happening(Shape):
-    """An event of the round loop."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def round(self) -> int: ...
-    @property
-    def facts(self) -> dict[str, Any]: ...
 
 
 class Screen:
@@ -108,7 +96,7 @@ class Screen:
             rate = f" in {took_s:.1f} s, {total / took_s:.0f} a second" if took_s > 0 else ""
             self.say(f"{what}: {total} images{rate} (once; kept for the next run)")
 
-    def progress(self, plan: Plan, event: Happening) -> None:
+    def progress(self, plan: Plan, event: Event) -> None:
         """A bar for each phase, a line for each failure."""
         facts = event.facts
         if event.kind == "phase":
@@ -117,7 +105,7 @@ class Screen:
         elif event.kind == "failure":
             self.console.print(f"[yellow]failed[/yellow] {escape(failure_text(facts))}")
 
-    def event(self, plan: Plan, event: Happening) -> None:
+    def event(self, plan: Plan, event: Event) -> None:
         """:meth:`progress`, and a line for each member, round and resumption."""
         facts = event.facts
         self.progress(plan, event)

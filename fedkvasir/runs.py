@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,6 +86,18 @@ class Checkpoint:
     def state(self) -> State:
         """All tensors of the network, but for the members of an ensemble."""
         return self.shared | self.buffers | self.local
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a person watching wants to know: ``member``, ``resume``, ``phase``, ``round``, ``failure``, ``test``."""
+
+    kind: str
+    round: int
+    facts: dict[str, Any]
+
+
+Watch = Callable[[Event], None]
 
 
 class Run:

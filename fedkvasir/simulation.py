@@ -8,18 +8,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
-from fedkvasir.console import Happening, Screen
+from fedkvasir.console import Screen
 from fedkvasir.errors import UserError
 from fedkvasir.estimate import Choice, choose_workers, gpu_share, measure_step, within_limits
 from fedkvasir.live import LiveTable
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.report import build_report
 from fedkvasir.report.study import build_study
-from fedkvasir.runs import Run
+from fedkvasir.runs import Event, Run, Watch
 from fedkvasir.scenario import Scenario, load
 from fedkvasir.study import Study, one_by_one
 from fedkvasir.sweep import tried
@@ -95,7 +95,7 @@ def _run_point(
 ) -> Run:
     """A run of a sweep, in a trial's process; without workers its hospitals are in that process, too."""
 
-    def watch(run: Run, event: Happening) -> None:
+    def watch(run: Run, event: Event) -> None:
         known = event.facts["scores"] if event.kind == "resume" else {}
         if event.kind == "round" and event.facts["score"] is not None:
             known = {event.round: event.facts["score"]}
@@ -147,7 +147,7 @@ class Simulation:
         scenario: Scenario,
         fresh: bool = False,
         brief: bool = False,
-        watch: Callable[[Run, Happening], Any] = lambda run, event: None,
+        watch: Callable[[Run, Event], Any] = lambda run, event: None,
     ) -> Run:
         """Run a scenario to its end, or open its finished run; see :func:`run_scenario`.
 
@@ -213,7 +213,7 @@ class Simulation:
 
                 forget()
 
-    def _federate(self, plan: Plan, run: Run, workers: int, watch: Callable[[Happening], Any]) -> None:
+    def _federate(self, plan: Plan, run: Run, workers: int, watch: Watch) -> None:
         own_packages_first()
         from server.rounds import federate, roll_call
 
@@ -254,12 +254,12 @@ class Simulation:
 
 def see_through(
     run: Run,
-    execute: Callable[[Callable[[Happening], None]], None],
+    execute: Callable[[Watch], None],
     how: str,
     screen: Screen,
     track: tuple[str, ...],
     brief: bool,
-    watch: Callable[[Run, Happening], Any] = lambda run, event: None,
+    watch: Callable[[Run, Event], Any] = lambda run, event: None,
 ) -> None:
     """Have a run that is begun done, unless it is finished, and its reports made.
 
@@ -271,7 +271,7 @@ def see_through(
     show = screen.progress if brief else screen.event
     with followed(run, find_trackers(track), screen.warn) as follow:
 
-        def tell(event: Happening) -> None:
+        def tell(event: Event) -> None:
             show(plan, event)
             follow(event)
             watch(run, event)

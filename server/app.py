@@ -6,8 +6,8 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from fedkvasir.runs import run_of_config
-from server.rounds import Event, federate, roll_call
+from fedkvasir.runs import Event, run_of_config
+from server.rounds import federate, roll_call
 
 app = ServerApp()
 

@@ -7,7 +7,7 @@ a grid with only those, sorts replies by center, insists on the quorum, and comm
 
 import io
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -31,19 +31,8 @@ from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
 from fedkvasir.plan import Plan
 from fedkvasir.randomness import derive_seed
-from fedkvasir.runs import ROUNDS, Checkpoint, Run
+from fedkvasir.runs import ROUNDS, Checkpoint, Event, Run, Watch
 
-
-@dataclass(frozen=True)
-class Event:
-    """What a person watching wants to know: ``member``, ``resume``, ``phase``, ``round``, ``failure``, ``test``."""
-
-    kind: str
-    round: int
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-Watch = Callable[[Event], None]
 ATTEMPTS = 3
 """A round below quorum is asked for this often before the run stops."""
 SAMPLES = ("sample", "group")

@@ -15,11 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from fedkvasir.console import Happening
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import headline, summarise
 from fedkvasir.plan import Plan
-from fedkvasir.runs import Run
+from fedkvasir.runs import Event, Run, Watch
 from fedkvasir.scenario import did_you_mean
 
 TRACKERS = {"mlflow": "MLflow", "tensorboard": "TensorBoard", "wandb": "WeightsAndBiases"}
@@ -69,9 +68,7 @@ def find_trackers(names: Iterable[str]) -> dict[str, Tracker]:
 
 
 @contextmanager
-def followed(
-    run: Run, trackers: dict[str, Tracker], warn: Callable[[str], None]
-) -> Iterator[Callable[[Happening], None]]:
+def followed(run: Run, trackers: dict[str, Tracker], warn: Callable[[str], None]) -> Iterator[Watch]:
     """Let trackers follow ``run`` while the block runs it and hands every event to what it is given.
 
     warn: is told, in one sentence, of a tracker that failed.
@@ -103,7 +100,7 @@ class Audience:
             for number in sorted(done):
                 self.tell(member, int(number), rounds[rounds["round"] == number])
 
-    def hear(self, event: Happening) -> None:
+    def hear(self, event: Event) -> None:
         """An event of the round loop: a round is committed when it is heard of."""
         if event.kind == "member":
             self.member = event.facts["member"]

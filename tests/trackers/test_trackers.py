@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkvasir.console import Happening, Screen
+from fedkvasir.console import Screen
 from fedkvasir.plan import Plan
-from fedkvasir.runs import Run
+from fedkvasir.runs import Event, Run
 from fedkvasir.simulation import run_scenario
 from fedkvasir.trackers import TRACKERS, find_trackers, followed
 from tests.conftest import TINY, Command
@@ -148,7 +148,7 @@ class Stop(Screen):
         super().__init__(quiet=True)
         self.after, self.member, self.current = after, member, ""
 
-    def event(self, plan: Plan, event: Happening) -> None:
+    def event(self, plan: Plan, event: Event) -> None:
         if event.kind == "member":
             self.current = event.facts["member"]
         if event.kind == "round" and event.round == self.after and self.current == self.member:
@@ -161,7 +161,7 @@ class StopAtTest(Screen):
     def __init__(self) -> None:
         super().__init__(quiet=True)
 
-    def event(self, plan: Plan, event: Happening) -> None:
+    def event(self, plan: Plan, event: Event) -> None:
         if event.kind == "test":
             raise KeyboardInterrupt
 
