@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 COLUMNS = (
     "sample", "dataset", "center", "role", "split", "group", "label", "target", "row", "store", "width", "height",
 )  # fmt: skip
+LEAK = "LEAKAGE: "
+"""How a warning begins that test and training data overlap."""
 
 
 @dataclass(frozen=True)
@@ -451,7 +453,7 @@ def _refuse_leaks(scenario: Scenario, held: Hospitals) -> list[str]:
             f"{text}; take one side out, or say data.audit=warn to run all the same "
             "(`fedkvasir data audit` shows the pictures)"
         )
-    return [f"LEAKAGE: {text}"]
+    return [LEAK + text]
 
 
 def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
@@ -471,7 +473,7 @@ def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
             raise UserError(
                 f"model.weights: {text}; start from other weights, or say data.audit=warn to run all the same"
             )
-        warnings.append(f"LEAKAGE: {text}")
+        warnings.append(LEAK + text)
     return warnings
 
 

@@ -18,7 +18,7 @@ from fedkvasir.evaluation.protocol import center_table, headline, is_shared
 from fedkvasir.evaluation.suite import speed
 from fedkvasir.files import read_json
 from fedkvasir.metrics.classification import BINS
-from fedkvasir.plan import Plan
+from fedkvasir.plan import LEAK, Plan
 from fedkvasir.report import centers, charts
 from fedkvasir.report.centers import LOWEST, MANY, TITLES, Uncertainty, in_order, uncertainty
 from fedkvasir.report.charts import Line, Reliability, Spread
@@ -45,8 +45,6 @@ RULES = {
 }
 FIGURES = ("spread", "calibration", "curve-")
 """How the names of tables begin that hold a figure's numbers."""
-LEAK = "LEAKAGE: "
-"""How the plan begins a warning that test and training data overlap."""
 ONE, WHOLE = partial(decimals, 1), partial(decimals, 0)
 GALLERY_BYTES, LINES_BYTES = 6_500_000, 3_600
 """Of pictures as text, less what every center's lines in the tables take: a report of 1,000 centers is below 8 MB."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.errors import UserError
-from fedkvasir.plan import COLUMNS, Plan, refuse_empty
+from fedkvasir.plan import COLUMNS, LEAK, Plan, refuse_empty
 from fedkvasir.pretrained import trained_on
 from fedkvasir.scenario import Scenario
 
@@ -126,7 +126,7 @@ def _warnings(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> tup
         text = f"{len({pair[0] for pair in tested})} pictures lie on both sides of train and test, at {pairs}"
         if scenario.data.audit != "warn":
             raise UserError(f"{text}; one of them has to leave them out, or say data.audit=warn to run all the same")
-        texts.append(f"LEAKAGE: {text}")
+        texts.append(LEAK + text)
     texts += [
         f"model.weights: whether what trained {run} is tested here was not looked for"
         for run, _ in trained_on(scenario)
