@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.data.partition import SIZES, size_bins
+from fedkvasir.evaluation.groups import ROLES
 from fedkvasir.evaluation.protocol import is_shared, task_of
 from fedkvasir.metrics import classification, endocv2021
 from fedkvasir.metrics.counts import COUNTS, ratios
@@ -137,7 +138,7 @@ def challenge(samples: pd.DataFrame, checkpoint: str = "best", split: str = "tes
     for scoring in (DEFAULT, endocv2021.OFFICIAL):
         official, seen = scoring == endocv2021.OFFICIAL, dict[str, float]()
         records = _chosen(samples, checkpoint, split, scoring)
-        for name, role in (("seen", "train"), ("unseen", "holdout")):
+        for name, role in ROLES.items():
             own = records[records["role"] == role]
             if own.empty:
                 continue

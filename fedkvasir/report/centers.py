@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from fedkvasir.data.partition import SIZES
 from fedkvasir.errors import UserError
+from fedkvasir.evaluation.groups import ROLES
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import headline, is_shared, summarise
 from fedkvasir.evaluation.suite import ALL, alarms, by_size, suite
@@ -155,7 +156,7 @@ def scores_table(table: pd.DataFrame, plan: Plan, sure: Uncertainty) -> Table:
         for row in table.to_dict("records")
     ]
     footer, means = [], {}
-    for role, scope in (("train", "seen"), ("holdout", "unseen")):
+    for scope, role in ROLES.items():
         own = table.loc[table["role"] == role, names]
         if len(own):
             sums = {name: own[name].sum() for name in names if name in COUNTS}
@@ -253,7 +254,7 @@ def _by_center(
         return tuple(_withheld(value) if how == "sum" else float(value) for (_, how), value in line.items())
 
     rows, footer = [], []
-    for role, scope in (("train", "Seen"), ("holdout", "Unseen")):
+    for scope, role in ROLES.items():
         own = values[values.index.get_level_values("role") == role]
         for (_, center, kind), line in own.iterrows():
             rows.append(Row(center, role, (parts[center], *([kind] if several else []), *cells(line))))
@@ -264,7 +265,7 @@ def _by_center(
             sums = of_class.sum(skipna=False)
             whole = pd.Series({key: sums[key] if key[1] == "sum" else of_class[key].mean() for key in own.columns})
             together = withheld[-len(columns) :] if lacking else cells(whole)
-            footer.append(Row(f"{scope}, mean", role, ("", *([kind] if several else []), *together)))
+            footer.append(Row(f"{scope.capitalize()}, mean", role, ("", *([kind] if several else []), *together)))
     first = [Column("Role"), *([Column("Class")] if several else [])]
     return Table(caption, (*first, *columns), tuple(rows), tuple(footer))
 
@@ -272,7 +273,7 @@ def _by_center(
 def confusion_tables(tested: pd.DataFrame) -> dict[str, Table]:
     """Classification: seen and unseen centers' images by their label (rows) and what they were taken for."""
     tables = {}
-    for scope, role in (("seen", "train"), ("unseen", "holdout")):
+    for scope, role in ROLES.items():
         own = tested[tested["role"] == role]
         if not len(own):
             continue
@@ -341,7 +342,7 @@ def spreads(tested: pd.DataFrame, table: pd.DataFrame) -> list[Spread]:
     those of the seen and of the unseen ones are; nothing where no image has one. table: of centers."""
     found, metric = [], segmentation.HEADLINE
     if len(table) > MANY:
-        for scope, role in (("seen", "train"), ("unseen", "holdout")):
+        for scope, role in ROLES.items():
             own = table.loc[table["role"] == role, metric]
             if len(own):
                 found.append(_spread(f"{scope}: {len(own)} center{'s' if len(own) > 1 else ''}", role, own))
@@ -361,7 +362,7 @@ def reliabilities(tested: pd.DataFrame) -> list[Reliability]:
     """Classification: calibration of the images of all seen centers together, and of all unseen ones; the error is the
     mean over centers of theirs, of which those of two cannot balance each other."""
     found = []
-    for scope, role in (("seen", "train"), ("unseen", "holdout")):
+    for scope, role in ROLES.items():
         own = tested[tested["role"] == role]
         if len(own):
             bins = classification.calibration(own)[["images", "confidence", "accuracy"]].itertuples(index=False)
