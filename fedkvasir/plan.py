@@ -404,7 +404,7 @@ def _of_one(scenario: Scenario, hospital: str) -> Scenario:
     """The scenario without the centers that are not this hospital, nor what it is cut from."""
     source, centers = scenario.data.hospitals.get(hospital, hospital), scenario.data.centers
     if source not in centers:
-        known = sorted({*scenario.data.hospitals, *(name for name in centers if centers[name].role == "holdout")})
+        known = sorted({*scenario.data.hospitals, *scenario.data.holdouts})
         raise UserError(
             f"{hospital} is no hospital of the scenario{did_you_mean(hospital, known)}; it has {', '.join(known)}"
         )

@@ -213,10 +213,9 @@ def _arms(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
     inner = [name for name in declared if name not in protocol.external]
     if protocol.kind != "leave-one-center-out":
         arm = variant(scenario, changes)
-        holdouts = [name for name, center in arm.data.centers.items() if center.role == "holdout"]
-        if protocol.kind == "holdout" and not holdouts:
+        if protocol.kind == "holdout" and not arm.data.holdouts:
             raise UserError("protocol.kind = holdout needs a center of role: holdout, or protocol.external")
-        yield "+".join(holdouts), arm
+        yield "+".join(arm.data.holdouts), arm
         return
     if len(inner) < 2:
         raise UserError("protocol.kind = leave-one-center-out needs two centers or more that are not external")

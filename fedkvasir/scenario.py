@@ -150,6 +150,11 @@ class Data(_Frozen):
             )
         }
 
+    @property
+    def holdouts(self) -> list[str]:
+        """Centers that are only ever tested."""
+        return [name for name, center in self.centers.items() if center.role == "holdout"]
+
 
 class Model(_Named):
     """A name from `fedkvasir models`, an encoder, its weights, and the architecture's own parameters."""
@@ -447,7 +452,7 @@ class Scenario(_Frozen):
 
     @model_validator(mode="after")
     def _roles(self) -> Self:
-        if all(center.role == "holdout" for center in self.data.centers.values()):
+        if not self.data.hospitals:
             raise ValueError("data.centers: no center has role train")
         if taken := next((name for name in WHOLE if name in self.data.centers), None):
             raise ValueError(f"data.centers: {taken} is what federation.train says of all hospitals; rename the center")

@@ -66,8 +66,7 @@ def as_study(scenario: Scenario) -> Scenario:
         raise UserError("protocol.tune and sweep both name settings to try: move protocol.tune into sweep.grid")
     if scenario.evaluation.select == "oracle" or (protocol and protocol.select == "oracle"):
         raise UserError("a sweep chooses settings by validation images: set evaluation.select=train-val")
-    held_out = any(center.role == "holdout" for center in scenario.data.centers.values())
-    block: dict[str, Any] = {"kind": "holdout" if held_out else "within", "seeds": [scenario.seed]}
+    block: dict[str, Any] = {"kind": "holdout" if scenario.data.holdouts else "within", "seeds": [scenario.seed]}
     if protocol:
         block = protocol.model_dump(mode="json")
     if "seed" in sweep.grid:

@@ -178,8 +178,7 @@ def enrol(grid: LabGrid, scenario: Scenario, deadline_s: float) -> tuple[Plan, d
     Returns the plan, and center -> node. Raises RunFailed where one does not answer by the deadline, or refuses.
     """
     told = {"scenario": json.dumps(scenario.for_hospitals())}
-    wanted = sorted({*scenario.data.hospitals, *(n for n, c in scenario.data.centers.items() if c.role == "holdout")})
-    nodes = grid.nodes_of(wanted, deadline_s)
+    nodes = grid.nodes_of(sorted({*scenario.data.hospitals, *scenario.data.holdouts}), deadline_s)
     salted = {**told, "salt": secrets.token_hex(16)}
     answers = _ask(grid, nodes, "query.survey", {name: salted for name in nodes}, deadline_s)
     try:
