@@ -14,8 +14,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -252,11 +252,9 @@ class Run:
 
     # ---- writing
 
-    @contextmanager
-    def writing(self, wait: bool = False) -> Iterator[None]:
+    def writing(self, wait: bool = False) -> AbstractContextManager[None]:
         """Hold the folder as its one writer. Where another live process does, wait for it, or raise UserError."""
-        with lock(self.folder / "lock", wait):
-            yield
+        return lock(self.folder / "lock", wait)
 
     def clear(self) -> None:
         """Throw away everything but the lock."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,11 +106,9 @@ class Study:
         """A run of the index."""
         return Run(self.folder.parent / name)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """Hold the folder as its one writer. Raises UserError if another live process does."""
-        with lock(self.folder / "lock", wait=False):
-            yield
+        return lock(self.folder / "lock", wait=False)
 
     def carry_out(
         self,
