@@ -15,7 +15,7 @@ from fedkvasir.report import TEMPLATES, charts
 from fedkvasir.report.centers import NONE
 from fedkvasir.report.charts import Mark, Marks
 from fedkvasir.report.findings import NUMBERS, Findings, is_shown, long_csv, ranking_sentence
-from fedkvasir.report.tables import Column, Estimate, Row, Table, decimals, number, p_value
+from fedkvasir.report.tables import Column, Estimate, Row, Table, decimals, p_value
 
 TWO = partial(decimals, 2)
 
@@ -182,9 +182,6 @@ def describe(findings: Findings) -> dict[str, Any]:
         "differences": {scope: _differences_chart(findings, scope) for scope in findings.scopes},
         "ranks": _rank_charts(findings),
         "rankings": [ranking_sentence(scope, ranking) for scope, ranking in findings.rankings.items()],
-        "key": charts.key,
-        "number": number,
-        "zip": zip,
         "download": None,
     }
 

@@ -23,7 +23,7 @@ from fedkvasir.report import centers, charts
 from fedkvasir.report.centers import LOWEST, MANY, TITLES, Uncertainty, in_order, uncertainty
 from fedkvasir.report.charts import Line, Reliability, Spread
 from fedkvasir.report.published import published_of, published_table
-from fedkvasir.report.tables import Column, Row, Table, csv_text, decimals, number, three_decimals
+from fedkvasir.report.tables import Column, Row, Table, csv_text, decimals, three_decimals
 from fedkvasir.runs import Checkpoint, Run, failure_text
 
 REDUCTIONS = {
@@ -144,9 +144,6 @@ def describe(run: Run) -> dict[str, Any]:
         "gallery": gallery,
         "left_out": left_out,
         "environment": environment(run),
-        "key": charts.key,
-        "number": number,
-        "zip": zip,
     }
 
 

@@ -20,12 +20,12 @@ from fedkvasir.files import write_atomic
 from fedkvasir.metrics.segmentation import scored
 from fedkvasir.plan import LEAK
 from fedkvasir.points import LOCAL, in_words
-from fedkvasir.report import TEMPLATES, charts, comparison
+from fedkvasir.report import TEMPLATES, comparison
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.findings import Findings, find, is_shown
 from fedkvasir.report.methods import of_study
 from fedkvasir.report.sections import ONE, RULES, cards, download, environment
-from fedkvasir.report.tables import Column, Row, Table, Value, bracket, number, three_decimals, without_empty
+from fedkvasir.report.tables import Column, Row, Table, Value, bracket, three_decimals, without_empty
 from fedkvasir.report.tuning import importance_table, sentences, settings_table
 from fedkvasir.runs import Run
 from fedkvasir.scenario import LOCALS, POOLED
@@ -250,9 +250,6 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "environment": _environment(outcome.runs.values()),
         "tables": outcome.tables,
         "download": partial(download, outcome.tables),
-        "key": charts.key,
-        "number": number,
-        "zip": zip,
     }
 
 
