@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedkvasir.baselines.base import Method, Progress
+from fedkvasir.baselines.base import Method
 from fedkvasir.baselines.classifiers import KNearest, LogisticRegression, RandomForest
 from fedkvasir.baselines.clusters import KMeans
 from fedkvasir.baselines.features import Features, choose_features
 from fedkvasir.baselines.hospitals import evaluate_centers, fit_hospitals
 from fedkvasir.baselines.references import Majority, Random
+from fedkvasir.data.hospitals import Progress
 from fedkvasir.errors import UserError
 from fedkvasir.files import write_atomic
 from fedkvasir.plan import Plan

@@ -1,16 +1,13 @@
 """What every method shares: one hospital's training images in, something that gives probabilities out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
 
 from fedkvasir.randomness import derive_seed
-
-Progress = Callable[[str, int, int], None]
-"""(what, done, total)"""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from fedkvasir.baselines.base import Method, Progress
+from fedkvasir.baselines.base import Method
 from fedkvasir.baselines.descriptor import LENGTH, describe
 from fedkvasir.data.datasets import find_dataset, find_root
+from fedkvasir.data.hospitals import Progress
 from fedkvasir.data.store import Store
 from fedkvasir.errors import UserError
 from fedkvasir.plan import Plan

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedkvasir.baselines.base import Classifier, Method, Progress
+from fedkvasir.baselines.base import Classifier, Method
 from fedkvasir.baselines.clusters import Clusters
 from fedkvasir.baselines.descriptor import describe
 from fedkvasir.baselines.features import TABLE, Pixels, Published, choose_features, combine
@@ -16,6 +16,7 @@ from fedkvasir.baselines.hospitals import fit_hospitals, mean_probabilities
 from fedkvasir.data import formats
 from fedkvasir.data.catalog import Dataset, list_images
 from fedkvasir.data.datasets import DATASETS, find_root
+from fedkvasir.data.hospitals import Progress
 from fedkvasir.data.store import square
 from fedkvasir.errors import UserError
 from fedkvasir.metrics.classification import PREFIX
