@@ -13,7 +13,6 @@ from threading import Event
 
 import httpx
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 
@@ -28,7 +27,7 @@ LOG = logging.getLogger("fedkvasir.site")
 POLL_S = 0.1
 
 
-def serve(kit: SiteKit, secret: bytes, stop: Event, client_app: ClientApp = app) -> None:
+def serve(kit: SiteKit, secret: bytes, stop: Event) -> None:
     """Answer the messages that the SuperNode on this machine receives, one after another, until ``stop`` is set."""
     address, in_hand = f"127.0.0.1:{kit.runtime_port}", kit.state / "in-hand.json"
     _give_up(address, in_hand)
@@ -43,7 +42,7 @@ def serve(kit: SiteKit, secret: bytes, stop: Event, client_app: ClientApp = app)
             time.sleep(POLL_S)
             continue
         try:
-            _answer(address, token, in_hand, client_app)
+            _answer(address, token, in_hand)
         except Exception:  # a message that cannot even be read must not end who answers the next one
             LOG.exception("a message was left without an answer")
             _give_up(address, in_hand)
@@ -52,7 +51,7 @@ def serve(kit: SiteKit, secret: bytes, stop: Event, client_app: ClientApp = app)
             return
 
 
-def _answer(address: str, token: str, in_hand: Path, client_app: ClientApp) -> None:
+def _answer(address: str, token: str, in_hand: Path) -> None:
     """in_hand: where is kept what is being answered, so that it can be given up by another worker.
 
     A task of which no message can be had is not finished: its SuperNode gives it up itself, after a minute.
@@ -63,7 +62,7 @@ def _answer(address: str, token: str, in_hand: Path, client_app: ClientApp) -> N
             message, context, _, fab = pull_task_input(client)
             write_atomic(in_hand, wire.remember(token, message), 0o600)
             context.node_config[site.APP] = hashlib.sha256(fab.content).hexdigest()
-            push_message(client, reply(client_app, message, context), context)
+            push_message(client, reply(message, context), context)
             wire.finish(client)
             in_hand.unlink()
     finally:
@@ -89,10 +88,10 @@ def _give_up(address: str, in_hand: Path) -> None:
     in_hand.unlink()
 
 
-def reply(client_app: ClientApp, message: Message, context: Context) -> Message:
+def reply(message: Message, context: Context) -> Message:
     """The app's answer; what it raises stays in the hospital's log."""
     try:
-        return client_app(message, context)
+        return app(message, context)
     except Exception as error:  # a message of a type that the app does not know, say
         LOG.exception("could not answer %s", message.metadata.message_type)
         reason = f"{type(error).__name__}; the hospital's own log says more"

@@ -16,7 +16,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from clients import site
-from clients.app import app
 from clients.worker import reply
 from fedkvasir import exchange
 from fedkvasir.algorithms.base import arrays_of, from_record, to_record
@@ -114,7 +113,7 @@ class Door:
         message = _address(Message(content, NODE, kind))
         message.metadata.__dict__["_message_type"] = sent or kind
         node = {site.NODE: str(self.folder), site.APP: APP}
-        return reply(app, message, Context(1, NODE, node, RecordDict(), {}))
+        return reply(message, Context(1, NODE, node, RecordDict(), {}))
 
     def enrolled(self) -> "Door":
         answered(self.ask("query.enrol"))
