@@ -16,6 +16,8 @@ from fedkvasir.data.miniatures import miniature
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Started in the background of a shell, or by some CI, this process ignores Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# A run flushes three dozen files to outlive a power cut, which no test makes, and waits a third of a second for that.
+os.fsync = lambda descriptor: None
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")

@@ -245,7 +245,6 @@ def test_cut_off_anywhere_no_half_kit_appears_and_the_same_call_finishes(
         left -= 1
         write(*arguments)
 
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # hundreds of files; the disk is not what stops here
     write_kits(federation, tmp_path / "whole")
     whole = kits_in(tmp_path / "whole")
     for writes in range(len(snapshot(tmp_path / "whole")) + 2):  # server.yaml and its README.md are written twice
