@@ -169,7 +169,7 @@ def find_sources(sources: Sequence[Path], out: Path) -> dict[str, Path]:
         other = places.setdefault(place, path)
         if other.resolve() != path.resolve():
             raise UserError(
-                f"{other} and {path} would write the same mask; rename one, name the folder above them, or predict twice"
+                f"{other} and {path} would write the same mask; rename one, name the folder above, or predict twice"
             )
     for place, path in places.items():
         clip = place.rpartition("/")[0] + "/"

@@ -147,7 +147,7 @@ class Simulation:
         scenario: Scenario,
         fresh: bool = False,
         brief: bool = False,
-        watch: Callable[[Run, Event], Any] = lambda run, event: None,
+        watch: Callable[[Run, Event], object] = lambda run, event: None,
     ) -> Run:
         """Run a scenario to its end, or open its finished run; see :func:`run_scenario`.
 
@@ -259,7 +259,7 @@ def see_through(
     screen: Screen,
     track: tuple[str, ...],
     brief: bool,
-    watch: Callable[[Run, Event], Any] = lambda run, event: None,
+    watch: Callable[[Run, Event], object] = lambda run, event: None,
 ) -> None:
     """Have a run that is begun done, unless it is finished, and its reports made.
 
