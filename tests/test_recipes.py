@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
-from fedkvasir.data.augment import AUGMENTS
+from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.ensembles import members_of, parse
 from fedkvasir.errors import UserError
 from fedkvasir.plan import check_names
@@ -50,6 +51,22 @@ def test_the_thirteen_augmentations_of_the_paper() -> None:
         "Sharpen", "Blur", "MotionBlur",
         "RandomBrightnessContrast", "HueSaturationValue",
     ]  # fmt: skip
+
+
+def test_the_papers_augmentations_scale_both_sides_alike_and_add_little_noise() -> None:
+    """As albumentations 0.5 did, which the authors used: a polyp keeps its shape, noise has a deviation of 2.55 to
+    12.75 of 255, the same in every channel."""
+    _, affine, _, noise, *_ = AUGMENTS["divergentnets"](256)
+    grey, disc = np.full((256, 256, 3), 128, np.uint8), np.zeros((256, 256), np.uint8)
+    rows, columns = np.mgrid[:256, :256] - 127.5
+    disc[rows**2 + columns**2 < 50**2] = 1
+    noise.p = 1
+    for seed in range(20):
+        _, moved = Augment([affine])(grey, disc, seed)
+        height, width = (np.ptp(places) + 1 for places in np.nonzero(moved))
+        assert 48 <= height <= 152 and abs(height - width) <= 2
+        noisy, _ = Augment([noise])(grey, disc, seed)
+        assert 2 < noisy[..., 0].std() < 13 and np.ptp(noisy, axis=2).max() == 0
 
 
 @pytest.mark.parametrize(

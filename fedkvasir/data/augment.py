@@ -48,13 +48,13 @@ def _divergentnets(size: int) -> list[A.BasicTransform]:
     """The thirteen of Thambawita et al., EndoCV 2021, section 3.2.
 
     Limits and probabilities are those of the authors' public code (data/prepare_data.py), which shifts and scales but
-    does not rotate.
+    does not rotate, and of the albumentations of its time: both sides scaled alike, faint grey noise.
     """
     return [
         A.HorizontalFlip(p=0.5),
-        A.Affine(scale=(0.5, 1.5), translate_percent=(-0.1, 0.1), rotate=(0, 0), p=1.0),
+        A.Affine(scale=(0.5, 1.5), translate_percent=(-0.1, 0.1), rotate=(0, 0), keep_ratio=True, p=1.0),
         A.Resize(size, size),
-        A.GaussNoise(p=0.2),
+        A.GaussNoise(std_range=(0.01, 0.05), per_channel=False, p=0.2),
         A.Perspective(p=0.5),
         A.OneOf([A.CLAHE(), A.RandomBrightnessContrast(contrast_limit=0), A.RandomGamma()], p=0.9),
         A.OneOf([A.Sharpen(), A.Blur(blur_limit=3), A.MotionBlur(blur_limit=3)], p=0.9),
