@@ -111,7 +111,12 @@ def sha256(state: State) -> str:
 
 def save_groups(path: Path, groups: dict[str, State], note: str = "") -> None:
     """Write named groups of arrays and a text as one safetensors file, whole or not at all."""
-    tensors = {f"{group}/{name}": array for group, state in groups.items() for name, array in state.items()}
+    # In C order: safetensors takes the bytes as they lie, and the moments of channels-last weights lie otherwise.
+    tensors = {
+        f"{group}/{name}": np.asarray(array, order="C")
+        for group, state in groups.items()
+        for name, array in state.items()
+    }
     # To bytes first: safetensors' own writer hides a full disk behind an error of its own kind.
     write_atomic(path, save(tensors, {"note": note}))
 

@@ -1,5 +1,7 @@
 """What travels: tensors told apart by module type, averages worked by hand, integers that stay integers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,17 @@ def test_a_network_survives_the_round_trip_bit_by_bit() -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
     )
+
+
+def test_a_file_holds_every_array_as_it_is_however_it_lies_in_memory(tmp_path: Path) -> None:
+    rising = torch.arange(48.0).view(2, 4, 3, 2)
+    state = {"channels_last": rising.to(memory_format=torch.channels_last).numpy(), "step": np.array(7.0)}
+    state |= {"turned": rising.numpy().T, "part": rising.numpy()[:, ::2]}
+    exchange.save_groups(tmp_path / "3.safetensors", {"optimizer": state}, "round 3")
+    groups, note = exchange.load_groups(tmp_path / "3.safetensors")
+    assert note == "round 3" and groups["optimizer"].keys() == state.keys()
+    for name, array in state.items():
+        np.testing.assert_array_equal(groups["optimizer"][name], array, strict=True)
 
 
 def test_a_tensor_of_another_shape_is_named() -> None:

@@ -145,6 +145,18 @@ def test_optimiser_state_can_be_kept(tiny: Path, tmp_path: Path) -> None:
     assert exchange.sha256(warm) != exchange.sha256(cold)
 
 
+@pytest.mark.parametrize("optimizer", ["optimizer: sgd, momentum: 0.9, lr: 0.01", "optimizer: adam, lr: 0.001"])
+def test_two_rounds_with_a_kept_optimiser_are_one_of_two_epochs(tiny: Path, tmp_path: Path, optimizer: str) -> None:
+    chosen = f"training={{{optimizer}, batch_size: 4}}"
+    once, weights = hospital_of(plan_of(tiny, chosen, "training.epochs=2"), tmp_path / "once")
+    together = once.train(1, 0, 0, weights, {}).weights.shared
+    twice, _ = hospital_of(plan_of(tiny, chosen, "training.optimizer_state=keep"), tmp_path / "twice")
+    half_way = twice.train(1, 0, 0, weights, {}).weights
+    after = twice.train(2, 1, 0, half_way, {}).weights.shared
+    for name, array in after.items():
+        np.testing.assert_allclose(array, together[name], rtol=0, atol=1e-6, err_msg=name)
+
+
 def test_a_loss_that_is_no_number_is_said(tiny: Path, tmp_path: Path) -> None:
     plan = plan_of(tiny)
     hospital, weights = hospital_of(plan, tmp_path)
