@@ -1,6 +1,7 @@
 """Augmentation behind a small interface: ``Augment(image, mask, seed) -> image, mask``."""
 
 import os
+import random
 import threading
 from collections.abc import Callable
 from copy import deepcopy
@@ -27,7 +28,8 @@ class Augment:
         if not hasattr(self._of_thread, "compose"):
             self._of_thread.compose = deepcopy(self._compose)
         compose = self._of_thread.compose
-        compose.set_random_seed(seed % 2**32)
+        # One stream for all: set_random_seed would give every transform its own, with the same draws in each.
+        compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         changed = compose(image=image, mask=mask)
         return changed["image"], changed["mask"]
 
