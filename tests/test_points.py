@@ -148,7 +148,7 @@ def test_baselines_keep_no_layers_local(tiny: Path) -> None:
         ("{kind: holdout, tune: {training.lr: [0.1]}, select: last}", "set protocol.select=train-val"),
         ("{kind: leave-one-center-out, external: [alta, bergen, cadiz]}", "two centers or more"),
         ("{kind: holdout, external: [nowhere]}", "nowhere"),
-        ("{kind: holdout, algorithms: [{name: fedprox, mu: [0.01, 0.1]}]}", "a number is needed"),
+        ("{kind: holdout, algorithms: [{name: fedprox, mu: [0.01, 0.1]}]}", "should be a valid number"),
         ("{kind: holdout, algorithms: [fedavg, cyclic], baselines: [cyclic]}", "cyclic is an algorithm and a baseline"),
         ("{kind: holdout, tune: {training.batch_size: [4, auto]}}", "would find another number for every method"),
         ("{kind: holdout, baselines: [pooled], tune: {federation.fraction: [0.5]}}", "set federation.fraction=1.0"),

@@ -7,11 +7,12 @@ them is a message: ``arrays`` (shared parameters) always, and whatever named rec
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
+from pydantic import Field
 
 from fedkvasir.exchange import State
 from fedkvasir.scenario import Scenario
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Tensors = dict[str, "Tensor"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Of a moving average: the share of what it was."""
 
 
 @dataclass
@@ -47,7 +52,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Algorithm(ABC):
-    """Parameters are dataclass fields; every hook of the hospital half may stay as it is."""
+    """Parameters are dataclass fields, typed by what they may be; every hook of the hospital half may stay as it is."""
 
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""

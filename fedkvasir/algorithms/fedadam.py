@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from flwr.serverapp.strategy import FedAdam as FlowerFedAdam
 
-from fedkvasir.algorithms.base import FLOWER, Algorithm
+from fedkvasir.algorithms.base import FLOWER, Algorithm, Decay, Positive
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class FedAdam(Algorithm):
     paper: ClassVar[str] = "Reddi et al., ICLR 2021"
     server_state: ClassVar[tuple[str, ...]] = ("m_t", "v_t")
 
-    eta: float = 0.01
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    tau: float = 1e-3
+    eta: Positive = 0.01
+    beta_1: Decay = 0.9
+    beta_2: Decay = 0.99
+    tau: Positive = 1e-3
 
     def strategy(self, total: float) -> FlowerFedAdam:
         return FlowerFedAdam(**FLOWER, eta=self.eta, beta_1=self.beta_1, beta_2=self.beta_2, tau=self.tau)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flwr.serverapp.strategy import FedProx as FlowerFedProx
 
-from fedkvasir.algorithms.base import FLOWER, Algorithm, Visit
+from fedkvasir.algorithms.base import FLOWER, Algorithm, NotNegative, Visit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ class FedProx(Algorithm):
     summary: ClassVar[str] = "FedAvg plus mu/2 |w - w_received|^2 in every hospital's loss"
     paper: ClassVar[str] = "Li et al., MLSys 2020"
 
-    mu: float = 0.01
+    mu: NotNegative = 0.01
 
     def penalty(self, visit: Visit) -> "Tensor":
         import torch

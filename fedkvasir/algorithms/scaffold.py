@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
-from fedkvasir.algorithms.base import FLOWER, Algorithm, Visit, from_record, to_record
+from fedkvasir.algorithms.base import FLOWER, Algorithm, Positive, Visit, from_record, to_record
 from fedkvasir.errors import UserError
 from fedkvasir.exchange import State, average
 from fedkvasir.scenario import Scenario
@@ -34,7 +34,7 @@ class Scaffold(Algorithm):
     server_state: ClassVar[tuple[str, ...]] = ("control",)
     replies: ClassVar[tuple[str, ...]] = ("control",)
 
-    server_lr: float = 1.0
+    server_lr: Positive = 1.0
 
     def check(self, scenario: Scenario, network: "nn.Module | None") -> None:
         training = scenario.training
