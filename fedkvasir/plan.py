@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 COLUMNS = (
     "sample", "dataset", "center", "role", "split", "group", "label", "target", "row", "store", "width", "height",
 )  # fmt: skip
+NUMBERS = 2
+"""Goes up when the same scenario gets other numbers than before, so that what was run before is another run."""
 LEAK = "LEAKAGE: "
 """How a warning begins that test and training data overlap."""
 
@@ -81,7 +83,7 @@ class Plan:
             if isinstance(model, dict) and "weights" in model:  # a member may be a name alone
                 model["weights"] = source_sha256(model["weights"]) or model["weights"]
         threads = self.scenario.resources.threads_per_center
-        identity = [resolved, threads, self.precision, self.catalogs]
+        identity = [NUMBERS, resolved, threads, self.precision, self.catalogs]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @property
