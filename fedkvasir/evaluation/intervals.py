@@ -136,6 +136,7 @@ def _row(
     name: str, score: float | np.ndarray, draws: np.ndarray, *sides: Sequence[Center | SharedCenter]
 ) -> dict[str, object]:
     centers = [center for side in sides for center in side]
-    low, high = interval(draws, *sides)
+    # Runs that count less than nothing can lead out of 0..1, or -1..1 of a gap, where no score lies.
+    low, high = np.clip(interval(draws, *sides), 1 - len(sides), 1)
     row = {"center": name, "score": float(score), "low": low, "high": high}
     return row | {"groups": sum(center.groups for center in centers), "warning": "; ".join(caution(centers))}

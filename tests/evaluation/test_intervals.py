@@ -117,6 +117,18 @@ def test_runs_that_disagree_widen_it_by_as_much_as_they_disagree() -> None:
     assert draws.var() == pytest.approx(groups.var() / 40 + shifts.var(ddof=1) / 4, rel=0.1)
 
 
+def test_runs_that_disagree_much_lead_to_the_end_of_the_range_not_beyond() -> None:
+    runs = [
+        pd.concat([segmentation({"alta": [[1 - dice]] * 20}, "train"), segmentation({"cadiz": [[dice]] * 20})])
+        for dice in (0.02, 0.6)
+    ]
+    table = intervals(runs)
+    for scope, center in (("center", "cadiz"), ("center", "alta"), ("seen", ""), ("unseen", "")):
+        assert row(table, scope, center)["low"] >= 0 and row(table, scope, center)["high"] <= 1
+    assert row(table, "unseen")["low"] == 0 and row(table, "seen")["high"] == 1
+    assert row(table, "gap")["low"] < 0 and row(table, "gap")["high"] == 1  # of a difference -1 is the lowest
+
+
 def test_a_draw_of_runs_holds_for_all_centers() -> None:
     """A seed that is worse everywhere is worse in seen and unseen centers alike: it takes no part in the gap."""
     runs = [
