@@ -1,10 +1,12 @@
 """What a person sees in a terminal: the plan, the progress of a run, its table."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from itertools import chain
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -22,7 +24,7 @@ from fedkvasir.report.findings import Findings, ranking_sentence
 from fedkvasir.report.published import published_of, published_table
 from fedkvasir.report.sections import missing
 from fedkvasir.report.study import answer, outcome_of
-from fedkvasir.report.tables import Interval, bracket
+from fedkvasir.report.tables import Column, Estimate, Interval, Row, Value, bracket
 from fedkvasir.report.tables import Table as ReportTable
 from fedkvasir.runs import Event, Run, failure_text
 from fedkvasir.scenario import Scenario
@@ -30,7 +32,7 @@ from fedkvasir.study import Line, Study
 from fedkvasir.sweep import explores, protocol_of, tried
 
 if TYPE_CHECKING:
-    from fedkvasir.estimate import Estimate
+    from fedkvasir.estimate import Estimate as Cost
 
 NAMES = {"dice": "Dice", "iou": "IoU", "macro_f1": "macro F1", "dice_images": "Dice, by image"}
 PHASES = {"train": "training", "val": "validating", "test": ""}
@@ -124,19 +126,17 @@ class Screen:
         elif event.kind == "test":
             self.say(f"testing round {facts['best']} ({SELECTED[facts['select']]}) at every center")
 
-    def plan(self, plan: Plan, cost: "Estimate") -> None:
+    def plan(self, plan: Plan, cost: "Cost") -> None:
         """`--dry-run`: who holds what, splits, steps, time, memory."""
         scenario = plan.scenario
         self.console.print(f"[bold]{plan.name}[/bold]  {escape(scenario.question)}")
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("center", "role", "train", "val", "test", "groups", "steps a round"):
-            table.add_column(column, justify="left" if column in ("center", "role") else "right")
-        groups = plan.samples.groupby("center")["group"].nunique()
+        groups, rows = plan.samples.groupby("center")["group"].nunique(), []
         for center, row in plan.centers.iterrows():
-            steps = str(plan.steps_per_round(str(center))) if row["train"] else "-"
-            numbers = [str(row[split] or "-") for split in ("train", "val", "test")]
-            table.add_row(str(center), row["role"], *numbers, str(groups[center]), steps)
-        self.console.print(table)
+            steps = plan.steps_per_round(str(center)) if row["train"] else 0
+            numbers = *(int(row[split]) for split in ("train", "val", "test")), int(groups[center]), steps
+            rows.append(Row(str(center), row["role"], (row["role"], *(number or math.nan for number in numbers))))
+        columns = map(Column, ("role", "train", "val", "test", "groups", "steps a round"))
+        self._table(ReportTable("", tuple(columns), tuple(rows), head="center"))
         encoder = f", {scenario.model.encoder}" if scenario.model.encoder else ""
         self.console.print(
             f"{scenario.algorithm.name}, {scenario.federation.rounds} rounds of {scenario.training.epochs} local "
@@ -153,13 +153,12 @@ class Screen:
     def cells(self, scenario: Scenario) -> None:
         """`--dry-run` of a study: what is compared, and how many runs that makes."""
         found, protocol = tried(scenario), protocol_of(scenario)
-        view = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("method", "held out", "trains", "rounds", "settings"):
-            view.add_column(column, justify="right" if column in ("rounds", "settings") else "left")
-        for cell, points in found:
-            rounds = str(cell.scenario.federation.rounds)
-            view.add_row(escape(cell.method), cell.holdout, cell.hospital or "all", rounds, str(len(points)))
-        self.console.print(view)
+        rows = (
+            Row(cell.method, "", (cell.holdout, cell.hospital or "all", cell.scenario.federation.rounds, len(points)))
+            for cell, points in found
+        )
+        columns = map(Column, ("held out", "trains", "rounds", "settings"))
+        self._table(ReportTable("", tuple(columns), tuple(rows), head="method"))
         settings, others = sum(len(points) for _, points in found), len(protocol.seeds) - 1
         more = others * (len(found) if explores(scenario) else settings)
         seeds = f"seed {protocol.seeds[0]}"
@@ -188,7 +187,7 @@ class Screen:
         for alarm in outcome.alarms:
             self.console.print(f"[red]take care[/red] {escape(alarm)}")
         if outcome.findings:
-            self._table(partial(table_text, outcome.tables["scores"]))
+            self._table(outcome.tables["scores"])
             for caution in outcome.findings.cautions:
                 self.console.print(f"[yellow]intervals[/yellow] {escape(caution)}")
             self.console.print(f"\n{escape(answer(outcome.findings))}\n")
@@ -198,7 +197,7 @@ class Screen:
             self.console.print(f"nothing to compare: {escape(outcome.why)}")
         for name in ("crossing", "alone"):
             if name in outcome.tables:
-                self._table(partial(table_text, outcome.tables[name]))
+                self._table(outcome.tables[name])
                 self.console.print()
         for failure in outcome.failures:
             self.console.print(f"[red]failed[/red] {escape(failure)}")
@@ -220,7 +219,7 @@ class Screen:
         """Methods against each other: tables, what they say in words, what was left out."""
         for alarm in findings.alarms:
             self.console.print(f"[red]take care[/red] {escape(alarm)}")
-        self._table(partial(table_text, tables["scores"]))
+        self._table(tables["scores"])
         for caution in findings.cautions:
             self.console.print(f"[yellow]intervals[/yellow] {escape(caution)}")
         rankings = [ranking_sentence(scope, ranking) for scope, ranking in findings.rankings.items()]
@@ -236,37 +235,39 @@ class Screen:
         for name in ("centers", "ranks", "fairness", "runs"):
             if name in tables:
                 self.console.print()
-                self._table(partial(table_text, tables[name]))
+                # A method has a line a scope, a center one scope.
+                self._table(tables[name], kept=int(name == "fairness"))
 
-    def _fits(self, table: ReportTable) -> bool:
-        return not self.console.is_terminal or self._needed(table_text(table)) <= self.console.width
-
-    def _needed(self, view: Table) -> int:
-        """Columns of characters that a table takes where nothing is folded."""
-        return self.console.measure(view, options=self.console.options.update(width=10_000)).maximum
-
-    def _table(self, build: Callable[[str], Table]) -> None:
-        """As wide as it is into a file or a pipe; on a terminal too narrow for it with intervals below their scores.
-
-        build: a table, given what stands between a score and its interval.
-        """
-        view = build(" ")
-        needed = self._needed(view)
+    def _table(self, table: ReportTable, kept: int = 0) -> None:
+        """As wide as it is into a file or a pipe; on a narrow terminal with intervals below their scores, and
+        where that is not enough in parts that have the first ``kept`` columns in common."""
+        view = table_text(table)
+        needed = self.console.measure(view, options=self.console.options.update(width=10_000)).maximum
         if not self.console.is_terminal:
             Console(file=self.console.file, highlight=False, width=needed).print(view)
+        elif needed <= self.console.width:
+            self.console.print(view)
         else:
-            self.console.print(view if needed <= self.console.width else build("\n"))
+            for number, part in enumerate(parts(table, kept, self._fits)):
+                if number:
+                    self.console.print()
+                self.console.print(table_text(part, narrow=True))
+
+    def _fits(self, table: ReportTable) -> bool:
+        """No number and no word has to be broken."""
+        view, options = table_text(table, narrow=True), self.console.options.update(width=10_000)
+        return self.console.measure(view, options=options).minimum <= self.console.width
 
     def result(self, run: Run) -> None:
         """The table of centers and what follows from it."""
         plan, table, sure = run.plan, run.table(), uncertainty(run.records)
-        self._table(partial(center_table_text, table, plan.scenario.task, sure))
+        self._table(center_table(table, plan.scenario.task, sure))
         self.console.print(summary_text(table, plan.scenario.task, sure))
         result = run.result
         chosen = SELECTED[plan.scenario.evaluation.select]
         which = f"round {result['best_round']} of {result['rounds']}"
         if run.members:
-            self.console.print(comparison_text(run.comparison(), plan.scenario.task))
+            self._table(member_table(run.comparison(), plan.scenario.task))
             which = "every member at its best round"
         self.console.print(f"{which}, chosen {chosen}; means over groups, 95 % intervals in brackets")
         if sure.warning:
@@ -287,47 +288,36 @@ class Screen:
         published, table = published_of(run.plan.scenario.published), published_table(run)
         if published is None or table is None:
             return
-        if self.console.is_terminal:
-            narrow = (replace(column, title=column.title.replace(" (", "\n(")) for column in table.columns)
-            table = replace(table, columns=tuple(narrow))
-        # The metric and our number stand in every block; models, in brackets whose they are, are what can be many.
-        for block in blocks(table, sum("(" not in title for title in table.titles), self._fits):
-            self.console.print()
-            self._table(partial(table_text, block))
+        # The metric and our number stand in every part; models, in brackets whose they are, are what can be many.
+        self.console.print()
+        self._table(table, kept=sum("(" not in title for title in table.titles))
         if run.plan.rendered:
             self.console.print("not comparable: ours are of rendered pictures, theirs of patients")
         self.console.print(escape(published.setting))
         self.console.print(f"published in: {escape('; '.join(published.sources))}\n")
 
 
-def center_table_text(table: pd.DataFrame, task: str, sure: Uncertainty, between: str = " ") -> Table:
-    """One row a center, training centers first; between: what parts the headline metric from its interval."""
-    view = Table(box=None, pad_edge=False, header_style="bold")
+def center_table(table: pd.DataFrame, task: str, sure: Uncertainty) -> ReportTable:
+    """One row a center, training centers first; its interval beside the headline metric."""
     metrics = [*metric_names(task), *(("dice_images",) if task == "segmentation" else ())]
-    for column in ("center", "role", "images", *(NAMES.get(name, name) for name in metrics)):
-        justify: Any = "left" if column in ("center", "role") else "right"
-        view.add_column(column, justify=justify, no_wrap=column == NAMES[headline(task)])
-    for _, row in table.iterrows():
-        numbers = [f"{row[name]:.3f}" for name in metrics]
-        at = metrics.index(headline(task))
-        numbers[at] = f"{numbers[at]}{between}{_ends(sure.of('center', row['center']))}".rstrip()
-        style = "cyan" if row["role"] == "holdout" else ""
-        view.add_row(row["center"], row["role"], str(row["images"]), *numbers, style=style)
-    return view
+    rows = []
+    for row in table.to_dict("records"):
+        numbers: list[Value] = [float(row[name]) for name in metrics]
+        numbers[metrics.index(headline(task))] = Estimate(row[headline(task)], *sure.of("center", row["center"]))
+        rows.append(Row(row["center"], row["role"], (row["role"], int(row["images"]), *numbers)))
+    columns = map(Column, ("role", "images", *(NAMES.get(name, name) for name in metrics)))
+    return ReportTable("", tuple(columns), tuple(rows), head="center")
 
 
-def comparison_text(comparison: pd.DataFrame, task: str) -> Table:
-    """An ensemble against its members: one row a model."""
-    view = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-    scores = [column for column in comparison if column not in ("model", "best_round", "wall_s")]
-    for column in (f"{NAMES[headline(task)]} of", *scores, "best round", "time"):
-        view.add_column(str(column), justify="right" if view.columns else "left")
+def member_table(comparison: pd.DataFrame, task: str) -> ReportTable:
+    """An ensemble, in the last line, against its members: one row a model."""
+    scores = [str(column) for column in comparison if column not in ("model", "best_round", "wall_s")]
+    models = []
     for row in comparison.to_dict("records"):
-        ensemble = row["model"] == "ensemble"
-        numbers = [f"{row[name]:.3f}" if row[name] == row[name] else "-" for name in scores]
-        best = "-" if ensemble else str(row["best_round"])
-        view.add_row(row["model"], *numbers, best, duration(row["wall_s"]), style="bold" if ensemble else "")
-    return view
+        best = "-" if row["model"] == "ensemble" else int(row["best_round"])
+        models.append(Row(row["model"], "", (*(float(row[name]) for name in scores), best, float(row["wall_s"]))))
+    columns = (*map(Column, scores), Column("best round"), Column("time", duration))
+    return ReportTable("", columns, tuple(models[:-1]), (models[-1],), head=f"{NAMES[headline(task)]} of")
 
 
 def summary_text(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
@@ -347,19 +337,28 @@ def _ends(interval: Interval) -> str:
     return escape(bracket(*interval))
 
 
-def table_text(table: ReportTable, between: str = " ") -> Table:
-    """A table of a report; between: what parts a score from its interval."""
+def table_text(table: ReportTable, narrow: bool = False) -> Table:
+    """A table of a report; narrow: intervals below their scores, titles no wider than their columns have to be."""
     view = Table(box=None, pad_edge=False, header_style="bold", title=escape(table.caption), title_justify="left")
+    lines = [(row, [row.head, *table.texts(row)]) for row in (*table.rows, *table.footer)]
+    if narrow:
+        lines = [(row, [text.replace(" [", "\n[") for text in texts]) for row, texts in lines]
     for index, title in enumerate((table.head, *table.titles)):
-        words = index == 0 or table.is_text(index - 1)
-        estimates = index > 0 and table.is_estimate(index - 1)
-        view.add_column(title, justify="left" if words else "right", no_wrap=estimates, overflow="fold")
-    for row in (*table.rows, *table.footer):
-        view.add_row(escape(row.head), *(escape(text.replace(" [", f"{between}[")) for text in table.texts(row)))
+        width = max(map(len, chain(title.split(), *(texts[index].splitlines() for _, texts in lines))), default=1)
+        title = escape(fill(title, width) if narrow else title)
+        if index == 0 or table.is_text(index - 1):
+            view.add_column(title, overflow="fold")
+        elif narrow:
+            view.add_column(title, justify="right", no_wrap=True, min_width=width)
+        else:
+            view.add_column(title, justify="right", no_wrap=table.is_estimate(index - 1), overflow="fold")
+    for row, texts in lines:
+        style = "bold" if row in table.footer else "cyan" if row.role == "holdout" else ""
+        view.add_row(*map(escape, texts), style=style)
     return view
 
 
-def blocks(table: ReportTable, kept: int, fits: Callable[[ReportTable], bool]) -> Iterator[ReportTable]:
+def parts(table: ReportTable, kept: int, fits: Callable[[ReportTable], bool]) -> Iterator[ReportTable]:
     """A table that is too wide as several, each of its first ``kept`` columns and as many of the others as fit.
 
     The first of them has the caption.
@@ -367,8 +366,11 @@ def blocks(table: ReportTable, kept: int, fits: Callable[[ReportTable], bool]) -
 
     def of(columns: Sequence[int]) -> ReportTable:
         chosen = (*range(kept), *columns)
-        rows = (replace(row, cells=tuple(row.cells[index] for index in chosen)) for row in table.rows)
-        return replace(table, columns=tuple(table.columns[index] for index in chosen), rows=tuple(rows))
+        rows, footer = (
+            tuple(replace(row, cells=tuple(row.cells[index] for index in chosen)) for row in lines)
+            for lines in (table.rows, table.footer)
+        )
+        return replace(table, columns=tuple(table.columns[index] for index in chosen), rows=rows, footer=footer)
 
     others = range(kept, len(table.columns))
     while others:
