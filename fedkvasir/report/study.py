@@ -380,7 +380,8 @@ def _alone(findings: Findings, counted: pd.DataFrame, runs: Mapping[str, Run]) -
 
 def _missed(findings: Findings) -> Table | None:
     """Polyps of which nothing was found, by center; of segmentation, where there are per-image records."""
-    centers, rows = list(findings.methods[0].scopes), []
+    scopes, rows = findings.methods[0].scopes, []
+    centers = sorted(scopes, key=lambda center: (scopes[center], center))
     for method in findings.methods:
         samples = pd.concat(method.samples)
         if "tp" not in samples:
@@ -425,7 +426,7 @@ def _steps(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run]) 
     taken = counted.assign(steps=[_steps_of(runs[name]) for name in counted["run"]])
     rows = []
     for method, every in index.groupby("method", sort=False):
-        parts = [hospital for hospital in every["hospital"].unique() if hospital]
+        parts = sorted(hospital for hospital in every["hospital"].unique() if hospital)
         for hospital in ("", *parts):
             cells: list[Value] = [hospital or (EACH if parts else ALL)]
             arms = every[every["hospital"] == hospital] if hospital else every

@@ -70,7 +70,10 @@ def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
         said = f"Not the same number of settings was tried of every method: {listed} (sweep.budget makes it the same)"
     sweep = scenario.sweep
     varied = "; ".join(f"{key} at {', '.join(map(str, values))}" for key, values in study.protocol.tune.items())
-    texts = [f"{said}: {SEARCHES[sweep.search] if sweep else varied}"]
+    how = SEARCHES[sweep.search] if sweep else varied
+    if sweep and sweep.search == "grid" and sweep.budget:
+        how += f", or {sweep.budget} drawn at random where there are more"
+    texts = [f"{said}: {how}"]
     if sweep and sweep.stop:
         stopped = int((index["state"] == "stopped").sum())
         texts.append(f"ASHA stopped {stopped} of {len(index)} runs, which were behind others of their method")

@@ -30,6 +30,7 @@ from fedkvasir.report.tables import MINUS, csv_text, latex, markdown
 from fedkvasir.runs import Checkpoint, Run
 from fedkvasir.scenario import LOCALS, Scenario, parse
 from fedkvasir.study import Line, Study, best_setting, one_by_one
+from fedkvasir.sweep import as_study
 from tests.conftest import Command
 from tests.report.crafted import CLASSES, Page, records
 
@@ -473,6 +474,23 @@ def test_settings_that_were_tried_are_listed_with_the_one_that_counts(tmp_path: 
     for name in ("fedavg", "fedprox"):
         own = [row.cells for row in table.rows if row.head == name]
         assert [cells[4] for cells in own] == ["", "chosen"] and own[1][2] > own[0][2]
+
+
+def test_centers_stand_in_the_same_order_in_every_table(tmp_path: Path) -> None:
+    protocol = {"kind": "leave-one-center-out", "seeds": [0], "baselines": ["local"]}
+    tables = study_tables(carry_out(tmp_path, make_scenario(protocol, dict.fromkeys(TRAINING, "train"))))
+    assert tables["missed"].titles == tuple(row.head for row in tables["centers"].rows)
+    assert [row.cells[0] for row in tables["steps"].rows if row.head == "local"] == ["each alone", *TRAINING]
+
+
+def test_what_was_drawn_from_a_grid_is_not_called_all_of_it(tmp_path: Path) -> None:
+    grid = {"algorithm": ["fedavg", {"name": "fedprox", "mu": [0.01, 0.1]}], "training.lr": [0.1, 1.0]}
+    for budget, said in (
+        (None, ": all combinations."),
+        (2, ": all combinations, or 2 drawn at random where there are more."),
+    ):
+        scenario = as_study(make_scenario({"kind": "holdout"}, sweep={"grid": grid, "budget": budget}))
+        assert said in words(carry_out(tmp_path / str(budget), scenario)).text
 
 
 # ---- what is not there, and what has to be told
