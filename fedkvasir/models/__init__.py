@@ -64,12 +64,18 @@ def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
         names = [*known, *ensembles.ENSEMBLES[task]]
         near = did_you_mean(spec.name, names)
         raise UserError(f"model.name: unknown {task} model {spec.name!r}{near}; known: {', '.join(names)}")
-    allowed = list(parameters_of(builder))
+    defaults = {name: parameter.default for name, parameter in parameters_of(builder).items()}
     given = spec.parameters | ({} if spec.encoder is None else {"encoder": spec.encoder})
-    for key in given:
-        if key not in allowed:
-            takes = ", ".join(allowed) or "no parameters"
-            raise UserError(f"model.{key}: {spec.name} does not take it{did_you_mean(key, allowed)}; it takes {takes}")
+    for key, value in given.items():
+        if key not in defaults:
+            takes = f"{did_you_mean(key, [*defaults])}; it takes {', '.join(defaults) or 'no parameters'}"
+            anew = f"leave it out, on the command line with 'model={{name: {spec.name}, ...}}' for the whole group"
+            raise UserError(f"model.{key}: {spec.name} does not take it{takes}; {anew}")
+        if isinstance(value, list | tuple) != isinstance(defaults[key], tuple) and isinstance(
+            defaults[key], tuple | int
+        ):
+            kind = "a list" if isinstance(defaults[key], tuple) else "a number"
+            raise UserError(f"model.{key} = {value}: {spec.name} takes {kind}, by default {defaults[key]}")
     if spec.encoder is not None:
         encoder_decoder.check_encoder(spec.encoder)
     if "nodes" in given:

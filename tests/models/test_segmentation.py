@@ -225,3 +225,22 @@ def test_triunet_of_other_nodes(nodes: list[str]) -> None:
 def test_triunet_refuses_in_one_sentence(parameters: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         build_model(tri(**parameters), "segmentation", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "sentence"),
+    [
+        (
+            "deeplabv3plus",
+            [64, 32, 16, 8, 8],
+            r"decoder_channels = \[64, .*\]: deeplabv3plus takes a number, by default 256",
+        ),
+        ("unet", 64, r"decoder_channels = 64: unet takes a list, by default \(256, 128, 64, 32, 16\)"),
+        ("fpn", [64, 32], "fpn does not take it .*leave it out, on the command line with 'model={name: fpn, ...}'"),
+    ],
+)
+def test_channels_of_another_architecture_are_refused_with_what_this_one_takes(
+    name: str, channels: object, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        build_model(Model(name=name, decoder_channels=channels), "segmentation", 1)
