@@ -110,12 +110,19 @@ def estimates_chart(
             y += MARK_PITCH
         y += ROW_PITCH - MARK_PITCH
     grid = [f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{top}" y2="{y:g}"/>' for t in ticks]
-    for index, (name, mark) in enumerate(means):
-        if math.isfinite(mark.estimate.value):
-            at, place = x(mark.estimate.value), (mark.estimate.value - ticks[0]) / (ticks[-1] - ticks[0])
-            label = 14 + 18 * index
-            grid.append(f'<line class="mean {mark.role}" x1="{at:.1f}" x2="{at:.1f}" y1="{label + 4}" y2="{y:g}"/>')
-            grid.append(_text(at, label, name, f"label {mark.role}", _anchor(place, 0.2, 0.8)))
+    # The upper label's line runs past the lower label: that one stands on the other side of its own line.
+    placed = sorted(
+        ((mark.estimate.value - ticks[0]) / (ticks[-1] - ticks[0]), name, mark.role)
+        for name, mark in means
+        if math.isfinite(mark.estimate.value)
+    )
+    if at_right := bool(placed) and placed[-1][0] > 0.8:
+        placed.reverse()
+    for index, (place, name, role) in enumerate(placed):
+        at, label = left + place * (right - left), 14 + 18 * index
+        anchor = _anchor(place, 0.2, 0.8) if index == 0 else _anchor(place, 0.2, 0.2) if at_right else "start"
+        grid.append(f'<line class="mean {role}" x1="{at:.1f}" x2="{at:.1f}" y1="{label + 4}" y2="{y:g}"/>')
+        grid.append(_text(at, label, name, f"label {role}", anchor))
     told = "; ".join(f"{row.name} {', '.join(_told(mark) for mark in row.marks)}" for row in rows)
     return _svg(y + 40, f"{title}: {told}.", [*grid, *parts, *_axis(ticks, x, y, title)])
 

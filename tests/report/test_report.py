@@ -16,9 +16,10 @@ from fedkvasir.evaluation.protocol import summarise
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics.classification import expected_calibration_error
 from fedkvasir.report import build_report, centers, sections
-from fedkvasir.report.centers import Uncertainty
+from fedkvasir.report.centers import NONE, Uncertainty
+from fedkvasir.report.charts import Mark, Marks, estimates_chart
 from fedkvasir.report.sections import run_tables
-from fedkvasir.report.tables import MINUS, Interval, csv_text, latex, markdown
+from fedkvasir.report.tables import MINUS, Estimate, Interval, csv_text, latex, markdown
 from fedkvasir.runs import Run
 from tests.conftest import Command
 from tests.report.crafted import CENTERS, CLASSES, HOLDOUT, QUESTION, TRAINING, make_plan, make_run, page
@@ -350,3 +351,20 @@ def test_center_without_a_score_is_a_dash(tmp_path: Path) -> None:
     shown = page(run)
     assert shown.row(HOLDOUT)[4] == "–"
     assert "nan" not in shown.text.lower().split()
+
+
+@pytest.mark.parametrize(
+    ("seen", "unseen"), [(0.184, 0.107), (0.208, 0.061), (0.5, 0.45), (0.45, 0.5), (0.95, 0.9), (0.9, 0.95), (0.9, 0.1)]
+)
+def test_no_line_of_a_mean_runs_through_the_label_of_the_other(seen: float, unseen: float) -> None:
+    means = [
+        (f"{name} {mean:.3f}", Mark(role, Estimate(mean, *NONE)))
+        for name, role, mean in (("seen", "train", seen), ("unseen", "holdout", unseen))
+    ]
+    chart = estimates_chart([Marks("oslo", "train", (means[0][1],))], "Dice", (0, 0.25, 0.5, 0.75, 1), means)
+    lines = {role: float(at) for role, at in re.findall(r'class="mean (\w+)" x1="([\d.]+)"', chart)}
+    found = re.findall(r'class="label (\w+)" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"', chart)
+    before = {"start": 0, "middle": 45, "end": 90}  # of the 90 that a label is wide
+    labels = {role: (float(y), float(x) - before[anchor]) for role, x, y, anchor in found}
+    (_, upper), (_, lower) = sorted((row, role) for role, (row, _) in labels.items())
+    assert not labels[lower][1] < lines[upper] < labels[lower][1] + 90
