@@ -233,7 +233,7 @@ class Site:
 
     def _seed(self) -> int:
         """Of this hospital's bootstrap: who knew it could solve the draws for the groups' own means."""
-        return int.from_bytes(hmac.digest(self._key(), b"draws", "sha256")[:6])
+        return int.from_bytes(hmac.digest(self._key(), b"draws", "sha256")[:16])
 
     def _key(self) -> bytes:
         """The hospital's own key, under which names become numbers; made here and never sent."""

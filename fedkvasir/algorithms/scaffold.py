@@ -40,7 +40,8 @@ class Scaffold(Algorithm):
         training = scenario.training
         if training.optimizer != "sgd" or training.momentum or training.weight_decay:
             raise UserError(
-                "algorithm scaffold needs plain SGD: set training.optimizer=sgd, momentum=0 and weight_decay=0"
+                "algorithm scaffold needs plain SGD: "
+                "set training.optimizer=sgd, training.momentum=0 and training.weight_decay=0"
             )
 
     def begin(self, visit: Visit) -> None:

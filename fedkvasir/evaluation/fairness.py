@@ -19,11 +19,11 @@ def fairness(runs: Runs, local_only: Runs | None = None, checkpoint: str = "best
 
     Columns: scope, centers; mean (uniform over centers), weighted (by the centers' images); worst_center, worst,
     second_worst_center, second_worst; percentile_10 (over images, under each of several networks; NaN for
-    classification, where an image has no score, and of shared records); sd (of these centers, not of a sample of them),
-    range (best less worst); local_centers, those that ``local_only`` was tested on as well, and beat_local, the share
-    of them whose score is higher than there. Of several runs a center's score is the mean; a center without a score
-    counts nowhere. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`, and where a center's images are not
-    those of ``local_only``.
+    classification, where an image has no score, and of shared records); sd (of these centers, not of a sample of them)
+    and range (best less worst), NaN for one center; local_centers, those that ``local_only`` was tested on as well, and
+    beat_local, the share of them whose score is higher than there. Of several runs a center's score is the mean; a
+    center without a score counts nowhere. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`, and where a
+    center's images are not those of ``local_only``.
     """
     methods = {"the run": runs} | ({"local-only": local_only} if local_only else {})
     tables = tested(methods, checkpoint, split)
@@ -52,8 +52,9 @@ def _spread(centers: pd.DataFrame, records: Runs) -> dict[str, object]:
         dice = [by_image(own)["dice"] for part in parts for _, own in part.groupby("center")]
         row["percentile_10"] = pd.concat(dice).quantile(0.1)
     compared = centers.dropna()
-    row |= {"sd": score.std(), "range": np.ptp(score), "local_centers": len(compared)}
-    return row | {"beat_local": (compared["score"] > compared["alone"]).mean()}
+    if len(score) > 1:
+        row |= {"sd": score.std(), "range": np.ptp(score)}
+    return row | {"local_centers": len(compared), "beat_local": (compared["score"] > compared["alone"]).mean()}
 
 
 def _center_scores(tables: Runs, checkpoint: str, split: str) -> pd.DataFrame:

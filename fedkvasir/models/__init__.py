@@ -42,8 +42,9 @@ def check_model(spec: Model, task: str) -> Network | None:
         check_model(member, task)
     if members:
         return None
-    check_weights(spec.weights)
-    return _built(spec.model_dump_json(exclude={"weights"}), task)
+    network = _built(spec.model_dump_json(exclude={"weights"}), task)
+    check_weights(spec.weights, network.encoder)
+    return network
 
 
 @lru_cache(maxsize=4)  # the points of a sweep ask for the same again and again

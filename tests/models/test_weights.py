@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from clients.hospital import load_network
 from fedkvasir.errors import UserError
 from fedkvasir.exchange import read, sha256
-from fedkvasir.models import build_model
+from fedkvasir.models import build_model, check_model
 from fedkvasir.models.network import Network
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.randomness import derive_seed
@@ -95,9 +95,9 @@ def test_package_weights_without_the_package_say_what_to_install(monkeypatch: py
         build_model(LITE, "segmentation", 1, seed=0)
 
 
-def test_package_weights_for_another_encoder_name_the_one_they_are_for() -> None:
+def test_package_weights_for_another_encoder_name_the_one_they_are_for_before_a_run_begins() -> None:
     with pytest.raises(UserError, match="package holds timm-tf_efficientnet_lite0 only, not resnet18"):
-        build_model(Model(name="unet", encoder="resnet18", weights="package"), "segmentation", 1, seed=0)
+        check_model(Model(name="unet", encoder="resnet18", weights="package"), "segmentation")
 
 
 # ---- imagenet: the hub's cache
