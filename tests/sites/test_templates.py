@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -104,11 +105,13 @@ def test_compose_mounts_the_kit_to_be_read_and_its_state_to_be_written(written: 
 def test_the_image_holds_no_file_of_the_kit(written: Path, folder: str) -> None:
     lines = [line for line in (written / folder / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
     instructions = [line.split()[0] for line in lines]
-    assert lines[0] == "FROM python:3.11-slim" and not {"COPY", "ADD", "ARG"} & set(instructions)
-    assert "pip install --no-cache-dir fedkvasir==" in lines[1]
+    assert lines[0] == "FROM python:3.11-slim" and not {"ADD", "ARG"} & set(instructions)
+    wheel = f"fedkvasir-{version('fedkvasir')}-py3-none-any.whl"
+    assert lines[1:3] == [f"COPY {wheel} /tmp/", f"RUN pip install --no-cache-dir /tmp/{wheel}"], "of no index"
+    assert instructions.count("COPY") == 1
     assert instructions.index("USER") < instructions.index("CMD") and "USER 1000:1000" in lines
     assert lines[-1] == 'CMD ["fedkvasir", "site", "start", "/kit"]'
-    assert (written / folder / ".dockerignore").read_text().splitlines()[-1] == "*"
+    assert (written / folder / ".dockerignore").read_text().splitlines()[1:] == ["*", "!fedkvasir-*.whl"]
 
 
 @pytest.mark.parametrize("name", HOSPITALS)
