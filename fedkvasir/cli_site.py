@@ -61,6 +61,7 @@ def site_check(
     from fedkvasir.sites.check import examine
     from fedkvasir.sites.federation import SiteKit
 
+    os.umask(0o077)  # what is prepared here for the scenario are patients' images
     to_mend = 0
     for finding in examine(SiteKit.load(folder), load(scenario) if scenario else None):
         typer.echo(f"{finding.state:5} {finding.what}" + (f"  ->  {finding.mend}" if finding.mend else ""))

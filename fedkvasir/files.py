@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -98,10 +99,10 @@ def unreadable(path: Path) -> UserError:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``path`` if the block ends well, and vanishes if it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.mkdir(0o755)  # less the umask: what a hospital prepares is for its own account
     try:
         yield temporary
-        temporary.chmod(0o755)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

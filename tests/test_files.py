@@ -1,11 +1,12 @@
 """Files that a person wrote, and files of a run that something happened to."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from fedkvasir.errors import UserError
-from fedkvasir.files import read_json, read_table
+from fedkvasir.files import atomic_folder, read_json, read_table
 from fedkvasir.report import build_report
 from fedkvasir.scenario import load
 from tests.conftest import Command
@@ -20,6 +21,17 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tiny: Path) -> None:
     anchors = "resources: &r {device: cpu}\nevaluation: &e {<<: &o {every: 2}, every: 1}\n"
     tiny.write_text(text.replace("evaluation: {every: 1, select: train-val}\n", anchors))
     assert load(tiny).resources.device == "cpu" and load(tiny).evaluation.every == 1
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o077, 0o700)])
+def test_a_folder_is_for_whom_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_folder(tmp_path / "store") as folder:
+            (folder / "pixels").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "store").stat().st_mode & 0o777 == mode
 
 
 def test_what_is_gone_or_cut_short_is_one_sentence(tmp_path: Path) -> None:
