@@ -1,5 +1,6 @@
 """`fedkvasir site ...`: a federation of real hospitals, from the coordinator's side and from a hospital's."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
