@@ -25,7 +25,7 @@ from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
 from fedkvasir.randomness import derive_seed
 from fedkvasir.scenario import POOLED
-from fedkvasir.training import learning_rate, make_optimizer, train_epochs
+from fedkvasir.training import learning_rate, make_optimizer, settle_arithmetic, train_epochs
 
 
 @dataclass
@@ -207,13 +207,8 @@ OWN = ("local", "optimizer")
 
 
 def load_network(plan: Plan) -> nn.Module:
-    """A network of the plan's architecture; its weights come with the first message.
-
-    It settles how this process computes: equal threads give equal bits, and on a GPU cuDNN must not choose its kernels
-    by timing them.
-    """
-    torch.set_num_threads(plan.scenario.resources.threads_per_center)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    """A network of the plan's architecture; its weights come with the first message."""
+    settle_arithmetic(plan.scenario.resources.threads_per_center)
     network = build_model(plan.scenario.model, plan.scenario.task, len(plan.classes)).to(plan.device)
     if plan.scenario.training.compile:
         network.compile()  # in place, at the first batch: names in the state_dict stay

@@ -17,7 +17,7 @@ from fedkvasir.errors import UserError, reason_of
 from fedkvasir.gpu import is_full
 from fedkvasir.models import build_model
 from fedkvasir.scenario import Scenario
-from fedkvasir.training import NoHooks, make_optimizer, train_epochs
+from fedkvasir.training import NoHooks, make_optimizer, settle_arithmetic, train_epochs
 
 if TYPE_CHECKING:
     from fedkvasir.plan import Plan
@@ -125,6 +125,7 @@ def _fits(plan: "Plan", size: int) -> bool:
 def _two_steps(plan: "Plan", size: int) -> None:
     """With the second the optimiser's moments are there."""
     scenario, device = plan.scenario, torch.device(plan.device)
+    settle_arithmetic(scenario.resources.threads_per_center)  # the kernels that a hospital trains with
     network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
     batch, optimizer = example_batch(scenario, len(plan.classes), size), make_optimizer(network, scenario.training)
     rates = {0: 0.0, 1: 0.0}

@@ -17,7 +17,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.gpu import share_of_one, workers_on_one
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
-from fedkvasir.training import NoHooks, make_optimizer, train_epochs
+from fedkvasir.training import NoHooks, make_optimizer, settle_arithmetic, train_epochs
 
 START_S = 15.0
 """Ray and the workers' imports."""
@@ -160,7 +160,7 @@ def estimate(plan: Plan, workers: int) -> Estimate:
 def _timed_steps(plan: Plan) -> tuple[float, int]:
     """Seconds of the fastest of three steps, and the network's parameters."""
     scenario, training, device = plan.scenario, plan.scenario.training, torch.device(plan.device)
-    torch.set_num_threads(scenario.resources.threads_per_center)
+    settle_arithmetic(scenario.resources.threads_per_center)
     network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
     size, together = _largest_step(plan)
     batch = example_batch(scenario, len(plan.classes), size)

@@ -52,6 +52,13 @@ class Trained:
     """Learning rate summed over steps (SCAFFOLD divides by it)."""
 
 
+def settle_arithmetic(threads: int) -> None:
+    """How this process computes from now on: equal threads give equal bits, and on a GPU cuDNN must not choose its
+    kernels by timing them."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     """Adam, AdamW or SGD over all parameters."""
     common: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}

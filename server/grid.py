@@ -270,7 +270,7 @@ class RayGrid(_OwnGrid):
         self._workers[worker] = self._make()
 
     def _dismiss(self, worker: int) -> None:
-        """Do without a worker from now on: what it held on a GPU is free when this returns."""
+        """Do without a worker from now on: what it held on a GPU is free as soon as its process is gone."""
         with suppress(self._ray.exceptions.RayError):  # it ends itself, or is dead already
             self._ray.get(self._workers.pop(worker).leave.remote())
 
