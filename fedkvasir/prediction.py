@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedkvasir.data import formats
+from fedkvasir.data.catalog import readable
 from fedkvasir.data.formats import picture, video
 from fedkvasir.data.store import square
 from fedkvasir.errors import UserError
@@ -187,7 +188,7 @@ def _files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     if source.is_dir():
         for path in _inside(source):
             known = path.name.lower().endswith((*picture.SUFFIXES, *video.SUFFIXES))
-            if known and not path.resolve().is_relative_to(out.resolve()):
+            if (known or path.is_dir()) and not path.resolve().is_relative_to(out.resolve()):
                 yield path, path.relative_to(source)
     elif source.exists():
         yield source, Path(source.name)
@@ -201,12 +202,13 @@ def _files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _inside(folder: Path, around: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Visible files to the bottom, linked folders as well, but none that leads back to a folder ``around``."""
+    """Visible files to the bottom, linked folders as well, but none that leads back to a folder ``around``; and folders
+    that may not be read, as files that cannot be."""
     around |= {folder.resolve()}
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if not path.is_dir():
+        if not path.is_dir() or not readable(path):
             yield path
         elif path.resolve() not in around:
             yield from _inside(path, around)
@@ -271,6 +273,8 @@ def _decoded(
 
 def _read(entry: tuple[str, Path]) -> _Frame | dict[Path, str]:
     place, path = entry
+    if path.is_dir():
+        return {path: "a folder that may not be read"}
     try:
         return _Frame(path, None, place, next(formats.pictures(path, [None])))
     except (OSError, SyntaxError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Predictions for pictures and videos outside any scenario: what is written, what is averaged, what is refused."""
 
+import os
 import re
 import shutil
 import tracemalloc
@@ -285,6 +286,18 @@ def test_linked_folders_are_searched_and_links_that_lead_nowhere_are_named(
         predict_images([one], [tmp_path / "in"], tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert list(table["mask"]) == [f"linked/{center}.png" for center in ("alta", "bergen", "edinburgh")]
+
+
+def test_a_folder_that_may_not_be_read_is_named_and_the_others_are_predicted(
+    one: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = tmp_path / "in" / "lost+found"  # as every disk has it
+    locked.mkdir(parents=True)
+    (tmp_path / "in" / "ward").symlink_to(pictures / "ward-0")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked)
+    with pytest.raises(UserError, match=r"1 of 4 files could not be read to the end: .*lost\+found \(a folder"):
+        predict_images([one], [tmp_path / "in"], tmp_path / "out")
+    assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 3
 
 
 def test_what_would_overwrite_something_is_refused_before_anything_is_written(
