@@ -12,6 +12,10 @@ from fedkvasir.evaluation.protocol import center_table, headline, is_shared, net
 from fedkvasir.metrics.segmentation import by_image
 
 SCOPES = {**{scope: [role] for scope, role in ROLES.items()}, "all": [*ROLES.values()]}
+COLUMNS = (
+    "scope", "centers", "mean", "weighted", "worst_center", "worst", "second_worst_center", "second_worst",
+    "percentile_10", "sd", "range", "local_centers", "beat_local",
+)  # fmt: skip
 
 
 def fairness(runs: Runs, local_only: Runs | None = None, checkpoint: str = "best", split: str = "test") -> pd.DataFrame:
@@ -37,7 +41,7 @@ def fairness(runs: Runs, local_only: Runs | None = None, checkpoint: str = "best
         centers = own[own.index.isin(roles, level="role")]
         records = [table[table["role"].isin(roles)] for table in tables["the run"]]
         rows.append({"scope": scope, "centers": len(centers), **(_spread(centers, records) if len(centers) else {})})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _spread(centers: pd.DataFrame, records: Runs) -> dict[str, object]:

@@ -110,16 +110,13 @@ def _ranks(findings: Findings) -> Table:
 
 
 def _fairness(findings: Findings) -> Table:
-    names = [
-        name for name in NUMBERS if any(name in own and own[name].notna().any() for own in findings.fairness.values())
-    ]
+    names = [name for name in NUMBERS if any(own[name].notna().any() for own in findings.fairness.values())]
     rows = []
     for method, found in findings.fairness.items():
         there = found[found["centers"] > 0]
         # Where all centers have one role the last line, of all, would say the same again.
         for row in (there if len(there) == len(found) else there.iloc[:-1]).to_dict("records"):
-            numbers = [float(row[name]) if name in row else math.nan for name in names]
-            rows.append(Row(method, "", (row["scope"], int(row["centers"]), *numbers)))
+            rows.append(Row(method, "", (row["scope"], int(row["centers"]), *(float(row[name]) for name in names))))
     columns = (Column("Scope"), Column("Centers"), *(Column(NUMBERS[name]) for name in names))
     caption = f"{findings.metric}: how evenly a method serves the centers"
     return Table(caption, columns, tuple(rows), head="Method")

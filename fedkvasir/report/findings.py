@@ -246,7 +246,7 @@ def _long(findings: Findings) -> Iterator[dict[str, Any]]:
         for row in found[found["centers"] > 0].to_dict("records"):
             for quantity in NUMBERS:
                 center = row.get(f"{quantity}_center", "")
-                if pd.notna(row.get(quantity)):
+                if pd.notna(row[quantity]):
                     yield {
                         "quantity": quantity, "scope": row["scope"], "center": center, "method": name,
                         "value": row[quantity],

@@ -56,5 +56,9 @@ def test_training_alone_is_compared_on_the_same_images_only() -> None:
 def test_classification_has_no_percentile_of_images() -> None:
     table = fairness([classification("oslo", range(6), [0, 1, 2] * 2, [0, 1, 1] * 2)]).set_index("scope")
     assert table.loc["unseen", "mean"] == pytest.approx((1 + 2 / 3 + 0) / 3)
-    assert "sd" not in table and "range" not in table, "one center is no spread of none"
-    assert "percentile_10" not in table or table["percentile_10"].isna().all()
+    assert table["percentile_10"].isna().all()
+
+
+def test_one_center_has_no_spread_and_no_second_worst() -> None:
+    table = fairness([segmentation({"oslo": [[0.5]] * 6})])
+    assert table[["sd", "range", "second_worst_center", "second_worst"]].isna().all(axis=None)
