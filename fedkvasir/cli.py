@@ -27,7 +27,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(site_app, name="site")
 INTERRUPTED = 130
 """What typer returns after Ctrl-C."""
-GOES_ON = {"run", "sweep", "baseline", "predict"}
+GOES_ON = {"run", "sweep", "baseline"}
 """Commands that, given again, go on from what is there."""
 
 

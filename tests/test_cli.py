@@ -88,6 +88,23 @@ def test_a_full_gpu_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert ended.value.code == 1 and "the GPU's memory does not suffice" in said and "bug" not in said
 
 
+@pytest.mark.parametrize(("word", "goes_on"), [("run", True), ("predict", False), ("export", False)])
+def test_a_full_disk_promises_to_go_on_only_of_what_does(
+    word: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """predict begins again from the first picture."""
+
+    def app(**options: object) -> None:
+        raise OSError(28, "No space left on device", "masks")
+
+    monkeypatch.setattr(sys, "argv", ["fedkvasir", word, "x"])
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "No space left on device (masks)" in said and ("goes on from there" in said) == goes_on
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
