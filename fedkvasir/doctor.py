@@ -44,7 +44,7 @@ def _packages() -> Iterator[Finding]:
             if name == "ray":
                 yield Finding("note", "ray is not installed", "use --engine local, or pip install 'ray[tune]'")
             else:
-                yield Finding("fail", f"{name} is not installed", "pip install fedkvasir")
+                yield Finding("fail", f"{name} is not installed", f"pip install {name}")
 
 
 def _cores() -> Finding:
