@@ -20,6 +20,7 @@ from fedkvasir.errors import UserError, reason_of
 from fedkvasir.evaluation.protocol import headline, summarise
 from fedkvasir.evaluation.selection import selection_score
 from fedkvasir.files import lock, read_table, write_atomic
+from fedkvasir.plan import NUMBERS
 from fedkvasir.points import Point
 from fedkvasir.runs import Run
 from fedkvasir.scenario import LOCALS, Protocol, Scenario, differing, load
@@ -79,7 +80,7 @@ class Study:
     def of(scenario: Scenario, out: Path) -> "Study":
         """The study of a scenario with a protocol, or a sweep, in a folder named by all that can change its numbers."""
         blocks = [block for block in (scenario.protocol, scenario.sweep) if block is not None]
-        identity = [scenario.decisive(), *(block.model_dump(mode="json") for block in blocks)]
+        identity = [NUMBERS, scenario.decisive(), *(block.model_dump(mode="json") for block in blocks)]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return Study(out.resolve() / f"{scenario.name}-{'sweep' if scenario.sweep else 'study'}-{digest[:8]}")
 

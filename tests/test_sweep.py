@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from fedkvasir.errors import UserError
+from fedkvasir.plan import NUMBERS
 from fedkvasir.points import Point
 from fedkvasir.report.methods import of_study
 from fedkvasir.scenario import Range, load
@@ -166,6 +167,16 @@ def test_what_was_chosen_and_stopped_stays_so_when_the_sweep_goes_on(tiny: Path,
     assert [own[:2] for own in second[1:3]] == [("training.lr=0.2", "waiting"), ("training.lr=0.3", "waiting")]
     assert second[3][:2] == first[3][:2]  # what optuna has not chosen yet is left to it
     pd.testing.assert_frame_equal(study.index[:1], before[:1])
+
+
+def test_a_sweep_from_before_a_change_of_numbers_is_another(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it stopped, and by what scores it chose, is of other numbers."""
+    scenario = load_sweep(tiny, ["training.lr=0.1,0.2"])
+    before = Study.of(scenario, tmp_path)
+    monkeypatch.setattr("fedkvasir.study.NUMBERS", NUMBERS + 1)
+    assert Study.of(scenario, tmp_path).folder != before.folder
 
 
 def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_path: Path) -> None:
