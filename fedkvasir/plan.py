@@ -66,6 +66,8 @@ class Plan:
     """No picture of a patient among them."""
     counted: dict[str, int] | None = None
     """Training images of each class over all hospitals, where ``samples`` are those of one hospital alone."""
+    numbers: int = NUMBERS
+    """:data:`NUMBERS` of the fedkvasir that made it."""
 
     @property
     def data_sha256(self) -> str:
@@ -83,7 +85,7 @@ class Plan:
             if isinstance(model, dict) and "weights" in model:  # a member may be a name alone
                 model["weights"] = source_sha256(model["weights"]) or model["weights"]
         threads = self.scenario.resources.threads_per_center
-        identity = [NUMBERS, resolved, threads, self.precision, self.catalogs]
+        identity = [self.numbers, resolved, threads, self.precision, self.catalogs]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -270,14 +272,15 @@ class Plan:
             "warnings": self.warnings,
             "rendered": self.rendered,
             "counted": self.counted,
+            "numbers": self.numbers,
         }
         write_atomic(folder / "plan.json", json.dumps(facts, indent=1))
 
     @staticmethod
     def load(folder: Path) -> "Plan":
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote, with the hash of then: fedkvasir may be another since, a named file gone."""
         facts = read_json(folder / "plan.json")
-        return Plan(
+        plan = Plan(
             scenarios.load(folder / "scenario.yaml"),
             read_table(folder / "plan.parquet"),
             tuple(facts["classes"]),
@@ -288,7 +291,10 @@ class Plan:
             tuple(facts["warnings"]),
             facts["rendered"],
             facts["counted"],
+            facts.get("numbers", 1),  # of a run from before they were counted
         )
+        plan.__dict__["hash"] = facts["hash"]
+        return plan
 
 
 def make_plan(

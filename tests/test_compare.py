@@ -1,6 +1,7 @@
 """`fedkvasir compare`: runs become methods, methods become tables, sentences and a page; what cannot be is told."""
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,8 @@ from fedkvasir.errors import UserError
 from fedkvasir.evaluation.comparison import compare, holm
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.ranking import Ranking, rank
-from fedkvasir.files import write_atomic
+from fedkvasir.files import read_json, write_atomic
+from fedkvasir.plan import NUMBERS
 from fedkvasir.report import charts
 from fedkvasir.report.comparison import tables
 from fedkvasir.report.findings import Findings, find, ranking_sentence
@@ -123,6 +125,25 @@ def test_runs_on_other_images_are_no_seeds_of_one_method(craft: Craft) -> None:
     assert first.name.startswith("images=") and second.name.startswith("images=") and first.name != second.name
     with pytest.raises(UserError, match="FedAvg: its runs differ in images"):
         methods_of([f"FedAvg={one},{two}"])
+
+
+def test_runs_from_before_a_change_of_numbers_are_no_seeds_of_one_method_with_those_after_it(craft: Craft) -> None:
+    old, new = craft("old"), craft("new", seed=1)
+    replace(old.plan, numbers=NUMBERS - 1).save(old.folder)
+    first, second = methods_of([str(old.folder), str(new.folder)])
+    assert (first.name, second.name) == (f"numbers={NUMBERS - 1}", f"numbers={NUMBERS}")
+    with pytest.raises(UserError, match="FedAvg: its runs differ in numbers"):
+        methods_of([f"FedAvg={old.folder},{new.folder}"])
+
+
+def test_a_run_keeps_the_hash_that_its_folder_and_other_tables_call_it_by(craft: Craft, tmp_path: Path) -> None:
+    """fedkvasir may be another since, and the list that it was split by gone."""
+    (split := tmp_path / "split.csv").write_text("sample,split")
+    run = craft("one", data=make_plan("segmentation").scenario.data.model_dump() | {"split_file": str(split)})
+    split.unlink()
+    facts = read_json(run.folder / "plan.json")
+    write_atomic(run.folder / "plan.json", json.dumps(facts | {"hash": "of then"}))
+    assert methods_of([str(run.folder)])[0].key == "of then"
 
 
 @pytest.mark.parametrize("keys", [{"seed": 1}, {"algorithm": "fedprox"}, {}])

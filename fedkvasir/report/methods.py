@@ -170,8 +170,11 @@ def _seed(run: Run) -> int:
 
 
 def _settings(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Of every run; where other listings of the same datasets alone tell two apart, ``images``, a hash of them, too."""
-    settings = [flat(run.plan.scenario.decisive()) for run in runs]
+    """Of every run; where other listings of the same datasets alone tell two apart, ``images``, a hash of them, too.
+
+    ``numbers``: where a fedkvasir of before a change of numbers ran one of them.
+    """
+    settings = [flat(run.plan.scenario.decisive()) | {"numbers": str(run.plan.numbers)} for run in runs]
     settings = [{key: value for key, value in own.items() if key != "seed"} for own in settings]
     listed = [json.dumps(run.plan.catalogs, sort_keys=True) for run in runs]
     texts = [json.dumps(own, sort_keys=True) for own in settings]
