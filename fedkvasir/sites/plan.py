@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.errors import UserError
-from fedkvasir.plan import COLUMNS, LEAK, Plan, refuse_empty
+from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, Plan, refuse_empty
 from fedkvasir.pretrained import trained_on
 from fedkvasir.scenario import Scenario
 
@@ -25,8 +25,9 @@ def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
 
     ``train``, ``val``, ``test`` and ``train_groups``, ...: how many images and groups; ``classes``; ``counts``:
     training images of each of them; ``catalog_sha256``, ``pixels_sha256``; ``device``, ``precision``; ``warnings``: how
-    many; ``rendered``: no picture of a patient; ``train_hashes``, ``test_hashes``: salted hashes of the pixels that it
-    trains or validates on, and is tested on, sorted, in which only the same picture at another hospital can be found.
+    many; ``rendered``: no picture of a patient; ``numbers``: as the plan's; ``train_hashes``, ``test_hashes``: salted
+    hashes of the pixels that it trains or validates on, and is tested on, sorted, in which only the same picture at
+    another hospital can be found.
     """
     (catalog,), (pixels,) = plan.catalogs.values(), plan.pixels.values()
     samples = plan.samples
@@ -37,7 +38,7 @@ def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
     counts = plan.class_counts
     facts |= {"classes": [*plan.classes], "counts": [counts[name] for name in plan.classes]}
     facts |= {"catalog_sha256": catalog, "pixels_sha256": pixels, "device": plan.device, "precision": plan.precision}
-    facts |= {"warnings": len(plan.warnings), "rendered": plan.rendered}
+    facts |= {"warnings": len(plan.warnings), "rendered": plan.rendered, "numbers": plan.numbers}
     hashes = [hashlib.sha256(f"{salt} {own}".encode()).hexdigest() for own in samples["pixels_sha256"]]
     tested = samples["split"] == "test"
     facts["train_hashes"] = sorted(np.array(hashes)[~tested].tolist())
@@ -49,10 +50,13 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
     """The plan that the coordinator works with; its hash is that of a plan made from the images themselves.
 
     sites: hospital -> :func:`facts_of` its own plan. Near-duplicates at different hospitals cannot be found.
-    Raises UserError where masks differ in what they show, where a picture lies on both sides of train and test, and as
-    :func:`fedkvasir.plan.make_plan` where a hospital has too little.
+    Raises UserError where a hospital's fedkvasir gets other numbers, where masks differ in what they show, where a
+    picture lies on both sides of train and test, and as :func:`fedkvasir.plan.make_plan` where a hospital has too
+    little.
     """
     for hospital, facts in sites.items():
+        if facts.get("numbers") != NUMBERS:
+            raise UserError(f"{hospital} has a fedkvasir that gets other numbers; install there what is installed here")
         counts = [*facts["counts"], *(facts[f"{split}{of}"] for split in SPLITS for of in ("", "_groups"))]
         valid = all(type(count) is int and 0 <= count <= MOST for count in counts)
         if not valid or sum(facts["counts"]) != facts["train"]:

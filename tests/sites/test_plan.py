@@ -150,6 +150,13 @@ def test_a_source_that_is_cut_into_hospitals_with_a_common_test_set(miniatures: 
     assert plan.centers["test"].to_dict() == {"baerum": 6, "baerum-1": 0, "baerum-2": 0, "baerum-3": 0}
 
 
+def test_a_hospital_with_a_fedkvasir_of_other_numbers_is_refused(tiny: Path) -> None:
+    facts = told(scenario := load(tiny), ["alta", "bergen", "cadiz", "edinburgh"])
+    del facts["bergen"]["numbers"]  # as before they were counted
+    with pytest.raises(UserError, match="bergen has a fedkvasir that gets other numbers"):
+        plan_of_sites(scenario, facts)
+
+
 def test_masks_that_show_different_things_are_refused(tiny: Path) -> None:
     scenario = load(tiny)
     facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
