@@ -85,7 +85,7 @@ def run_sweep(
             screen.say(f"{concurrent} run(s) at a time: {choice.because}")
         fit = scenario.model_copy(update={"resources": resources})
         with Trials(study, fit, execute, own, concurrent, address) as trials, live.shown():
-            study.carry_out(scenario, trials, live, (lambda own: None) if address else here.finished)
+            study.carry_out(scenario, trials, live, None if address else here.begun)
         build_study(study)
     return study
 
@@ -174,17 +174,17 @@ class Simulation:
         scenario = scenario.model_copy(update={"sweep": None})
         study = Study.of(scenario, self.out)
         with study.writing():
-            execute, known = partial(self.run, fresh=fresh, brief=True), self.finished
-            study.carry_out(scenario, one_by_one(execute), self.screen.line, (lambda own: None) if fresh else known)
+            execute = partial(self.run, fresh=fresh, brief=True)
+            study.carry_out(scenario, one_by_one(execute), self.screen.line, None if fresh else self.begun)
             build_study(study)
         return study
 
-    def finished(self, scenario: Scenario) -> Run | None:
-        """The finished run of a scenario on the images that are there now; None where there is none."""
+    def begun(self, scenario: Scenario) -> Run | None:
+        """The run of a scenario on the images that are there now, finished or not; None where there is none."""
         try:
             own = replace(self._on_the_same_images(scenario), scenario=scenario)
             run = Run(self.out / own.name)
-            there = run.finished and run.plan.hash == own.hash and run.plan.pixels == own.pixels
+            there = run.plan.hash == own.hash and run.plan.pixels == own.pixels
         except UserError:  # told when it is run
             return None
         return run if there else None

@@ -116,12 +116,12 @@ class Study:
         scenario: Scenario,
         work: Work,
         watch: Callable[[Line, int, int], None] = lambda line, number, of: None,
-        known: Callable[[Scenario], Run | None] = lambda scenario: None,
+        known: Callable[[Scenario], Run | None] | None = None,
     ) -> None:
         """Run every point; one that fails is listed with its reason, and the others are run all the same.
 
-        watch: told of a line whose state has changed, its number and how many there are. known: the finished run of a
-        scenario, where there is one: it stands in the index from the beginning.
+        watch: told of a line whose state has changed, its number and how many there are. known: the run of a scenario
+        on the images of now, where one was begun: a finished one stands in the index from the beginning.
         What ends ``work`` ends it (a full disk, Ctrl-C); the same call goes on.
         """
         by_cell, seeds = tried(scenario), protocol_of(scenario).seeds
@@ -150,13 +150,13 @@ class Study:
         def look_up(lines: Sequence[Line]) -> None:
             for line in lines:
                 with suppress(UserError):  # told when it is run
-                    if run := known(line.point.scenario):
+                    if known and (run := known(line.point.scenario)) and run.finished:
                         line.note(run)
 
         if scenario.sweep is None or not scenario.sweep.explores:
             look_up(first)
         elif self.there(self.folder):  # what is run depends on what was
-            self._recall(scenario, first, look_up)
+            self._recall(scenario, first, look_up, known or (lambda own: True))
         write()
         for batch in _in_order(first):
             work(batch, changed)
@@ -172,7 +172,13 @@ class Study:
         for batch in _in_order([line for line in later if line.state != "failed"]):
             work(batch, changed)
 
-    def _recall(self, scenario: Scenario, lines: Sequence[Line], look_up: Callable[[Sequence[Line]], None]) -> None:
+    def _recall(
+        self,
+        scenario: Scenario,
+        lines: Sequence[Line],
+        look_up: Callable[[Sequence[Line]], None],
+        there: Callable[[Scenario], object],
+    ) -> None:
         """What the index knows of settings that were tried: which they are, what is finished, what was stopped."""
         free: dict[tuple[Any, ...], list[Line]] = {}
         for line in lines:
@@ -191,7 +197,7 @@ class Study:
                 continue
             if row.state == "finished":
                 look_up([mine])
-            elif row.state == "stopped":
+            elif row.state == "stopped" and there(mine.point.scenario):  # else it was on other images
                 mine.state, mine.reason, mine.validation, mine.run = row.state, row.reason, row.validation, row.run
 
     def _write(self, lines: list[Line]) -> None:

@@ -167,6 +167,9 @@ def test_what_was_chosen_and_stopped_stays_so_when_the_sweep_goes_on(tiny: Path,
     assert [own[:2] for own in second[1:3]] == [("training.lr=0.2", "waiting"), ("training.lr=0.3", "waiting")]
     assert second[3][:2] == first[3][:2]  # what optuna has not chosen yet is left to it
     pd.testing.assert_frame_equal(study.index[:1], before[:1])
+    calls = len(given)
+    study.carry_out(scenario, work, known=lambda own: None)  # on other images there is no run of it
+    assert given[calls][0][:2] == ("training.lr=0.1", "waiting")
 
 
 def test_a_sweep_from_before_a_change_of_numbers_is_another(
