@@ -175,6 +175,13 @@ class TestFolder:
         assert list(catalog.table["empty"]) == [False, True, True]
         assert catalog.warnings == ("1 of 3 images name no group (patient or video): each is split by itself",)
 
+    def test_patients_whose_number_stands_at_two_hospitals_are_counted(self, tmp_path: Path) -> None:
+        csv = "image,mask,center,group\n1.png,m1.png,bergen,1\n2.png,,cadiz,1\n3.png,,cadiz,2\n"
+        (warning,) = folder.read(self.write(tmp_path / "ours", csv)).warnings
+        assert warning.startswith("1 of 2 groups stand at several centers") and "e.g. 1 at bergen and cadiz" in warning
+        apart = csv.replace("bergen,1", "bergen,bergen-1")
+        assert not folder.read(self.write(tmp_path / "apart", apart)).warnings
+
     @pytest.mark.parametrize(
         ("csv", "sentence"),
         [

@@ -16,7 +16,10 @@ CARD = Card(
     obtain="Put a samples.csv with the columns image,mask,label,center,group (paths relative to it) beside the images.",
     centers="the column center",
     groups="the column group (patient or video)",
-    quirks=("segmentation: an empty mask cell means 'no polyp in this image'",),
+    quirks=(
+        "segmentation: an empty mask cell means 'no polyp in this image'",
+        "the same group at two centers is the same patient: where hospitals number theirs alike, write hospital-a-1",
+    ),
 )
 
 
@@ -67,6 +70,14 @@ def read(root: Path) -> Catalog:
     warnings = (
         [f"{alone} of {len(rows)} images name no group (patient or video): each is split by itself"] if alone else []
     )
+    homes = pd.DataFrame(rows, columns=["group", "center"]).groupby("group", sort=False)["center"].unique()
+    shared = homes[homes.map(len) > 1]
+    if len(shared):
+        group, places = shared.index[0].removeprefix(f"{root.name}/"), " and ".join(shared.iloc[0][:2])
+        warnings.append(
+            f"{len(shared)} of {len(homes)} groups stand at several centers and count as the same patient or video, "
+            f"e.g. {group} at {places}; where hospitals number theirs alike, write the center in front"
+        )
     return make_catalog("folder", root, rows, warnings, labels)
 
 
