@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import yaml
 import fedkvasir
 from fedkvasir import cli
 from fedkvasir.errors import UserError
-from fedkvasir.scenario import json_schema
+from fedkvasir.scenario import json_schema, load
 from tests.conftest import REPOSITORY, Command
 from tests.report.crafted import make_plan, make_run
 
@@ -180,6 +181,18 @@ def test_a_notebook_gets_data_frames_a_table_and_a_torch_module(tiny: Path, tmp_
     assert not run.model("best").training
     with pytest.raises(UserError, match="has a protocol:, which `fedkvasir run` carries out"):
         fedkvasir.run(tiny, out=tmp_path, protocol="{kind: holdout}")
+
+
+def test_from_python_none_is_none_and_a_tuple_a_list(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(tiny.read_text() + "protocol: {kind: holdout}\n")
+    monkeypatch.setattr("fedkvasir.simulation.run_scenario", lambda source, texts, **where: load(source, texts))
+    own = {"federation.deadline_s": None, "model.decoder_channels": (16, 8, 8, 8, 8), "training.lr": 1e-5}
+    scenario: Any = fedkvasir.run(study, protocol=None, **own)
+    assert scenario.protocol is None and scenario.federation.deadline_s is None
+    assert scenario.model.parameters["decoder_channels"] == [16, 8, 8, 8, 8] and scenario.training.lr == 1e-5
 
 
 def test_nothing_asks_the_internet_for_news() -> None:
