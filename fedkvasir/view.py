@@ -20,13 +20,17 @@ from urllib.parse import unquote, urlsplit
 
 from safetensors import SafetensorError, safe_open
 
+from fedkvasir.baselines import CENTER_WISE
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import headline, summarise
+from fedkvasir.plan import Plan
+from fedkvasir.points import LOCAL, in_words
 from fedkvasir.report import TEMPLATES
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.sections import describe
 from fedkvasir.report.tables import three_decimals
 from fedkvasir.runs import Checkpoint, Run, round_of
+from fedkvasir.scenario import WHOLE
 from fedkvasir.study import Study
 
 ADDRESS = "127.0.0.1"
@@ -74,6 +78,8 @@ class Entry:
     """running (its lock is held), stopped, finished, broken."""
     link: str = ""
     question: str = ""
+    setting: str = ""
+    """What tells a run from the others of its study, which ask the same."""
     members: tuple[str, ...] = ()
     done: str = ""
     metric: str = ""
@@ -125,6 +131,7 @@ def _run_entry(folder: Path, stamp: tuple[int, ...]) -> Entry:
         "finished" if run.finished else "stopped",
         f"{folder.name}/report.html",
         scenario.question,
+        _setting(plan),
         tuple(run.members),
         f"{done} of {of} rounds" if done or not run.finished else "",
         TITLES[headline(scenario.task)],
@@ -150,6 +157,15 @@ def _study_entry(folder: Path, stamp: tuple[int, ...]) -> Entry:
         done=f"{done} of {states.sum()} runs" + (f", {failed} failed" if failed else ""),
         metric=TITLES[headline(study.scenario.task)],
     )
+
+
+def _setting(plan: Plan) -> str:
+    scenario, trains = plan.scenario, plan.scenario.federation.train
+    alone = "" if trains in WHOLE else trains
+    method = LOCAL if alone else scenario.algorithm.name if trains == "each" else trains
+    held_out = ", ".join(name for name, center in scenario.data.centers.items() if center.role == "holdout")
+    rate = "" if method == CENTER_WISE else f", lr {scenario.training.lr:g}"
+    return in_words(method, held_out, alone, scenario.model.name + rate, scenario.seed)
 
 
 def _changed(path: Path) -> datetime:

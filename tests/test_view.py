@@ -22,7 +22,7 @@ from fedkvasir.runs import Run
 from fedkvasir.scenario import parse
 from fedkvasir.view import Viewer
 from tests.conftest import Command
-from tests.report.crafted import QUESTION, Page, make_plan, make_run
+from tests.report.crafted import HOLDOUT, QUESTION, TRAINING, Page, make_plan, make_run
 
 FEDKVASIR = Path(sys.executable).with_name("fedkvasir")
 
@@ -82,6 +82,15 @@ def test_list_says_what_the_records_say(runs: Path, browse: Open) -> None:
     assert shown.row("finished")[1:7] == ["finished", "4 of 4 rounds", "", seen, unseen, "Dice"]
     assert shown.row("stopped")[1:7] == ["stopped", "2 of 4 rounds", "", "", "", "Macro F1"]
     assert QUESTION in shown.text and "i" not in shown.tags
+
+
+def test_list_says_what_tells_the_runs_of_a_study_apart(runs: Path, browse: Open) -> None:
+    for name, train in (("together", "each"), ("alone", TRAINING[0]), ("pooled", "pooled")):
+        keys = {"seed": 3, "federation": {"rounds": 4, "train": train}, "training": {"lr": 3e-4}}
+        make_run(runs / name, make_plan("segmentation", keys=keys))
+    shown, rest = listed(browse), f"without {HOLDOUT}, unet, lr 0.0003, seed 3"
+    assert f"fedavg, {rest}" in shown.row("together")[0] and f"pooled, {rest}" in shown.row("pooled")[0]
+    assert f"local, without {HOLDOUT}, at {TRAINING[0]}, unet" in shown.row("alone")[0]
 
 
 def test_run_in_progress_is_followed_until_it_stops(tiny: Path, runs: Path, browse: Open) -> None:
