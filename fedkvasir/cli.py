@@ -231,7 +231,8 @@ def init(name: Annotated[str, typer.Argument(help="Name of the new scenario.")] 
     from fedkvasir.files import write_atomic
     from fedkvasir.scenario import json_schema, load
 
-    path, schema = Path(f"{name}.yaml"), Path("scenario.schema.json")
+    path = Path(f"{name.removesuffix('.yaml')}.yaml")
+    schema = path.with_name("scenario.schema.json")
     if path.exists():
         raise UserError(f"{path} exists already; choose another name")
     template = Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")

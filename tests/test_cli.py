@@ -160,6 +160,11 @@ def test_init_writes_a_scenario_that_is_valid_and_a_schema(command: Command, tmp
     assert (tmp_path / "scenario.schema.json").is_file()
     again = command("init", "mine", cwd=tmp_path)
     assert again.returncode == 2 and "exists already" in again.stderr
+    assert (
+        "wrote trials/ours.yaml and trials/scenario.schema.json"
+        in command("init", "trials/ours.yaml", cwd=tmp_path).stdout
+    )
+    assert (tmp_path / "trials" / "scenario.schema.json").is_file()  # where the scenario's first line looks for it
 
 
 @pytest.mark.real
