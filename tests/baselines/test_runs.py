@@ -162,7 +162,7 @@ def test_references_need_no_scikit_learn_and_the_others_say_so(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "sklearn", None)
     for name, method in METHODS.items():
         if method.looks:
-            with pytest.raises(UserError, match=rf"{name} needs scikit-learn: pip install fedkvasir\[classical\]"):
+            with pytest.raises(UserError, match=rf"{name} needs scikit-learn: pip install 'fedkvasir\[classical\]'"):
                 find_method(name, "classification")
         else:
             assert find_method(name, "classification").name == name
