@@ -459,9 +459,11 @@ class Scenario(_Frozen):
         return self
 
     @model_validator(mode="after")
-    def _masks_to_score(self) -> Self:
+    def _of_its_task(self) -> Self:
         if self.task == "classification" and "endocv2021-official" in self.evaluation.scoring:
             raise ValueError("evaluation.scoring: endocv2021-official scores masks, and task: classification has none")
+        if self.task == "segmentation" and self.data.labels:
+            raise ValueError("data.labels: a label space is for classification; masks have no labels to translate")
         return self
 
     @model_validator(mode="after")

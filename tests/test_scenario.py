@@ -166,6 +166,13 @@ def test_every_center_a_holdout_is_refused(tmp_path: Path, tiny: Path) -> None:
         load(tiny)
 
 
+def test_what_is_for_the_other_task_is_refused(tiny: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.labels: a label space is for classification"):
+        load(tiny, ("data.labels=kvasir-8",))
+    with pytest.raises(UserError, match=r"evaluation\.scoring: endocv2021-official scores masks"):
+        load(tiny, ("task=classification", "evaluation.scoring=[endocv2021-official]"))
+
+
 def test_overrides_set_nested_keys_and_read_yaml_values(tiny: Path) -> None:
     scenario = load(tiny, ("training.lr=3e-4", "seed=7", "algorithm.mu=0.1", "algorithm.name=fedprox"))
     assert (scenario.training.lr, scenario.seed) == (3e-4, 7)
