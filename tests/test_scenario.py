@@ -170,7 +170,7 @@ def test_what_is_for_the_other_task_is_refused(tiny: Path) -> None:
     with pytest.raises(UserError, match=r"data\.labels: a label space is for classification"):
         load(tiny, ("data.labels=kvasir-8",))
     with pytest.raises(UserError, match=r"evaluation\.scoring: endocv2021-official scores masks"):
-        load(tiny, ("task=classification", "evaluation.scoring=[endocv2021-official]"))
+        load(tiny, ("task=classification", "evaluation.scoring=[default,endocv2021-official]"))
 
 
 def test_overrides_set_nested_keys_and_read_yaml_values(tiny: Path) -> None:
