@@ -387,7 +387,7 @@ class Bench:
     def stopped(self) -> None:
         """A run that is stopped after its first round and goes on."""
 
-        def stop(event: Any) -> None:
+        def stop(run: Run, event: Any) -> None:
             if event.kind == "round":
                 raise KeyboardInterrupt
 
