@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import psutil
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
@@ -34,6 +35,8 @@ from fedkvasir.randomness import derive_seed
 T = TypeVar("T")
 ATTEMPTS = 3
 """A message is sent this often before the worker that keeps dying on it is believed."""
+LOOK_S = 10.0
+"""While nobody answers, Ray itself is looked after this often."""
 
 
 @dataclass(frozen=True)
@@ -217,8 +220,11 @@ class RayGrid(_OwnGrid):
         hand_out_to_idle()
         replies = []
         while busy:
-            left = None if end is None else max(end - time.monotonic(), 0)
-            done, _ = ray.wait(list(busy), num_returns=1, timeout=left)
+            left = float("inf") if end is None else max(end - time.monotonic(), 0)
+            done, _ = ray.wait(list(busy), num_returns=1, timeout=min(left, LOOK_S))
+            if not done and left > LOOK_S:
+                refuse_dead_ray()
+                continue
             if not done:
                 for worker, *_ in busy.values():
                     self._replace(worker)
@@ -273,6 +279,16 @@ class RayGrid(_OwnGrid):
         """Do without a worker from now on: what it held on a GPU is free as soon as its process is gone."""
         with suppress(self._ray.exceptions.RayError):  # it ends itself, or is dead already
             self._ray.get(self._workers.pop(worker).leave.remote())
+
+
+def refuse_dead_ray() -> None:
+    """Raises RunFailed where the program that starts the workers of this process's own Ray has died.
+
+    Ray ends with it whoever has workers there; who is still waiting for the first it leaves waiting for ever.
+    """
+    for child in psutil.Process().children():
+        if child.name() == "raylet" and child.status() == psutil.STATUS_ZOMBIE:
+            raise RunFailed("Ray has died (its raylet is gone); the same command goes on from the last finished round")
 
 
 class _Worker:

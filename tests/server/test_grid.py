@@ -1,5 +1,7 @@
 """The grid of our own: Flower's two private touches, dealing, error replies; and the loop's choice of centers."""
 
+import subprocess
+import sys
 from collections import deque
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from server.grid import LocalGrid, Node, RayGrid, _address, deal_to_workers, take
 from server.rounds import CohortGrid, Federation, roll_call
+from tests.conftest import REPOSITORY
 
 
 def test_flower_still_takes_its_identity_and_message_ids_from_where_we_put_them() -> None:
@@ -88,6 +91,30 @@ def test_three_workers_share_two_gpus(tiny: Path, tmp_path: Path) -> None:
     finally:
         grid.close()
     assert ["KeyError" in reply.error.reason for reply in replies] == [True] * 3
+
+
+LOSES_RAY = """
+import psutil
+from flwr.app import Message, RecordDict
+import server.grid as grids
+
+grids.LOOK_S = 1.0
+node = grids.Node("alta", ".", 1.0, 1.0)
+grid = grids.RayGrid([node], "clients.app:app", 1, 1)
+next(child for child in psutil.Process().children() if child.name() == "raylet").kill()
+try:
+    grid.send_and_receive([Message(RecordDict(), node.id, "query")])
+finally:
+    grid.close()
+"""
+
+
+def test_a_ray_that_dies_before_its_first_worker_is_there_is_not_waited_for() -> None:
+    """In a process of its own: later on Ray itself ends whose raylet has died."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOSES_RAY], cwd=REPOSITORY, capture_output=True, text=True, timeout=100
+    )
+    assert "RunFailed: Ray has died (its raylet is gone)" in done.stderr
 
 
 def test_the_roll_call_names_who_is_missing_and_refuses_other_images(tiny: Path, tmp_path: Path) -> None:
