@@ -287,8 +287,10 @@ def refuse_dead_ray() -> None:
     Ray ends with it whoever has workers there; who is still waiting for the first it leaves waiting for ever.
     """
     for child in psutil.Process().children():
-        if child.name() == "raylet" and child.status() == psutil.STATUS_ZOMBIE:
-            raise RunFailed("Ray has died (its raylet is gone); the same command goes on from the last finished round")
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, whatever it was
+            if child.name() == "raylet" and child.status() == psutil.STATUS_ZOMBIE:
+                said = "Ray has died (its raylet is gone)"
+                raise RunFailed(f"{said}; the same command goes on from the last finished round")
 
 
 class _Worker:
