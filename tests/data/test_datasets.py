@@ -96,7 +96,8 @@ def test_the_twin_tree_in_a_zip_made_on_a_mac_is_no_dataset(tmp_path: Path) -> N
 def test_a_folder_that_may_not_be_read_hides_no_dataset_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, locked = kvasir(tmp_path / "Kvasir-SEG"), tmp_path / "lost+found"  # as every disk has it
+    disk = tmp_path / "mnt" / "disk" / "data"  # so deep that no other test's dataset lies in a folder above
+    root, locked = kvasir(disk / "Kvasir-SEG"), disk / "lost+found"  # as every disk has it
     locked.mkdir()
     inside, listing = locked / "derivatives", Path.iterdir
 
@@ -108,10 +109,10 @@ def test_a_folder_that_may_not_be_read_hides_no_dataset_beside_it(
     monkeypatch.setattr(os, "access", lambda path, mode: path != locked)
     monkeypatch.setattr(Path, "iterdir", lambda path: refuse(path) and listing(path))
     monkeypatch.setattr(Path, "is_dir", lambda path: path == locked or refuse(path))
-    assert find_root(find_dataset("kvasir-seg"), tmp_path, None) == root
-    assert [path for _, path in find_all(tmp_path)] == [root]
+    assert find_root(find_dataset("kvasir-seg"), disk, None) == root
+    assert [path for _, path in find_all(disk)] == [root]
     with pytest.raises(UserError, match=r"nothing under .* looks like it\. .*lost\+found may not be read"):
-        find_root(find_dataset("verse"), tmp_path, None)
+        find_root(find_dataset("verse"), disk, None)
 
 
 def test_folders_above_that_may_not_be_listed_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
