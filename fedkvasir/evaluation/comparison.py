@@ -41,7 +41,7 @@ class Comparison:
     """Of the scores that the tables show, uniform over centers."""
     low: float
     high: float
-    """95 % interval of ``difference``: each method's runs resampled, then groups within centers, the same for both."""
+    """95 % interval of ``difference``: runs drawn, then groups within centers, the same for both."""
     group_metric: str
     """What the rest is about: a group's mean over images and runs. Accuracy where the metric is macro F1."""
     median: float
@@ -99,9 +99,9 @@ def _compare(pair: Mapping[str, Side], scope: str, seed: int) -> Comparison:
     scores = [uniform([center.score for center in own]) for own in centers.values()]
     draws = []
     for name, own in centers.items():
-        times = draw_runs(len(pair[name].tables), seed, name)
-        draws.append(uniform([bootstrap(center, times, seed) for center in own]))
-    low, high = interval(draws[0] - draws[1], centers[first])
+        weights = draw_runs(len(pair[name].tables), seed)
+        draws.append(uniform([bootstrap(center, weights, seed) for center in own]))
+    low, high = np.clip(interval(draws[0] - draws[1], centers[first]), -1, 1)
     statistic, differences = centers[first][0].statistic, np.round(means[0] - means[1], 12)
     p, rank_biserial = signed_rank(differences)
     return Comparison(
@@ -111,8 +111,8 @@ def _compare(pair: Mapping[str, Side], scope: str, seed: int) -> Comparison:
         runs=min(len(own.tables) for own in pair.values()),
         metric=statistic.title,
         difference=float(scores[0] - scores[1]),
-        low=low,
-        high=high,
+        low=float(low),
+        high=float(high),
         group_metric=statistic.group_title,
         median=float(np.median(differences)) if differences.size else np.nan,
         wins=int((differences > 0).sum()),

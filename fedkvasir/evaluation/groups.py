@@ -153,10 +153,15 @@ class SharedCenter:
         return float(mean_over_runs(self.scores[:, None])[0])
 
 
-def mean_over_runs(scores: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
-    """(n,) means of scores (runs, n); a run without a score is in no mean. times: (n, runs) how often a run counts."""
-    weights = np.isfinite(scores) * (1.0 if times is None else times.T)
-    return ratio((weights * np.nan_to_num(scores)).sum(axis=0), weights.sum(axis=0))
+def mean_over_runs(scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """(n,) means of scores (runs, n); a run without a score is in no mean. weights: (n, runs) how much a run counts."""
+    scored = np.isfinite(scores)
+    count = scored.sum(axis=0)
+    means = ratio(np.nan_to_num(scores).sum(axis=0), count)
+    if weights is None:
+        return means
+    # Weights of the runs with a score need not be 1 in the mean, nor above 0: they are for what differs from the mean.
+    return means + ratio((np.nan_to_num(scores - means) * (weights.T - 1)).sum(axis=0), count)
 
 
 def over_networks(scores: np.ndarray) -> np.ndarray:

@@ -44,14 +44,14 @@ def intervals(runs: Runs, checkpoint: str = "best", split: str = "test", seed: i
     has no interval. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`.
     """
     tables = tested({"the run": runs}, checkpoint, split)["the run"]
-    times, rows, scopes = draw_runs(len(tables), seed), [], {}
+    weights, rows, scopes = draw_runs(len(tables), seed), [], {}
     for scope in ROLES:
         centers: Sequence[Center | SharedCenter]
         if is_shared(tables[0]):
             centers = shared_centers_of(tables, scope)
         else:
             centers = [center.only(np.isfinite(center.group_means)) for center in centers_of(tables, scope).values()]
-        draws = [bootstrap(center, times, seed) for center in centers]
+        draws = [bootstrap(center, weights, seed) for center in centers]
         for center, own in zip(centers, draws, strict=True):
             rows.append({"scope": "center"} | _row(center.name, center.score, own, [center]))
         untold = any(np.isfinite(c.score) and not np.isfinite(own).any() for c, own in zip(centers, draws, strict=True))
@@ -63,15 +63,15 @@ def intervals(runs: Runs, checkpoint: str = "best", split: str = "test", seed: i
     return pd.DataFrame(rows).assign(runs=len(tables))
 
 
-def bootstrap(center: Center | SharedCenter, times: np.ndarray, seed: int) -> np.ndarray:
-    """(DRAWS,) scores of a center with its groups resampled; NaN without groups. times: of :func:`draw_runs`.
+def bootstrap(center: Center | SharedCenter, weights: np.ndarray, seed: int) -> np.ndarray:
+    """(DRAWS,) scores of a center with its groups resampled; NaN without groups. weights: of :func:`draw_runs`.
 
     Which groups come up depends on the seed, the center's name and its number of groups alone: methods on the same
     groups get the same draws, so that the difference of their draws is paired. Those of a shared center were made at
     the hospital.
     """
     if isinstance(center, SharedCenter):
-        return mean_over_runs(center.draws, times)
+        return mean_over_runs(center.draws, weights)
     if not center.groups:
         return np.full(DRAWS, np.nan)
     rng = np.random.default_rng(derive_seed(seed, "bootstrap", "groups", center.name))
@@ -80,17 +80,20 @@ def bootstrap(center: Center | SharedCenter, times: np.ndarray, seed: int) -> np
         center.scores(_how_often(rng, min(at_once, DRAWS - start), center.groups) @ center.sums)
         for start in range(0, DRAWS, at_once)
     ]
-    return mean_over_runs(np.concatenate(scores, axis=1), times)
+    return mean_over_runs(np.concatenate(scores, axis=1), weights)
 
 
-def draw_runs(runs: int, seed: int, method: str = "") -> np.ndarray:
-    """(DRAWS, runs) how much each run of a method counts; one draw holds for all its centers.
+def draw_runs(runs: int, seed: int) -> np.ndarray:
+    """(DRAWS, runs) how much each run counts, in the mean 1; one draw holds for all centers.
 
-    How often it came up, stretched about 1: the mean of n picks varies n - 1 n-ths as much as the mean of n runs, which
-    for the few there are is far too little (Rao and Wu, Journal of the American Statistical Association 83, 1988).
+    Weights under which the mean of n runs is drawn from Student's t, with n - 1 degrees of freedom, about their mean:
+    with the few runs there are, picks with replacement would vary far too little (Student, Biometrika 6, 1908).
+    Methods of as many runs get the same draws: what a seed does to both of them cancels in their difference.
     """
-    times = _how_often(np.random.default_rng(derive_seed(seed, "bootstrap", "runs", method)), DRAWS, runs)
-    return 1 + (times - 1) * np.sqrt(runs / max(runs - 1, 1))
+    rng = np.random.default_rng(derive_seed(seed, "bootstrap", "runs", runs))
+    normal = rng.normal(size=(DRAWS, runs))
+    spread = np.sqrt(runs / rng.chisquare(max(runs - 1, 1), DRAWS))
+    return 1 + (normal - normal.mean(axis=1, keepdims=True)) * spread[:, None]
 
 
 def _how_often(rng: np.random.Generator, draws: int, size: int) -> np.ndarray:

@@ -212,7 +212,7 @@ def _paired_here(methods: Mapping[str, Runs], scope: str, seed: int) -> dict[str
     if min(first.groups, len(differences)) < MINIMUM:
         return {"metric": statistic.title, "draws": np.full(DRAWS, np.nan), "note": FEW}
     draws = [
-        bootstrap(center, draw_runs(len(methods[name]), seed, name), seed)
+        bootstrap(center, draw_runs(len(methods[name]), seed), seed)
         for name, center in zip(methods, (first, second), strict=True)
     ]
     ranks = signed_ranks(differences)
@@ -278,7 +278,7 @@ def combine(parts: pd.DataFrame, first: str, second: str, scope: str, runs: int)
     notes += [f"{', '.join(few)}: {FEW}, not in the comparison"] if few else []
     strata = [SignedRanks(row.won, tuple(map(int, row.tied))) for row in told.itertuples()]
     p, rank_biserial = stratified(strata)
-    low, high = interval(uniform([center.draws[0] for center in centers]), centers)
+    low, high = np.clip(interval(uniform([center.draws[0] for center in centers]), centers), -1, 1)
     (statistic,) = (own for own in STATISTICS.values() if own.title == told["metric"].iloc[0])
     return Comparison(
         first=first,

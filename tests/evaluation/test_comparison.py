@@ -20,6 +20,7 @@ from fedkvasir.evaluation.comparison import (
     signed_ranks,
     stratified,
 )
+from fedkvasir.evaluation.intervals import draw_runs
 from fedkvasir.evaluation.protocol import center_table, summarise
 from tests.evaluation.records import alarm, classification, segmentation
 
@@ -193,11 +194,39 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     assert wild.high - wild.low > 3 * (calm.high - calm.low)
 
 
-def test_runs_of_two_methods_are_drawn_independently() -> None:
-    """Seed 1 of one method has nothing to do with seed 1 of another, even where they score alike."""
-    runs = [shifted(shift, noise=0) for shift in (-0.1, 0.0, 0.1)]
-    (found,) = compare({"A": runs, "B": runs})
-    assert found.difference == 0 and found.high - found.low > 0.1
+def test_what_a_seed_does_to_both_methods_cancels() -> None:
+    """Its start, its order of images: where it moves both alike nothing of it is in their difference."""
+    runs = {
+        name: [shifted(shift + ahead, noise=0) for shift in (-0.05, 0.0, 0.05)]
+        for name, ahead in {"A": 0.02, "B": 0.0}.items()
+    }
+    (found,) = compare(runs)
+    assert found.difference == pytest.approx(0.02, abs=1e-3) and found.high - found.low < 0.005
+    (other,) = compare({"A": runs["A"], "B": runs["B"][::-1]})
+    assert other.difference == found.difference and other.high - other.low > 0.2
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+@pytest.mark.parametrize("together", [0.0, 0.9])
+def test_of_equal_methods_one_interval_of_twenty_is_off_zero_however_few_seeds(runs: int, together: float) -> None:
+    """Differences of means of runs that vary normally, with and without what a seed does to both."""
+    rng = np.random.default_rng(runs)
+    both, own = rng.normal(size=(2000, runs)), rng.normal(size=(2, 2000, runs))
+    first, second = np.sqrt(together) * both + np.sqrt(1 - together) * own
+    weights = draw_runs(runs, seed=0)
+    low, high = np.quantile(weights @ first.T / runs - weights @ second.T / runs, [0.025, 0.975], axis=0)
+    assert np.mean((low > 0) | (high < 0)) == pytest.approx(0.05, abs=0.02)
+
+
+def test_an_interval_of_two_seeds_ends_where_no_difference_lies() -> None:
+    runs = {"A": [shifted(-0.3), shifted(0.3)], "B": [shifted(0.3, seed=1), shifted(-0.3, seed=1)]}
+    (found,) = compare(runs)
+    assert (found.low, found.high) == (-1, 1)
+
+
+def test_other_numbers_of_seeds_are_drawn_apart() -> None:
+    (found,) = compare({"A": [shifted(-0.1), shifted(0.1), shifted(0.0)], "B": [shifted(-0.1), shifted(0.1)]})
+    assert found.low == -1 and found.high == 1 and found.runs == 2
 
 
 def test_macro_f1_is_compared_whole_and_accuracy_group_by_group() -> None:
