@@ -154,7 +154,8 @@ def sweep(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Run a scenario at many settings, many at a time, or go on with it; ends with the best of every method."""
+    """Run a scenario at many settings, many at a time, or go on with it; ends with the best of every method.
+    Without settings: all runs of its `protocol:` block."""
     from fedkvasir.console import Screen
     from fedkvasir.files import refuse_unwritable
     from fedkvasir.simulation import Simulation, run_sweep

@@ -31,7 +31,7 @@ def load_sweep(source: str | Path, words: Sequence[str] = ()) -> Scenario:
     """A scenario with a ``sweep:`` block: the file's, and words ``key=value,value`` or ``seed=0..4``.
 
     A word of one value is an override, unless the block has an axis of that name, which it then takes the place of.
-    Raises UserError where nothing is to be tried.
+    Without anything to try a scenario with a ``protocol:`` block is its study. Raises UserError where it has none.
     """
     values = {word: _values(word) for word in words}
     for word in words:
@@ -47,9 +47,11 @@ def load_sweep(source: str | Path, words: Sequence[str] = ()) -> Scenario:
             block["ranges"].pop(key, None)
             block["grid"][key] = own
     if not block["grid"] and not block["ranges"]:
+        if scenario.protocol:
+            return scenario
         raise UserError(
             f"{source}: nothing to sweep over; name an axis, e.g. algorithm=fedavg,fedprox or seed=0..4, or write a "
-            "sweep: block"
+            "sweep: or a protocol: block"
         )
     return variant(scenario, {"sweep": block})
 

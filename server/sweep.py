@@ -132,8 +132,7 @@ class Trials:
         """Those of one cell by themselves where what is tried, or goes on, depends on the others."""
         left = [line for line in lines if line.state == "waiting"]
         sweep = self.scenario.sweep
-        assert sweep is not None
-        if not sweep.explores or len({line.point.cell for line in lines}) == len(lines):
+        if sweep is None or not sweep.explores or len({line.point.cell for line in lines}) == len(lines):
             self._tune(left, changed, _numbers(left), 1)
             return
         for cell, group in groupby(left, key=lambda line: line.point.cell):

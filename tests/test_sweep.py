@@ -182,6 +182,12 @@ def test_a_sweep_from_before_a_change_of_numbers_is_another(
     assert Study.of(scenario, tmp_path).folder != before.folder
 
 
+def test_with_nothing_to_try_it_is_the_study_that_run_carries_out(tiny: Path, tmp_path: Path) -> None:
+    words = ["protocol={kind: within, tune: {training.lr: [0.1, 0.2]}}", "seed=3"]
+    assert load_sweep(tiny, words) == load(tiny, words)
+    assert Study.of(load_sweep(tiny, words), tmp_path).folder.name.startswith("tiny-study-")
+
+
 def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_path: Path) -> None:
     scenario = load_sweep(tiny, ["protocol={kind: holdout}", "training.lr=0.1,0.2"])
     study, sweep = (Study.of(own, tmp_path) for own in (scenario.model_copy(update={"sweep": None}), scenario))

@@ -81,6 +81,24 @@ def test_a_point_has_the_same_bits_alone(sweep: Study, scenario: Path, tmp_path:
 
 
 @pytest.mark.slow
+def test_the_runs_of_a_study_are_those_of_run_many_at_a_time(scenario: Path, tmp_path: Path, command: Command) -> None:
+    protocol = "protocol={kind: within, seeds: [0, 1], baselines: [local], tune: {training.lr: [0.01, 0.05]}}"
+    done = command("sweep", scenario, *SHORT, protocol, "--concurrent", "2", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (study,) = map(Study, tmp_path.glob("tiny-study-*"))
+    index, times = study.index, {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
+    assert index["state"].tolist() == ["finished"] * len(index) and len(times) == len(index) > 4
+    assert index.groupby(["method", "hospital"])["setting"].agg(lambda own: len(set(own))).tolist() == [2] * 3
+    again = command("run", scenario, *SHORT, protocol, "--out", tmp_path)
+    assert again.returncode == 0, again.stderr
+    pd.testing.assert_frame_equal(study.index, index)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")} == times
+    alone = study.run(index["run"].iloc[-1])
+    fresh = run_scenario(alone.folder / "scenario.yaml", out=tmp_path / "alone", engine="local")
+    assert fresh.result["weights_sha256"] == alone.result["weights_sha256"]
+
+
+@pytest.mark.slow
 def test_nothing_is_computed_twice_and_a_killed_trial_goes_on(sweep: Study, scenario: Path, out: Path) -> None:
     done = {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")}
     words = (*SHORT, "algorithm=fedavg", *RATES, "seed=0..1")
