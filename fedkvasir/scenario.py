@@ -450,6 +450,13 @@ class Scenario(_Frozen):
             raise ValueError(f"{name!r} is not known{did_you_mean(name, known)}; known: {', '.join(known)}")
         return name
 
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_of_its_task(cls, raw: Any) -> Any:
+        """Where none is named: what masks are trained with by default means nothing of classes."""
+        training = isinstance(raw, dict) and raw.get("task") == "classification" and raw.get("training", {})
+        return {**raw, "training": {"loss": "cross-entropy", **training}} if isinstance(training, dict) else raw
+
     @model_validator(mode="after")
     def _roles(self) -> Self:
         if not self.data.hospitals:

@@ -7,7 +7,7 @@ import yaml
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import check_names
-from fedkvasir.scenario import json_schema, load
+from fedkvasir.scenario import json_schema, load, parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -115,6 +115,16 @@ def test_a_loss_is_a_name_or_a_name_with_parameters(tiny: Path) -> None:
     assert load(tiny) == separate
     with pytest.raises(UserError, match=r"key training\.loss\.name is missing"):
         load(tiny, ("training.loss={alpha: 0.4}",))
+
+
+@pytest.mark.parametrize("training", ["{lr: 0.1}", "{}", None])
+def test_a_loss_that_is_not_named_is_that_of_the_task(tiny: Path, training: str | None) -> None:
+    for task, loss in (("classification", "cross-entropy"), ("segmentation", "dice+bce")):
+        plain = {key: value for key, value in yaml.safe_load(tiny.read_text()).items() if key != "training"}
+        given = {} if training is None else {"training": yaml.safe_load(training)}
+        scenario = parse({"name": "here", **plain, **given, "task": task}, "here")
+        assert scenario.training.loss.name == loss
+        assert scenario.training.lr == (given.get("training") or {}).get("lr", 1e-3)
 
 
 @pytest.mark.parametrize(
