@@ -191,8 +191,8 @@ def test_one_table_holds_every_number(findings: Findings, command: Command, runs
             & (table["method"] == pair.first)
             & (table["against"] == pair.second)
         ].to_dict("records")
-        expected = [pair.difference, pair.low, pair.high, pair.p, pair.p_holm, pair.wins, pair.groups]
-        columns = ["value", "low", "high", "p", "p_holm", "wins", "groups"]
+        expected = [pair.difference, pair.low, pair.high, pair.p, pair.p_holm, pair.wins, pair.groups, pair.runs]
+        columns = ["value", "low", "high", "p", "p_holm", "wins", "groups", "runs"]
         assert [row[name] for name in columns] == pytest.approx(expected, rel=1e-5)
     scores = table[(table["quantity"] == "score") & (table["method"] == "fedprox")]
     assert list(scores["center"].dropna()) == list(CENTERS) and list(scores["scope"])[:4] == ["seen"] * 3 + ["unseen"]

@@ -229,9 +229,9 @@ def _long(findings: Findings) -> Iterator[dict[str, Any]]:
     for pair in findings.pairs:
         yield {
             "quantity": "difference", "scope": pair.scope, "method": pair.first, "against": pair.second,
-            "value": pair.difference, "low": pair.low, "high": pair.high, "groups": pair.groups, "median": pair.median,
-            "wins": pair.wins, "ties": pair.ties, "losses": pair.losses, "rank_biserial": pair.rank_biserial,
-            "p": pair.p, "p_holm": pair.p_holm, "note": "; ".join(pair.notes),
+            "runs": pair.runs, "value": pair.difference, "low": pair.low, "high": pair.high, "groups": pair.groups,
+            "median": pair.median, "wins": pair.wins, "ties": pair.ties, "losses": pair.losses,
+            "rank_biserial": pair.rank_biserial, "p": pair.p, "p_holm": pair.p_holm, "note": "; ".join(pair.notes),
         }  # fmt: skip
     for scope, ranking in findings.rankings.items():
         own = {"scope": scope, "groups": ranking.groups, "note": "; ".join(ranking.notes)}
