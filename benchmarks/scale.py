@@ -10,14 +10,11 @@ roll-call  10,000 hospitals say who they are, then the centers of 20 rounds are 
 Every experiment runs in a process of its own, the driver. At the end of every round it looks at itself and at all
 processes that it started: the workers, which train and validate, and Ray's own. Resident memory (RSS) counts what is
 shared in every process and does not change with what others on the machine map; proportional memory (PSS) counts it
-once in a sum over processes. Growth is that of the memory that a process has beside the pages of program files: of
-these the kernel maps at a touch as many as it has read already, for whomever, 60 MiB more or less in one process.
-Exits 1 where a line of :func:`verdicts` does not hold.
+once in a sum over processes. Exits 1 where a line of :func:`verdicts` does not hold.
 """
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -95,13 +92,10 @@ def weigh() -> list[dict[str, Any]]:
         try:
             name = (process.cmdline() or [""])[0]
             memory = process.memory_full_info()
-            status = Path(f"/proc/{process.pid}/status").read_text()
-        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        except psutil.NoSuchProcess:
             continue
-        own_kib = sum(map(int, re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", status, re.MULTILINE)))
         kind = "driver" if process == driver else "workers" if name.startswith("ray::_Worker") else "ray"
-        row = {"pss_mib": memory.pss / 2**20, "rss_mib": memory.rss / 2**20, "own_mib": own_kib / 2**10}
-        rows.append({"process": kind, **row})
+        rows.append({"process": kind, "pss_mib": memory.pss / 2**20, "rss_mib": memory.rss / 2**20})
     return pd.DataFrame(rows).groupby("process", as_index=False).sum().to_dict("records")
 
 
@@ -169,27 +163,19 @@ def in_its_own_process(experiment: str, overrides: list[str]) -> pd.DataFrame:
 def verdicts(table: pd.DataFrame) -> list[tuple[bool, str]]:
     """What must hold, and the figures; of experiments that are not in the table nothing is said."""
     said = []
-    resident, beside_files = (
-        table.pivot_table(index=["experiment", "round"], columns="process", values=values)
-        for values in ("rss_mib", "own_mib")
-    )
+    resident = table.pivot_table(index=["experiment", "round"], columns="process", values="rss_mib")
     together = table.groupby(["experiment", "round"])["pss_mib"].sum()
     there = set(table["experiment"])
     for kind in ("driver", "workers"):
         if "thousand" in there:
-            whole, own = resident.loc["thousand", kind], beside_files.loc["thousand", kind]
-            most = (own.loc[2:].max() - own.loc[2]) / whole.loc[2]
-            text = (
-                f"1,000 hospitals: {kind} {whole.loc[2]:.0f} MiB resident after round 2, at most {most:+.1%} after it"
-            )
+            own = resident.loc["thousand", kind]
+            most = own.loc[2:].max() / own.loc[2] - 1
+            text = f"1,000 hospitals: {kind} {own.loc[2]:.0f} MiB resident after round 2, at most {most:+.1%} after it"
             said.append((most <= FLAT, f"{text} (up to round {own.index[-1]}; allowed {FLAT:.0%})"))
         if "four" in there:
-            whole, own = resident.loc["four", kind], beside_files.loc["four", kind]
-            starts = range(2, own.index[-1] - 9)
-            tens = [(own.loc[start + 10] - own.loc[start]) / whole.loc[start] for start in starts]
-            text = (
-                f"4 hospitals: {kind} {whole.loc[2]:.0f} MiB resident after round 2, {whole.iloc[-1]:.0f} after round"
-            )
+            own = resident.loc["four", kind]
+            tens = [own.loc[end] / own.loc[end - 10] - 1 for end in range(12, own.index[-1] + 1)]
+            text = f"4 hospitals: {kind} {own.loc[2]:.0f} MiB resident after round 2, {own.iloc[-1]:.0f} after round"
             text += f" {own.index[-1]}; in ten rounds at most {max(tens):+.1%} (allowed {STEADY:.0%})"
             said.append((max(tens) <= STEADY, text))
     if {"thousand", "four"} <= there:

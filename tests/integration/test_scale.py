@@ -93,14 +93,11 @@ def test_weights_are_let_go_of_with_the_answer(scale: dict[str, Any], tiny: Path
 
 
 def test_what_must_hold_is_judged_by_the_figures(scale: dict[str, Any]) -> None:
-    files_mib = 4.0  # pages of program files that are touched as the rounds go on are nothing that a run takes
-
     def weighed(experiment: str, rounds: int, growth_mib: float, pss_mib: float) -> list[dict[str, Any]]:
         return [
             {
                 "experiment": experiment, "round": number, "process": kind, "pss_mib": pss_mib,
-                "rss_mib": 1000 + files_mib * number + growth_mib * number, "own_mib": 400 + growth_mib * number,
-                "seconds": 1.0,
+                "rss_mib": 1000 + growth_mib * number, "seconds": 1.0,
             }
             for number in range(1, rounds + 1)
             for kind in ("driver", "workers", "ray")
