@@ -101,7 +101,7 @@ def _compare(pair: Mapping[str, Side], scope: str, seed: int) -> Comparison:
     for name, own in centers.items():
         weights = draw_runs(len(pair[name].tables), seed)
         draws.append(uniform([bootstrap(center, weights, seed) for center in own]))
-    low, high = np.clip(interval(draws[0] - draws[1], centers[first]), -1, 1)
+    low, high = interval(draws[0] - draws[1], *centers.values())
     statistic, differences = centers[first][0].statistic, np.round(means[0] - means[1], 12)
     p, rank_biserial = signed_rank(differences)
     return Comparison(
@@ -111,8 +111,8 @@ def _compare(pair: Mapping[str, Side], scope: str, seed: int) -> Comparison:
         runs=min(len(own.tables) for own in pair.values()),
         metric=statistic.title,
         difference=float(scores[0] - scores[1]),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         group_metric=statistic.group_title,
         median=float(np.median(differences)) if differences.size else np.nan,
         wins=int((differences > 0).sum()),

@@ -109,11 +109,16 @@ def uniform(values: Sequence[float] | Sequence[np.ndarray]) -> np.ndarray:
 
 
 def interval(draws: np.ndarray, *sides: Sequence[Center | SharedCenter]) -> tuple[float, float]:
-    """The ends of the 95 % interval; NaN without a finite draw, and where a side has no center with two groups."""
+    """The ends of the 95 % interval; NaN without a finite draw, and where a side has no center with two groups.
+
+    sides: the centers of a score, in 0..1, or those on either side of a difference, in -1..1. Runs that count less
+    than nothing can lead out of that, where nothing lies.
+    """
     finite = draws[np.isfinite(draws)]
     if not finite.size or any(max(center.groups for center in centers) < 2 for centers in sides):
         return np.nan, np.nan
-    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    ends = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.clip(ends, 1 - len(sides), 1)
     return float(low), float(high)
 
 
@@ -139,7 +144,6 @@ def _row(
     name: str, score: float | np.ndarray, draws: np.ndarray, *sides: Sequence[Center | SharedCenter]
 ) -> dict[str, object]:
     centers = [center for side in sides for center in side]
-    # Runs that count less than nothing can lead out of 0..1, or -1..1 of a gap, where no score lies.
-    low, high = np.clip(interval(draws, *sides), 1 - len(sides), 1)
+    low, high = interval(draws, *sides)
     row = {"center": name, "score": float(score), "low": low, "high": high}
     return row | {"groups": sum(center.groups for center in centers), "warning": "; ".join(caution(centers))}

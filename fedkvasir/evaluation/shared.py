@@ -278,7 +278,7 @@ def combine(parts: pd.DataFrame, first: str, second: str, scope: str, runs: int)
     notes += [f"{', '.join(few)}: {FEW}, not in the comparison"] if few else []
     strata = [SignedRanks(row.won, tuple(map(int, row.tied))) for row in told.itertuples()]
     p, rank_biserial = stratified(strata)
-    low, high = np.clip(interval(uniform([center.draws[0] for center in centers]), centers), -1, 1)
+    low, high = interval(uniform([center.draws[0] for center in centers]), centers, centers)
     (statistic,) = (own for own in STATISTICS.values() if own.title == told["metric"].iloc[0])
     return Comparison(
         first=first,
