@@ -278,7 +278,11 @@ class Run:
                     "it away and begins again (in a sweep, remove it)"
                 )
         if not self.finished:
-            write_atomic(self.folder / "environment.json", json.dumps(environment(engine, workers, because), indent=1))
+            facts, path = environment(engine, workers, because), self.folder / "environment.json"
+            if path.is_file():
+                before = read_json(path)
+                facts["notes"] = [*before["notes"], *_moved(before, facts)]
+            write_atomic(path, json.dumps(facts, indent=1))
         plan.save(self.folder)
         self.__dict__.pop("plan", None)
         for member, own in plan.members.items():
@@ -412,11 +416,28 @@ def environment(engine: str, workers: int, because: str = "") -> dict[str, Any]:
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),
+            # What torch's own kernels are chosen by: the last digits of a sum, and so the bits of a run, hang on it.
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             "cores": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         },
     }
+
+
+def _moved(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs, of all that bits hang on, from where a run was before it went on here."""
+    earlier, here = ({**facts["machine"], **facts["versions"], "python": facts["python"]} for facts in (before, now))
+    differs = [
+        f"{name} {_listed(earlier[name])}, now {_listed(here[name])}"
+        for name in ("processor", "instructions", "gpus", *PACKAGES, "python")
+        if name in earlier and name in here and earlier[name] != here[name]
+    ]
+    return [f"it went on elsewhere than it was begun: {'; '.join(differs)}"] if differs else []
+
+
+def _listed(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value) or "none"
 
 
 def _processor() -> str:

@@ -1,5 +1,6 @@
 """The run folder."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 
 from fedkvasir.runs import Checkpoint, Run
 from fedkvasir.view import Glance
+from tests.report.crafted import make_plan
 
 
 def test_rounds_are_in_order_past_the_four_digits_of_their_names(tmp_path: Path) -> None:
@@ -21,3 +23,21 @@ def test_rounds_are_in_order_past_the_four_digits_of_their_names(tmp_path: Path)
     assert list(run.rounds["round"]) == [9000, 10499, 10500]
     run.drop_uncommitted(10499)
     assert list(run.rounds["round"]) == [9000, 10499]
+
+
+def test_a_run_that_goes_on_keeps_what_was_noted_and_notes_where_it_goes_on(tmp_path: Path) -> None:
+    run, plan = Run(tmp_path), make_plan("segmentation")
+    run.start(plan, "local", 1)
+    run.note("the batch was halved")
+    run.start(plan, "ray", 2)
+    path = run.folder / "environment.json"
+    facts = json.loads(path.read_text())
+    assert facts["notes"] == ["the batch was halved"] and facts["engine"] == "ray"
+    path.write_text(json.dumps(facts | {"machine": facts["machine"] | {"instructions": "PDP11", "gpus": ["Voodoo"]}}))
+    run.start(plan, "ray", 2)
+    facts = json.loads(path.read_text())
+    here, gpus = facts["machine"]["instructions"], ", ".join(facts["machine"]["gpus"]) or "none"
+    assert facts["notes"] == [
+        "the batch was halved",
+        f"it went on elsewhere than it was begun: instructions PDP11, now {here}; gpus Voodoo, now {gpus}",
+    ]

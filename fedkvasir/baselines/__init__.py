@@ -67,12 +67,12 @@ def run_baseline(
         if fresh:
             run.clear()
         run.start(recorded, "local", 1)
+        if run.finished:
+            return run
         if method.looks:
             facts = environment("local", 1)
             facts["versions"]["scikit-learn"] = version("scikit-learn")
             write_atomic(run.folder / "environment.json", json.dumps(facts, indent=1))
-        if run.finished:
-            return run
         began = time.perf_counter()
         classifiers = fit_hospitals(plan, method, features)
         rows = evaluate_centers(plan, method, classifiers, features)

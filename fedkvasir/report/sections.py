@@ -143,7 +143,7 @@ def describe(run: Run) -> dict[str, Any]:
         "rule": RULES[rule].format(metric=metric),
         "gallery": gallery,
         "left_out": left_out,
-        "environment": environment(run),
+        "environment": [*environment(run), *(("Note", note) for note in _facts(run)["notes"])],
     }
 
 
@@ -441,12 +441,10 @@ def environment(run: Run) -> Sequence[tuple[str, str]]:
     """On what, and with which versions, a run was computed."""
     facts, plan = _facts(run), run.plan
     machine, versions = facts["machine"], facts["versions"]
-    gpus = ", ".join(machine["gpus"]) or "none"
+    parts = [machine["processor"], *filter(None, [machine.get("instructions")]), f"{machine['cores']} cores"]
+    parts += [f"{machine['memory_gib']} GiB memory", f"GPU: {', '.join(machine['gpus']) or 'none'}"]
     return (
-        (
-            "Machine",
-            f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB memory, GPU: {gpus}",
-        ),
+        ("Machine", ", ".join(parts)),
         ("System", machine["system"]),
         (
             "Computed on",
