@@ -188,8 +188,7 @@ class Screen:
             self.console.print(f"[red]take care[/red] {escape(alarm)}")
         if outcome.findings:
             self._table(outcome.tables["scores"])
-            for caution in outcome.findings.cautions:
-                self.console.print(f"[yellow]intervals[/yellow] {escape(caution)}")
+            self._cautions(outcome.findings)
             self.console.print(f"\n{escape(answer(outcome.findings))}\n")
             for lacking in outcome.findings.missing:
                 self.console.print(f"[yellow]not computed[/yellow] {escape(lacking)}")
@@ -215,13 +214,18 @@ class Screen:
         for text in plan.warnings:
             self.warn(text)
 
+    def _cautions(self, findings: Findings) -> None:
+        for caution in findings.cautions:
+            self.console.print(f"[yellow]intervals[/yellow] {escape(caution)}")
+        if findings.other_images:
+            self.console.print(f"[yellow]test images[/yellow] {escape(findings.other_images)}")
+
     def comparison(self, findings: Findings, tables: Mapping[str, ReportTable]) -> None:
         """Methods against each other: tables, what they say in words, what was left out."""
         for alarm in findings.alarms:
             self.console.print(f"[red]take care[/red] {escape(alarm)}")
         self._table(tables["scores"])
-        for caution in findings.cautions:
-            self.console.print(f"[yellow]intervals[/yellow] {escape(caution)}")
+        self._cautions(findings)
         rankings = [ranking_sentence(scope, ranking) for scope, ranking in findings.rankings.items()]
         for said in (*findings.sentences, *rankings):
             self.console.print(f"\n{escape(said)}")

@@ -40,6 +40,8 @@ COLUMNS = (
 NUMBERS = 2
 """Goes up when the same scenario gets other numbers than before, so that what was run before is another run."""
 LEAK = "LEAKAGE: "
+UNCHECKED = "LEAKAGE NOT RULED OUT: "
+"""Begin a warning of what was found on both sides of train and test, and of what could not be looked for."""
 """How a warning begins that test and training data overlap."""
 
 
@@ -469,7 +471,9 @@ def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
     test, warnings = held.samples["group"][held.samples["split"] == "test"], []
     for source, trained in trained_on(scenario):
         if trained is None:
-            warnings.append(f"model.weights: what {source} was trained on is not known; it may be tested here")
+            warnings.append(
+                f"{UNCHECKED}model.weights: what {source} was trained on is not known; it may be tested here"
+            )
             continue
         here = {held.groups[sample] for sample in trained["sample"] if sample in held.groups}
         again = test.isin(here | {*trained["group"]}).sum()

@@ -1,6 +1,7 @@
 """Is one method better than another: the same images, group by group, and a sentence that says no more than was shown.
 
-Groups are the units of every test, never seeds alone: a group's value is its mean over a method's runs.
+Groups are the units of every test, never seeds alone: a group's value is its mean over a method's runs, as many
+of each.
 Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, Journal of Machine Learning Research 7,
 2006.
 """
@@ -43,7 +44,7 @@ class Comparison:
     high: float
     """95 % interval of ``difference``: runs drawn, then groups within centers, the same for both."""
     group_metric: str
-    """What the rest is about: a group's mean over images and runs. Accuracy where the metric is macro F1."""
+    """What the rest is about: a group's mean over images and ``runs``. Accuracy where the metric is macro F1."""
     median: float
     """Of the groups' differences."""
     wins: int

@@ -20,8 +20,9 @@ ROLES = {"seen": "train", "unseen": "holdout"}
 IMAGE = ["role", "center", "group", "sample"]
 STAYED = "per-image records stayed at the hospitals (evaluation.share: per-center)"
 """Why something cannot be computed."""
-NEEDED = [*IMAGE, "run", "checkpoint", "split", "label", "tp", "fp", "fn"]
+NEEDED = [*IMAGE, "class", "run", "checkpoint", "split", "label", "tp", "fp", "fn"]
 """Columns that scores are made of, beside the probabilities."""
+ABSENT = "do not occur there, the score is over the others"
 RARE = 5
 """A class in fewer groups of a center is missing from many draws, and macro F1 is over the classes that occur."""
 
@@ -74,19 +75,31 @@ def _accuracy(sums: np.ndarray) -> np.ndarray:
     return ratio(tp.sum(axis=-1), true.sum(axis=-1))
 
 
-def _only_empty_masks(own: pd.DataFrame) -> str:
-    return "" if shows_any(own) else "only empty masks, there is no Dice; see false alarms"
+def shown(own: pd.DataFrame) -> frozenset[str]:
+    """The classes that a center's images show: its score is over them."""
+    if "tp" not in own:
+        return frozenset(own["label"])
+    there = own[own["tp"] + own["fn"] > 0]
+    return frozenset(there["class"] if "class" in own else [""] * len(there))
+
+
+def _empty_masks(own: pd.DataFrame) -> str:
+    if not shows_any(own):
+        return "only empty masks, there is no Dice; see false alarms"
+    classes = {*own["class"]} if "class" in own else set[str]()
+    return _absent(len(classes - shown(own)), len(classes))
 
 
 def _rare_classes(own: pd.DataFrame) -> str:
     groups = own.groupby("label")["group"].nunique()
-    rare = int((groups < RARE).sum())
+    rare, classes = int((groups < RARE).sum()), {*classes_of(own)}
     # Simulated, of 95 %: 76 % with one class of four in about two groups, 92 % with about five.
-    return (
-        f"{rare} of {len(groups)} classes in fewer than {RARE} groups, the interval of macro F1 is too short"
-        if rare
-        else ""
-    )
+    text = f"{rare} of {len(groups)} classes in fewer than {RARE} groups, the interval of macro F1 is too short"
+    return "; ".join(filter(None, [_absent(len(classes - shown(own)), len(classes)), text if rare else ""]))
+
+
+def _absent(absent: int, classes: int) -> str:
+    return f"{absent} of {classes} classes {ABSENT}" if absent else ""
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -95,7 +108,7 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 STATISTICS = {
-    "segmentation": Statistic("Dice", "Dice", _dice_sums, _mean, _mean, _only_empty_masks),
+    "segmentation": Statistic("Dice", "Dice", _dice_sums, _mean, _mean, _empty_masks),
     "classification": Statistic("macro F1", "accuracy", _confusion_sums, _macro_f1, _accuracy, _rare_classes),
 }
 
@@ -116,9 +129,20 @@ class Center:
         return self.sums.shape[2]
 
     @property
+    def networks(self) -> int:
+        """With one seed."""
+        return self.sums.shape[1]
+
+    @property
     def group_means(self) -> np.ndarray:
         """(groups,) mean over the runs, NaN where no run has a score."""
-        return mean_over_runs(over_networks(self.statistic.group_score(self.sums)))
+        return self.means_of(len(self.sums), self.networks)
+
+    def means_of(self, runs: int, networks: int) -> np.ndarray:
+        """:attr:`group_means` of the first runs and of so many networks, of which every group has others in turn."""
+        groups = np.arange(self.groups)
+        turns = (groups + np.arange(networks)[:, None]) % self.networks
+        return mean_over_runs(over_networks(self.statistic.group_score(self.sums[:runs, turns, groups])))
 
     @property
     def score(self) -> float:

@@ -1,6 +1,6 @@
 """Several methods on the same images: what they have in common, and what is left out and said."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,6 +47,9 @@ def paired(methods: Mapping[str, Side]) -> tuple[dict[str, list[Center]], np.nda
     Returns each method's centers, with the groups that any method scores; (methods, groups) means of the groups that
     all score, over all centers; and notes on what is left out. A group of images without anything to find has a score
     only under a method that raises an alarm there. Raises UserError where no image is common to all.
+
+    The means are of as many trainings of every method as the one with fewest has, seeds and networks: even of two equal
+    methods a single training is ahead of a mean of several in most groups, as misses are few and large.
     """
     common, notes = _common_images(methods)
     found = {name: side.only(common).centers for name, side in methods.items()}
@@ -55,7 +58,15 @@ def paired(methods: Mapping[str, Side]) -> tuple[dict[str, list[Center]], np.nda
         scored = np.any([np.isfinite(own[name].group_means) for own in found.values()], axis=0)
         for method, own in found.items():
             centers[method].append(own[name].only(scored))
-    means = np.stack([np.concatenate([center.group_means for center in own]) for own in centers.values()])
+    runs = min(len(side.tables) for side in methods.values())
+    fewest = [min(center.networks for center in own) for own in zip(*centers.values(), strict=True)]
+    means = np.stack(
+        [
+            np.concatenate([center.means_of(runs, networks) for center, networks in zip(own, fewest, strict=True)])
+            for own in centers.values()
+        ]
+    )
+    notes += alike(methods, centers)
     by_all = np.isfinite(means).all(axis=0)
     if alone := int((~by_all).sum()):
         notes.append(
@@ -64,6 +75,16 @@ def paired(methods: Mapping[str, Side]) -> tuple[dict[str, list[Center]], np.nda
     notes += caution(next(iter(centers.values())))
     # Means over different numbers of runs differ in their last bits where the images' scores are the same.
     return centers, np.round(means[:, by_all], 12), tuple(notes)
+
+
+def alike(methods: Mapping[str, Side], centers: Mapping[str, Sequence[Center]]) -> list[str]:
+    """What is to be said of methods that were not trained as often as each other."""
+    seeds, notes = [len(side.tables) for side in methods.values()], []
+    if min(seeds) < max(seeds):
+        notes.append(f"tested with as many seeds of every method as one has, {min(seeds)}")
+    if any(len({center.networks for center in own}) > 1 for own in zip(*centers.values(), strict=True)):
+        notes.append("of several networks, as of training alone, every group is tested with one, in turn")
+    return notes
 
 
 def _common_images(methods: Mapping[str, Side]) -> tuple[pd.MultiIndex, list[str]]:

@@ -24,7 +24,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.evaluation.comparison import Comparison, SignedRanks, signed_ranks, stratified
 from fedkvasir.evaluation.groups import ROLES, STATISTICS, Runs, SharedCenter, centers_of, tested
 from fedkvasir.evaluation.intervals import DRAWS, bootstrap, caution, draw_runs, interval, uniform
-from fedkvasir.evaluation.pairing import paired, sides
+from fedkvasir.evaluation.pairing import alike, paired, sides
 from fedkvasir.evaluation.protocol import center_scores, headline, metric_names, task_of
 from fedkvasir.evaluation.suite import ALL, BACKGROUND, by_size, suite
 from fedkvasir.metrics.classification import predicted
@@ -187,7 +187,7 @@ def compare_here(methods: Mapping[str, Runs], seed: int, checkpoint: str = "best
     """The first of two methods against the second at this hospital: :data:`PAIRED`, one row a center and role.
 
     methods: name -> per-image records, a table a seed, as :func:`~fedkvasir.evaluation.comparison.compare` takes them;
-    names and ``seed`` decide on the draws, as there, and ``seed`` has to be secret, as in :func:`share`. A center that
+    names and ``seed`` decide on the draws of groups, as there, and ``seed`` has to be secret, as in :func:`share`. A center that
     one of the two was not tested at is left out.
 
     difference: of the scores; draws: (2000,) of the difference, the same groups for both. Of the groups that both
@@ -211,13 +211,15 @@ def _paired_here(methods: Mapping[str, Runs], scope: str, seed: int) -> dict[str
     differences, statistic = np.round(means[0] - means[1], 12), first.statistic
     if min(first.groups, len(differences)) < MINIMUM:
         return {"metric": statistic.title, "draws": np.full(DRAWS, np.nan), "note": FEW}
+    # What a seed does to a method it does at every hospital: how much a run counts in a draw is no secret of one.
     draws = [
-        bootstrap(center, draw_runs(len(methods[name]), seed), seed)
+        bootstrap(center, draw_runs(len(methods[name]), 0), seed)
         for name, center in zip(methods, (first, second), strict=True)
     ]
     ranks = signed_ranks(differences)
     images, others = (side.images for side in both.values())
     notes = ["images that only one of them has are left out"] if len(images.symmetric_difference(others)) else []
+    notes += alike(both, centers)
     if len(differences) < first.groups:
         notes.append("groups without anything to find where only one method raises an alarm are not in the test")
     return {

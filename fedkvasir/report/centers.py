@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from fedkvasir.data.partition import SIZES
 from fedkvasir.errors import UserError
-from fedkvasir.evaluation.groups import ROLES
+from fedkvasir.evaluation.groups import ABSENT, ROLES, shown
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import headline, is_shared, summarise
 from fedkvasir.evaluation.suite import ALL, alarms, by_size, suite
@@ -53,6 +53,8 @@ class Uncertainty:
     scope ``center``."""
     warning: str = ""
     """What has to be said beside them, once."""
+    other_classes: bool = False
+    """Not all centers show the same classes, over which their scores are means."""
 
     def of(self, scope: str, center: str = "") -> Interval:
         return self.bounds.get((scope, center), NONE)
@@ -66,7 +68,12 @@ def uncertainty(records: pd.DataFrame) -> Uncertainty:
         return Uncertainty(warning=f"none, {error}")
     bounds = {(row.scope, row.center): Interval(row.low, row.high) for row in found.itertuples()}
     # The gap is of all centers: what is to be said of it is to be said of each of them.
-    return Uncertainty(bounds, str(found["warning"].iloc[-1]))
+    warning = str(found["warning"].iloc[-1])
+    # Which classes a hospital shows it need not tell; that some are not there it does.
+    if is_shared(records):
+        return Uncertainty(bounds, warning, ABSENT in warning)
+    classes = {shown(own) for _, own in records.groupby("center")} - {frozenset()}
+    return Uncertainty(bounds, warning, len(classes) > 1)
 
 
 def in_order(plan: Plan) -> pd.DataFrame:
@@ -106,7 +113,7 @@ def answer(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
         text = f"{name} {unseen} {_place(holdouts)}, which took no part; no training center has a score"
     else:
         text = f"{name} {seen} at hospitals that trained, {unseen} {_place(holdouts)}, which took no part: "
-        text += _gap(summary.gap, sure.of("gap"))
+        text += _gap(summary.gap, sure.of("gap"), sure.other_classes)
     last = _with(summary.worst, sure.of("center", summary.worst_center))
     return text + (f"; worst center {summary.worst_center} {last}." if len(scored) > 1 else ".")
 
@@ -126,7 +133,9 @@ def _place(centers: list[str]) -> str:
     return f"on average at {named}"
 
 
-def _gap(gap: float, interval: Interval) -> str:
+def _gap(gap: float, interval: Interval, other_classes: bool) -> str:
+    if other_classes:
+        return f"{_with(gap, interval)} apart, but not all of them show the same classes"
     if abs(gap) < 0.005:
         return f"a gap of 0.00 {bracket(*interval, _two_decimals)}".rstrip()
     chance = ", which may be chance" if interval.low < 0 < interval.high else ""

@@ -123,21 +123,13 @@ def _fairness(findings: Findings) -> Table:
 
 
 def _runs(findings: Findings) -> Table:
-    """Which runs a method is made of."""
+    """A run a row, by method."""
     rows = tuple(
-        Row(
-            method.name,
-            "",
-            (
-                ", ".join(map(str, method.seeds)),
-                ", ".join(map(str, method.best_rounds)),
-                ", ".join(run.folder.resolve().name for run in method.runs),
-                ", ".join(method.differs),
-            ),
-        )
+        Row(method.name, "", (run.plan.scenario.seed, best_round, run.folder.resolve().name, ", ".join(method.differs)))
         for method in findings.methods
+        for best_round, run in zip(method.best_rounds, method.runs, strict=True)
     )
-    columns = tuple(map(Column, ("Seeds", "Best rounds", "Run folders", "Differs from others in")))
+    columns = tuple(map(Column, ("Seed", "Best round", "Run folder", "Differs from others in")))
     return Table("The runs of every method", columns, rows, head="Method")
 
 

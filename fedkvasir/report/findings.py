@@ -12,7 +12,7 @@ import pandas as pd
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.comparison import ALPHA, Comparison, compare, holm, pairs_of, sentence, turned
 from fedkvasir.evaluation.fairness import SCOPES, fairness
-from fedkvasir.evaluation.groups import ROLES, STAYED, tested
+from fedkvasir.evaluation.groups import ROLES, STAYED, counts_of, tested
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import headline, is_shared, task_of
 from fedkvasir.evaluation.ranking import Ranking, rank
@@ -54,6 +54,8 @@ class Findings:
     pairs: tuple[Comparison, ...]
     rankings: dict[str, Ranking]
     """Scope -> ranks, where there are three methods or more."""
+    unlike: tuple[str, ...]
+    """Centers of which not all methods were tested on the same images."""
     missing: tuple[str, ...] = ()
     """What could not be computed, and why."""
 
@@ -77,6 +79,14 @@ class Findings:
             if names := [method.name for method in self.methods if len(method.seeds) == seeds]:
                 texts.append(f"{', '.join(names)}: {FEW_SEEDS.format(seeds) if seeds > 1 else ONE_SEED}")
         return tuple(dict.fromkeys(texts))
+
+    @property
+    def other_images(self) -> str:
+        """What has to be said beside the scores where they are not of the same images; nothing where they are."""
+        if not self.unlike:
+            return ""
+        own = "a score is of the method's own, a difference of those in common"
+        return f"of {', '.join(self.unlike)} are not the same for all methods: {own}"
 
     @property
     def of_one_seed(self) -> bool:
@@ -131,8 +141,22 @@ def find(methods: Sequence[Method], scope: str = "unseen", reference: str | None
         {name: fairness(tables) for name, tables in runs.items()},
         tuple(replace(pair, p_holm=float(p)) for pair, p in zip(pairs, adjusted, strict=True)),
         {own: rank(runs, own) for own in scopes} if len(methods) > 2 and not stayed else {},
+        _unlike([tables[0] for tables in records.values()]),
         tuple(missing),
     )
+
+
+def _unlike(tables: Sequence[pd.DataFrame]) -> tuple[str, ...]:
+    """Centers that do not have the same test images in all tables; of shared records, not as many."""
+    held = [counts_of(table) if is_shared(table) else _images(table) for table in tables]
+    places = dict.fromkeys(chain.from_iterable(held))
+    return tuple(sorted({center for role, center in places if len({own.get((role, center)) for own in held}) > 1}))
+
+
+def _images(records: pd.DataFrame) -> dict[tuple[str, str], frozenset[str]]:
+    """(role, center) -> its test images."""
+    places = records.groupby(["role", "center"])["sample"]
+    return {(str(role), str(center)): frozenset(own) for (role, center), own in places}
 
 
 def _made_at_hospitals(

@@ -18,7 +18,7 @@ from fedkvasir.evaluation.protocol import center_table, headline, is_shared
 from fedkvasir.evaluation.suite import speed
 from fedkvasir.files import read_json
 from fedkvasir.metrics.classification import BINS
-from fedkvasir.plan import LEAK, Plan
+from fedkvasir.plan import LEAK, UNCHECKED, Plan
 from fedkvasir.report import centers, charts
 from fedkvasir.report.centers import LOWEST, MANY, TITLES, Uncertainty, in_order, uncertainty
 from fedkvasir.report.charts import Line, Reliability, Spread
@@ -123,7 +123,8 @@ def describe(run: Run) -> dict[str, Any]:
         "cards": cards(plan),
         "rendered": plan.rendered,
         "leaks": [text.removeprefix(LEAK) for text in plan.warnings if text.startswith(LEAK)],
-        "warnings": [text for text in plan.warnings if not text.startswith(LEAK)],
+        "unchecked": [text.removeprefix(UNCHECKED) for text in plan.warnings if text.startswith(UNCHECKED)],
+        "warnings": [text for text in plan.warnings if not text.startswith((LEAK, UNCHECKED))],
         "tables": tables,
         "download": partial(download, tables),
         "uncertainty": found.sure.warning if found else None,

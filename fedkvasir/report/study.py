@@ -18,7 +18,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import headline
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics.segmentation import scored
-from fedkvasir.plan import LEAK
+from fedkvasir.plan import LEAK, UNCHECKED
 from fedkvasir.points import LOCAL, in_words
 from fedkvasir.report import TEMPLATES, comparison
 from fedkvasir.report.centers import TITLES
@@ -140,9 +140,14 @@ class Outcome:
         return [text.removeprefix(LEAK) for text in self._warnings if text.startswith(LEAK)]
 
     @property
+    def unchecked(self) -> Sequence[str]:
+        """Overlaps that could not be looked for."""
+        return [text.removeprefix(UNCHECKED) for text in self._warnings if text.startswith(UNCHECKED)]
+
+    @property
     def warnings(self) -> Sequence[str]:
         """Of the runs' plans, besides overlaps."""
-        return [text for text in self._warnings if not text.startswith(LEAK)]
+        return [text for text in self._warnings if not text.startswith((LEAK, UNCHECKED))]
 
     @property
     def _warnings(self) -> Sequence[str]:
@@ -395,10 +400,15 @@ def _missed(findings: Findings) -> Table | None:
 
 
 def _crossing(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run], metric: str) -> Crossing | None:
-    """Of a study in which hospitals train alone; None where each center in turn is left out."""
+    """Of a study in which hospitals train alone, over the seeds that all rows have; None where there is none, or where
+    each center in turn is left out."""
     if not (counted["hospital"] != "").any() or index["holdout"].nunique() > 1:
         return None
-    lines, home = [], set[tuple[str, str]]()
+    rows_of = counted.groupby("seed")[["hospital", "method"]].apply(lambda own: len(own.drop_duplicates()))
+    seeds = rows_of.index[rows_of == len(counted[["hospital", "method"]].drop_duplicates())]
+    if seeds.empty:
+        return None
+    counted, lines, home = counted[counted["seed"].isin(seeds)], [], set[tuple[str, str]]()
     for (hospital, method), own in counted.groupby(["hospital", "method"], sort=False):
         tables = [runs[name].table() for name in own["run"]]
         scores = pd.concat(tables).groupby("center")[headline(runs[own["run"].iloc[0]].plan.scenario.task)].mean()
@@ -415,6 +425,8 @@ def _crossing(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run
     rows = tuple(row(hospital, scores) for hospital, _, scores in sorted(lines, key=lambda line: line[0]) if hospital)
     footer = tuple(row(method, scores) for hospital, method, scores in lines if not hospital)
     out = f"; {_list(sorted(holdouts))} held out" if holdouts else ""
+    if len(seeds) < index["seed"].nunique():
+        out += f"; {_seeds(seeds)}, which all have"
     caption = f"{metric} at every center (columns) of what was trained at one hospital, or at all of them (rows){out}"
     table = Table(caption, tuple(map(Column, centers)), rows, footer, head="Trained at")
     return Crossing(table, frozenset(home), frozenset(holdouts))

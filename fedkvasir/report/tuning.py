@@ -58,7 +58,8 @@ def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
     counts = {cell.method: len(points) for cell, points in tried(scenario)}
     seeds = study.protocol.seeds
     judged = _judged(index, study)
-    ran = judged[judged["state"].isin(["finished", "stopped"])].groupby(CELL)["setting"].nunique()
+    of_setting = judged[judged["state"].isin(["finished", "stopped"])].groupby([*CELL, "setting"])["seed"].nunique()
+    ran = (of_setting == judged["seed"].nunique()).groupby(CELL).sum()
     ran = ran.reindex(pd.MultiIndex.from_frame(judged[CELL].drop_duplicates()), fill_value=0).groupby("method").min()
     short = [f"{ran[method]} of {count} of {method}" for method, count in counts.items() if ran[method] < count]
     if short:
@@ -83,8 +84,13 @@ def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
         text = f"{whose} ran with seed {seeds[0]}, and the one with the best validation {metric} is what counts"
         texts.append(text + (", and what every other seed runs with" if len(seeds) > 1 else ""))
     else:
-        ran_with, best = (f" with {len(seeds)} seeds", "best mean") if len(seeds) > 1 else ("", "best")
-        texts.append(f"{whose} ran{ran_with}, and the one with the {best} validation {metric} is what counts")
+        if len(seeds) == 1:
+            lead = f"{whose} ran, and the one with the best"
+        elif short:
+            lead = "Of those that were finished with the most seeds the one with the best mean"
+        else:
+            lead = f"{whose} ran with {len(seeds)} seeds, and the one with the best mean"
+        texts.append(f"{lead} validation {metric} is what counts")
     texts.append("No test image and no holdout had a say")
     return texts
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.errors import UserError
-from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, Plan, refuse_empty
+from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, UNCHECKED, Plan, refuse_empty
 from fedkvasir.pretrained import trained_on
 from fedkvasir.scenario import Scenario
 
@@ -132,8 +132,9 @@ def _warnings(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> tup
             raise UserError(f"{text}; one of them has to leave them out, or say data.audit=warn to run all the same")
         texts.append(LEAK + text)
     texts += [
-        f"model.weights: whether what trained {run} is tested here was not looked for"
+        f"{UNCHECKED}model.weights: whether what trained {run} is tested here was not looked for"
         for run, _ in trained_on(scenario)
     ]
-    texts.append("near-duplicates at different hospitals were not looked for: their pictures stay where they are")
+    near = "near-duplicates at different hospitals were not looked for: their pictures stay where they are"
+    texts.append(UNCHECKED + near)
     return tuple(texts)

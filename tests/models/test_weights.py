@@ -464,5 +464,5 @@ def test_weights_that_were_trained_on_what_is_tested_here_are_refused_and_their_
 def test_that_nobody_knows_what_a_file_was_trained_on_is_said(run: Run, tiny: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(run.folder / "checkpoints" / "0002.safetensors", tmp_path))
     assert make_plan(load(tiny, (f"model.weights={path}", WITHOUT_ALTA))).warnings == (
-        f"model.weights: what {path} was trained on is not known; it may be tested here",
+        f"LEAKAGE NOT RULED OUT: model.weights: what {path} was trained on is not known; it may be tested here",
     )

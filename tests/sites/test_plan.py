@@ -95,7 +95,7 @@ def test_rendered_hospitals_and_a_holdout(tiny: Path, train: str) -> None:
     plan, together = same(load(tiny, (f"federation.train={train}",)))
     assert plan.members.keys() == together.members.keys()
     assert plan.warnings == (
-        "near-duplicates at different hospitals were not looked for: their pictures stay where they are",
+        "LEAKAGE NOT RULED OUT: near-duplicates at different hospitals were not looked for: their pictures stay where they are",
     )
 
 
@@ -240,11 +240,11 @@ def test_what_trained_weights_is_not_looked_for_where_pictures_stay_at_hospitals
     plan_of_sites(load(tiny), facts).save(run)
     (run / "best.safetensors").touch()
     later = load(tiny, (f"model.weights={run / 'best.safetensors'}",))
-    assert f"model.weights: whether what trained {run} is tested here was not looked for" in (
+    assert f"LEAKAGE NOT RULED OUT: model.weights: whether what trained {run} is tested here was not looked for" in (
         plan_of_sites(later, facts).warnings
     )
     assert make_plan(later).warnings == (
-        f"model.weights: what {run} was trained on is not known; it may be tested here",
+        f"LEAKAGE NOT RULED OUT: model.weights: what {run} was trained on is not known; it may be tested here",
     )
 
 
