@@ -187,8 +187,8 @@ def compare_here(methods: Mapping[str, Runs], seed: int, checkpoint: str = "best
     """The first of two methods against the second at this hospital: :data:`PAIRED`, one row a center and role.
 
     methods: name -> per-image records, a table a seed, as :func:`~fedkvasir.evaluation.comparison.compare` takes them;
-    names and ``seed`` decide on the draws of groups, as there, and ``seed`` has to be secret, as in :func:`share`. A center that
-    one of the two was not tested at is left out.
+    ``seed`` decides on the draws of groups, as there, and has to be secret, as in :func:`share`. A center that one of
+    the two was not tested at is left out.
 
     difference: of the scores; draws: (2000,) of the difference, the same groups for both. Of the groups that both
     score: groups, wins, ties, losses, median of their differences, and for the signed-rank test won and tied

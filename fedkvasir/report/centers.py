@@ -119,7 +119,7 @@ def answer(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
 
 
 def _with(score: float, interval: Interval) -> str:
-    return f"{score:z.2f} {bracket(*interval, _two_decimals)}".rstrip()
+    return f"{_two_decimals(score)} {bracket(*interval, _two_decimals)}".rstrip()
 
 
 def _two_decimals(value: float) -> str:

@@ -231,12 +231,39 @@ def test_without_a_holdout_unseen_and_gap_are_empty_rows() -> None:
 
 
 def test_classes_of_few_groups_are_told() -> None:
-    few = classification("oslo", range(20), [0] * 17 + [1] * 3, [0] * 20)
+    few = classification("oslo", range(40), [0] * 17 + [1] * 3 + [2, 3] * 10, [0] * 40)
     assert row(intervals([few]), "unseen")["warning"] == (
-        "oslo: 1 of 2 classes in fewer than 5 groups, the interval of macro F1 is too short"
+        "oslo: 1 of 4 classes in fewer than 5 groups, the interval of macro F1 is too short"
     )
     both = intervals([pd.concat([few, few.assign(center="bergen", group="b" + few["group"])])])
-    assert row(both, "unseen")["warning"].startswith("bergen, oslo: 1 of 2 classes")
+    assert row(both, "unseen")["warning"].startswith("bergen, oslo: 1 of 4 classes")
+
+
+def test_classes_that_a_center_does_not_show_are_told_as_its_score_is_over_the_others() -> None:
+    told = "oslo: 2 of 4 classes do not occur there, the score is over the others"
+    two = classification("oslo", range(40), [0, 1] * 20, [0] * 40)
+    assert row(intervals([two]), "unseen")["warning"] == told
+    masks = [segmentation({"oslo": [[0.5]] * 20}).assign(**{"class": name}) for name in "abcd"]
+    empty = [one.assign(tp=0, fn=0) for one in masks[2:]]
+    assert row(intervals([pd.concat([*masks[:2], *empty])]), "unseen")["warning"] == told
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_of_several_classes_score_and_interval_are_of_what_the_table_shows(seed: int) -> None:
+    """A class that a center never shows has no score there, whatever alarms there are of it."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for center in ("oslo", "rome"):
+        for name in ("ulcer", "polyp", "tool"):
+            of_class = segmentation({center: [rng.beta(6, 2, 2) for _ in range(15)]}).assign(**{"class": name})
+            shown = rng.random() < 0.6 or name == "polyp"
+            parts.append(of_class if shown else of_class.assign(tp=0, fn=0, fp=rng.integers(0, 2, len(of_class)) * 90))
+    records = pd.concat(parts, ignore_index=True)
+    table, found = center_table(records).set_index("center")["dice"], intervals([records])
+    for center in ("oslo", "rome"):
+        own = row(found, "center", center)
+        assert own["score"] == pytest.approx(table[center], abs=1e-12) and own["low"] < own["score"] < own["high"]
 
 
 # ---- what a user can get wrong

@@ -1,6 +1,7 @@
 """What leaves a hospital that keeps its per-image records: the same numbers, and nothing of fewer than five."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -354,12 +355,14 @@ def worse(records: pd.DataFrame, by: float, noise: float = 0.05, seed: int = 1) 
     return records.assign(tp=tp, fn=records["tp"] + records["fn"] - tp)
 
 
-def off_site(methods: dict[str, list[pd.DataFrame]], scope: str, seed: int = 0) -> Comparison:
-    """Every hospital compares its own records, the coordinator puts the parts together."""
+def off_site(methods: dict[str, list[pd.DataFrame]], scope: str, secrets: Sequence[int] | None = None) -> Comparison:
+    """Every hospital compares its own records, the coordinator puts the parts together.
+
+    secrets: one a hospital; by default the one seed with which their draws are those of all records together."""
     centers = sorted({*methods["A"][0]["center"]})
     parts = [
         compare_here({name: [t[t["center"] == center] for t in tables] for name, tables in methods.items()}, seed)
-        for center in centers
+        for center, seed in zip(centers, secrets or [0] * len(centers), strict=True)
     ]
     return combine(pd.concat(parts, ignore_index=True), "A", "B", scope, min(map(len, methods.values())))
 
@@ -378,6 +381,15 @@ def test_the_difference_and_its_interval_are_those_of_all_records_together(scope
     assert (found.metric, found.group_metric, found.scope) == (whole.metric, whole.group_metric, whole.scope)
     assert "ranks are within centers" in found.notes[0] and np.isnan(found.median)
     assert set(whole.notes) <= set(found.notes)
+
+
+def test_what_a_seed_does_it_does_at_every_hospital_whatever_their_secrets() -> None:
+    """Drawn by every hospital's own secret it would average out over the hospitals, and the interval be too short."""
+    luck = [0.0, 0.1, 0.2]
+    methods = {name: [worse(MASKS, by, seed=9) for by in luck[::turn]] for name, turn in (("A", 1), ("B", -1))}
+    secrets = [number * 7 + 1 for number in range(MASKS["center"].nunique())]
+    found, (whole,) = off_site(methods, "seen", secrets), compare(methods, "seen")
+    assert found.high - found.low == pytest.approx(whole.high - whole.low, rel=0.1)
 
 
 @pytest.mark.parametrize("records", [MASKS[MASKS["center"] != "dijon"], LABELS], ids=["segmentation", "classification"])

@@ -15,13 +15,15 @@ from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import summarise
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics.classification import expected_calibration_error
+from fedkvasir.plan import UNCHECKED
 from fedkvasir.report import build_report, centers, sections
-from fedkvasir.report.centers import NONE, Uncertainty
+from fedkvasir.report.centers import NONE, Uncertainty, uncertainty
 from fedkvasir.report.charts import Mark, Marks, estimates_chart
 from fedkvasir.report.sections import run_tables
 from fedkvasir.report.tables import MINUS, Estimate, Interval, csv_text, latex, markdown
 from fedkvasir.runs import Run
 from tests.conftest import Command
+from tests.evaluation.records import classification
 from tests.report.crafted import CENTERS, CLASSES, HOLDOUT, QUESTION, TRAINING, make_plan, make_run, page
 
 
@@ -95,6 +97,25 @@ def test_every_headline_number_carries_its_interval(finished: Run) -> None:
 def test_gap_is_told_with_what_it_may_be(gap: tuple[float, float, float], says: str) -> None:
     table = pd.DataFrame({"center": ["a", "b"], "role": ["train", "holdout"], "dice": [0.6, 0.6 - gap[0]]})
     assert says in centers.answer(table, "segmentation", Uncertainty({("gap", ""): Interval(*gap[1:])}))
+
+
+def test_a_gap_between_centers_that_show_other_classes_is_none_for_better_or_worse() -> None:
+    table = pd.DataFrame({"center": ["a", "b"], "role": ["train", "holdout"], "macro_f1": [0.7, 0.8]})
+    sure = Uncertainty({("gap", ""): Interval(-0.2, -0.05)}, other_classes=True)
+    said = centers.answer(table, "classification", sure)
+    told = "\u22120.10 [\u22120.20, \u22120.05] apart, but not all of them show the same classes; worst"
+    assert told in said and "better" not in said
+    both = pd.concat([classification(name, range(40), [0, 1] * 20, [0] * 40) for name in ("oslo", "rome")])
+    assert not uncertainty(both).other_classes
+    both.loc[both["center"] == "rome", "label"] = "class-2"
+    assert uncertainty(both).other_classes
+
+
+def test_what_was_not_looked_for_is_not_said_to_be_absent(tmp_path: Path) -> None:
+    unchecked = "what imagenet.pth was trained on is not known"
+    text = page(make_run(tmp_path, make_plan("segmentation", warnings=(UNCHECKED + unchecked,)))).text
+    assert "As far as was looked, nothing lies on both sides of train and test." in text and unchecked in text
+    assert "No picture, near-duplicate or group" not in text
 
 
 def test_diverged_run_has_a_report_that_says_why_there_is_no_interval(tmp_path: Path) -> None:

@@ -305,6 +305,35 @@ def test_training_alone_is_compared_over_the_seeds_that_both_have(tmp_path: Path
     assert row.cells[:2] == (3, 3 - len(worse)) and row.cells[3] == ", ".join(worse)
 
 
+def test_rows_of_the_crossing_are_over_the_same_seeds(tmp_path: Path) -> None:
+    def execute(scenario: Scenario) -> Run:
+        if scenario.federation.train == "bergen" and scenario.seed == 1:
+            raise RunFailed("too few")
+        return make_run(tmp_path, make_plan(scenario))
+
+    protocol = {"kind": "holdout", "seeds": [0, 1, 2], "algorithms": ["fedavg"], "baselines": ["local"]}
+    study = carry_out(tmp_path, make_scenario(protocol), execute)
+    table, index = study_tables(study)["crossing"], study.index
+    assert table.caption.endswith("; seeds 0 and 2, which all have")
+    for row in table.rows:
+        own = index[(index["hospital"] == row.head) & index["seed"].isin([0, 2])]
+        scores = [study.run(name).table().set_index("center")["dice"] for name in own["run"]]
+        np.testing.assert_allclose(row.cells, pd.concat(scores).groupby("center").mean()[[*table.titles]])
+
+
+def test_a_setting_that_lacks_a_seed_is_not_said_to_have_been_compared(tmp_path: Path) -> None:
+    def execute(scenario: Scenario) -> Run:
+        if scenario.training.lr == 1.0 and scenario.seed == 2:
+            raise RunFailed("too few")
+        return make_run(tmp_path, make_plan(scenario))
+
+    protocol = {"kind": "holdout", "seeds": [0, 1, 2], "algorithms": ["fedavg"]}
+    scenario = make_scenario(protocol, sweep={"grid": {"training.lr": [0.01, 1.0]}})
+    text = words(carry_out(tmp_path, scenario, execute)).text
+    assert "1 of 2 of fedavg" in text and "All of them ran" not in text
+    assert "Of those that were finished with the most seeds the one with the best mean validation Dice" in text
+
+
 @pytest.mark.parametrize("state", ["failed", "waiting"])
 def test_methods_that_could_not_be_tuned_alike_are_not_said_to_be(tmp_path: Path, state: str) -> None:
     def execute(scenario: Scenario) -> Run:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fedkvasir.errors import UserError
-from fedkvasir.plan import Plan, make_plan
+from fedkvasir.plan import UNCHECKED, Plan, make_plan
 from fedkvasir.scenario import Scenario, load, parse, variant
 from fedkvasir.sites.plan import facts_of, plan_of_sites
 from tests.conftest import Miniatures
@@ -95,7 +95,7 @@ def test_rendered_hospitals_and_a_holdout(tiny: Path, train: str) -> None:
     plan, together = same(load(tiny, (f"federation.train={train}",)))
     assert plan.members.keys() == together.members.keys()
     assert plan.warnings == (
-        "LEAKAGE NOT RULED OUT: near-duplicates at different hospitals were not looked for: their pictures stay where they are",
+        UNCHECKED + "near-duplicates at different hospitals were not looked for: their pictures stay where they are",
     )
 
 
@@ -240,11 +240,11 @@ def test_what_trained_weights_is_not_looked_for_where_pictures_stay_at_hospitals
     plan_of_sites(load(tiny), facts).save(run)
     (run / "best.safetensors").touch()
     later = load(tiny, (f"model.weights={run / 'best.safetensors'}",))
-    assert f"LEAKAGE NOT RULED OUT: model.weights: whether what trained {run} is tested here was not looked for" in (
+    assert f"{UNCHECKED}model.weights: whether what trained {run} is tested here was not looked for" in (
         plan_of_sites(later, facts).warnings
     )
     assert make_plan(later).warnings == (
-        f"LEAKAGE NOT RULED OUT: model.weights: what {run} was trained on is not known; it may be tested here",
+        f"{UNCHECKED}model.weights: what {run} was trained on is not known; it may be tested here",
     )
 
 
@@ -255,7 +255,7 @@ def test_a_picture_that_three_hospitals_have_is_found_at_all_of_them(tiny: Path)
     for hospital in ("alta", "cadiz"):
         facts[hospital]["train_hashes"].append("f" * 64)
     facts["cadiz"]["test_hashes"].append("f" * 64)
-    found = [text for text in plan_of_sites(scenario, facts).warnings if text.startswith("LEAKAGE")]
+    found = [text for text in plan_of_sites(scenario, facts).warnings if text.startswith("LEAKAGE:")]
     assert found == ["LEAKAGE: 1 pictures lie on both sides of train and test, at alta and cadiz"]
 
 
