@@ -274,6 +274,8 @@ class Screen:
             self._table(member_table(run.comparison(), plan.scenario.task))
             which = "every member at its best round"
         self.console.print(f"{which}, chosen {chosen}; means over groups, 95 % intervals in brackets")
+        if run.unscored:
+            self.console.print(f"[yellow]selection[/yellow] {escape(run.unscored)}")
         if sure.warning:
             self.console.print(f"[yellow]intervals[/yellow] {escape(sure.warning)}")
         if lacking := missing(run):

@@ -120,6 +120,12 @@ class Plan:
         """Centers that train, sorted by name."""
         return list(self.centers.index[self.centers["train"] > 0])
 
+    @property
+    def validated(self) -> list[str]:
+        """Training centers with validation images, sorted by name: rounds are chosen by all of them."""
+        centers = self.centers
+        return list(centers.index[(centers["role"] == "train") & (centers["val"] > 0)])
+
     @cached_property
     def weights(self) -> dict[str, float]:
         """How much every training center counts in a mean over them, by ``federation.weighting``."""

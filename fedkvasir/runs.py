@@ -250,6 +250,27 @@ class Run:
         path = self.folder / f"{table}.parquet"
         return read_table(path) if path.is_file() else pd.DataFrame()
 
+    @property
+    def unscored(self) -> str:
+        """What has to be said where rounds could not be chosen, as a hospital's validation was not heard of in time."""
+        if members := self.members:
+            return "; ".join(f"{name}: {run.unscored}" for name, run in members.items() if run.unscored)
+        rounds, evaluation = self.rounds, self.plan.scenario.evaluation
+        if evaluation.select != "train-val" or rounds.empty:
+            return ""
+        numbers = range(1, int(rounds["round"].max()) + 1)
+        due = [n for n in numbers if not n % evaluation.every or n == self.plan.scenario.federation.rounds]
+        heard = rounds[rounds["phase"] == "val"].groupby("round")["center"].nunique()
+        scored = sum(int(heard.get(number, 0)) == len(self.plan.validated) for number in due)
+        if scored == len(due):
+            return ""
+        left = (
+            f"{scored} of {len(due)} rounds could be chosen" if scored else "no round could be chosen, it is the last"
+        )
+        return (
+            f"{left}: {'in the others' if scored else 'in all'} the validation of a hospital was not heard of in time"
+        )
+
     # ---- writing
 
     def writing(self, wait: bool = False) -> AbstractContextManager[None]:

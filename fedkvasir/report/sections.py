@@ -142,6 +142,7 @@ def describe(run: Run) -> dict[str, Any]:
             for data, (title, own) in curves.items()
         ],
         "rule": RULES[rule].format(metric=metric),
+        "unscored": run.unscored,
         "gallery": gallery,
         "left_out": left_out,
         "environment": [*environment(run), *(("Note", note) for note in _facts(run)["notes"])],

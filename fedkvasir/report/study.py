@@ -146,8 +146,9 @@ class Outcome:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Of the runs' plans, besides overlaps."""
-        return [text for text in self._warnings if not text.startswith((LEAK, UNCHECKED))]
+        """Of the runs' plans, besides overlaps, and of how their rounds were chosen."""
+        unscored = [f"{name}: {run.unscored}" for name, run in self.runs.items() if run.unscored]
+        return [*(text for text in self._warnings if not text.startswith((LEAK, UNCHECKED))), *unscored]
 
     @property
     def _warnings(self) -> Sequence[str]:

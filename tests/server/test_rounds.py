@@ -17,8 +17,10 @@ from fedkvasir.algorithms.base import arrays_of, from_record, to_record
 from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.shared import share
 from fedkvasir.plan import make_plan
+from fedkvasir.report import build_report
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
+from fedkvasir.study import validation_score
 from server.grid import LocalGrid, Node
 from server.rounds import complaint, federate, roll_call
 
@@ -118,6 +120,32 @@ def test_a_round_is_kept_when_the_next_one_finds_no_quorum(tiny: Path, tmp_path:
         run_of(tiny, tmp_path, "federation.rounds=2", spoil=failing("bergen", 2, attempts=3))
     latest = Run(next(tmp_path.glob("tiny-*"))).latest()
     assert latest is not None and latest.round == 1 and set(latest.scores) == {1}
+
+
+@pytest.mark.parametrize(
+    ("heard", "says"),
+    [
+        ((1, 2, 3), ""),
+        ((1,), "1 of 3 rounds could be chosen: in the others the validation of a hospital was not heard of in time"),
+        ((), "no round could be chosen, it is the last: in all the validation of a hospital was not heard of in time"),
+    ],
+)
+def test_what_a_round_was_chosen_among_is_said(tiny: Path, tmp_path: Path, heard: tuple[int, ...], says: str) -> None:
+    def late(message: Message, reply: Message) -> Message:
+        if message.metadata.message_type == "query" or not to("bergen", message):
+            return reply
+        config = message.content["config"]
+        validated = config["server-round"] - 1 if config.get("validate") else 3 if config.get("split") == "val" else 0
+        if not validated or validated in heard:
+            return reply
+        return Message(Error(ErrorCode.NODE_UNAVAILABLE, "gone"), reply_to=message)
+
+    run = run_of(tiny, tmp_path, "federation.deadline_s=600", "federation.quorum=0.6", spoil=late)
+    assert run.unscored == says and run.result["best_round"] == {(1,): 1, (): 3}.get(heard, run.result["best_round"])
+    assert np.isnan(validation_score(run)) == (not heard)
+    assert (says in build_report(run).read_text()) and (
+        "Selection:" in (run.folder / "report.html").read_text()
+    ) == bool(says)
 
 
 # ---- what a hospital may answer
