@@ -135,7 +135,7 @@ class Site:
                 raise Refused("another scenario was begun here under the run's name")
             if begun.pixels != plan.pixels:
                 raise Refused(
-                    f"the images of {self.kit.hospital} have changed since the run was begun; "
+                    f"images or masks of {self.kit.hospital} have changed since the run was begun; "
                     f"it can be begun anew once the hospital has removed runs/{run} from what it keeps"
                 )
         plan.save(folder)

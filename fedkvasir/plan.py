@@ -60,7 +60,7 @@ class Plan:
     catalogs: dict[str, str]
     """Scenario center -> sha256 of its dataset's listing."""
     pixels: dict[str, str]
-    """Hospital -> sha256 of all pixels that it holds here: a changed picture changes it."""
+    """Hospital -> sha256 of all pixels that it holds here: a changed picture changes it, and a changed mask."""
     device: str
     precision: str
     warnings: tuple[str, ...] = ()
@@ -334,7 +334,7 @@ def make_plan(
             str(Path(root, mask)) if isinstance(mask, str) and mask.lower().endswith(picture.SUFFIXES) else ""
             for root, mask in zip(samples["root"], samples["mask"], strict=True)
         ]
-    listed = (samples["sample"] + " " + samples["pixels_sha256"]).groupby(samples["center"])
+    listed = samples[["sample", "pixels_sha256", "mask_sha256"]].agg(" ".join, axis=1).groupby(samples["center"])
     plan = Plan(
         scenario,
         samples[columns],

@@ -149,7 +149,7 @@ def test_a_run_keeps_the_hash_that_its_folder_and_other_tables_call_it_by(craft:
 @pytest.mark.parametrize("keys", [{"seed": 1}, {"algorithm": "fedprox"}, {}])
 def test_images_that_changed_under_their_names_are_not_compared(craft: Craft, keys: dict[str, Any]) -> None:
     one, two = seen_by(craft("one"), "a", "1"), seen_by(craft("two", **keys), "a", "2" if keys else "1")
-    saw = f"{one} and {two} saw other images of {CENTERS[0]} under the same names"
+    saw = f"{one} and {two} saw other images or masks of {CENTERS[0]} under the same names"
     with pytest.raises(UserError, match=saw if keys else "are the same run"):
         methods_of([one, two])
 

@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 
 FOLDER = "folder"
 """The dataset of a user's own: its root's name says nothing of what is in it."""
-PIXEL_FACTS = ["width", "height", "area_px", "pixels_sha256", "phash", "error"]
+PIXEL_FACTS = ["width", "height", "area_px", "pixels_sha256", "mask_sha256", "phash", "error"]
 
 
 @dataclass(frozen=True)

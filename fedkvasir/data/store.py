@@ -26,10 +26,10 @@ from fedkvasir.data.fingerprint import fingerprint, perceptual_hash
 from fedkvasir.errors import UserError
 from fedkvasir.files import atomic_folder, lock
 
-VERSION = "4"
+VERSION = "5"
 BATCH = 256
 """Samples decoded from one file at a time: bounds the memory that a video or a file of patches takes."""
-FACTS = ("width", "height", "area_px", "labels", "pixels_sha256", "phash")
+FACTS = ("width", "height", "area_px", "labels", "pixels_sha256", "mask_sha256", "phash")
 
 
 def cache_folder() -> Path:
@@ -43,7 +43,8 @@ class Store:
 
     ``table``: one row a sample of the catalog, in its order: ``sample``, ``width``, ``height`` (native, px),
     ``area_px`` (foreground of the native mask; null without one), ``labels`` (the highest value in the mask),
-    ``pixels_sha256`` (of the native RGB pixels), ``phash`` (64 bits), ``error`` (why it could not be read, or null).
+    ``pixels_sha256`` (of the native RGB pixels), ``mask_sha256`` (of the native mask; empty without one), ``phash`` (64
+    bits), ``error`` (why it could not be read, or null).
     """
 
     folder: Path
@@ -167,6 +168,7 @@ def _build(
         table["end"], table["start"] = ends, np.concatenate([[0], ends[:-1]])
         table[["width", "height", "labels"]] = table[["width", "height", "labels"]].fillna(0).astype(np.int64)
         table["area_px"] = table["area_px"].astype(np.float64)
+        table["mask_sha256"] = table["mask_sha256"].fillna("")
         if not skip_unreadable:
             _refuse(catalog, table)
         images.flush()
@@ -272,6 +274,7 @@ def _shrink(picture: np.ndarray, native: np.ndarray, size: int, known: bool) -> 
         "area_px": int(np.count_nonzero(native)) if known else None,
         "labels": labels,
         "pixels_sha256": hashlib.sha256(picture.tobytes()).hexdigest(),
+        "mask_sha256": hashlib.sha256(raw.tobytes()).hexdigest() if known else "",
         "phash": perceptual_hash(thumbs[0]),
     }
     return _Sample(facts, square(picture, size), mask, thumbs, zlib.compress(raw.tobytes(), 6))

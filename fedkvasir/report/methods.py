@@ -206,7 +206,7 @@ def _refuse_other_images(runs: Sequence[Run]) -> None:
                 before = known.setdefault((str(center), held), run)
                 if before.plan.pixels[str(center)] != run.plan.pixels[str(center)]:
                     raise UserError(
-                        f"{before.folder} and {run.folder} saw other images of {center} under the same names; run the "
+                        f"{before.folder} and {run.folder} saw other images or masks of {center} under the same names; run the "
                         "older one again, with --fresh"
                     )
 

@@ -754,7 +754,7 @@ def test_images_that_have_changed_since_a_run_was_begun_are_refused(inside: Door
     changed[: len(changed) // 2] //= 2
     Image.fromarray(changed).save(pictures(inside)[0])
     reason = refusal(inside.ask("query.enrol"))
-    assert reason.startswith("refused: the images of oslo have changed since the run was begun")
+    assert reason.startswith("refused: images or masks of oslo have changed since the run was begun")
     assert (inside.run / "plan.json").read_bytes() == plan
     shutil.rmtree(inside.run)
     inside.enrolled()

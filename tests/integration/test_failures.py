@@ -1,6 +1,7 @@
 """What goes wrong in one place is said in one sentence, and nothing finished is lost."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from PIL import Image
 
 from fedkvasir import simulation
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.runs import Run
 from fedkvasir.simulation import run_scenario
-from tests.conftest import Command
+from tests.conftest import Command, Miniatures
 from tests.integration.hungry_app import TAKEN_BYTES
 
 
@@ -92,8 +94,28 @@ def test_changed_images_are_not_resumed_over(tmp_path: Path, tiny: Path) -> None
     run = run_scenario(tiny, short, out=tmp_path, engine="local")
     facts = json.loads((run.folder / "plan.json").read_text())
     (run.folder / "plan.json").write_text(json.dumps(facts | {"pixels": facts["pixels"] | {"alta": "other"}}))
-    with pytest.raises(UserError, match=r"images of alta have changed since .* --fresh"):
+    with pytest.raises(UserError, match=r"images or masks of alta have changed since .* --fresh"):
         run_scenario(tiny, short, out=tmp_path, engine="local")
+
+
+def test_changed_masks_are_not_resumed_over_and_no_finished_run_is_taken_for_one_of_them(
+    tmp_path: Path, miniatures: Miniatures
+) -> None:
+    root, scenario = tmp_path / "kvasir-seg", tmp_path / "masks.yaml"
+    shutil.copytree(miniatures("kvasir-seg"), root)
+    centers = "{a: {dataset: kvasir-seg, val: 0.2, test: 0.2}}"
+    model = "{name: unet, encoder: tu-lcnet_050, weights: null, decoder_channels: [16, 8, 8, 4, 4]}"
+    scenario.write_text(
+        f"task: segmentation\ndata: {{image_size: 64, centers: {centers}}}\nmodel: {model}\n"
+        "training: {loss: dice+bce, optimizer: sgd, lr: 0.05, batch_size: 4}\nfederation: {rounds: 1}\n"
+    )
+    words = (f"data.roots.kvasir-seg={root}",)
+    run_scenario(scenario, words, out=tmp_path / "runs", engine="local")
+    for path in (root / "masks").iterdir():
+        mask = Image.open(path)
+        mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    with pytest.raises(UserError, match=r"masks of a have changed since .* --fresh"):
+        run_scenario(scenario, words, out=tmp_path / "runs", engine="local")
 
 
 def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(tmp_path: Path, tiny: Path) -> None:

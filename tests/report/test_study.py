@@ -666,4 +666,4 @@ def test_seeds_that_saw_other_images_are_not_compared(tmp_path: Path) -> None:
     replace(run.plan, pixels=dict.fromkeys(run.plan.pixels, "e" * 64)).save(run.folder)
     report._outcome.cache_clear()
     page = words(study)
-    assert f"saw other images of {TRAINING[0]} under the same names" in page.text
+    assert f"saw other images or masks of {TRAINING[0]} under the same names" in page.text
