@@ -295,8 +295,8 @@ class Run:
             if before.data_sha256 != plan.data_sha256:
                 changed = sorted(name for name, pixels in plan.pixels.items() if before.pixels.get(name) != pixels)
                 raise UserError(
-                    f"images or masks of {', '.join(changed)} have changed since {self.folder} was begun; --fresh throws "
-                    "it away and begins again (in a sweep, remove it)"
+                    f"images or masks of {', '.join(changed)} have changed since {self.folder} was begun; --fresh "
+                    "throws it away and begins again (in a sweep, remove it)"
                 )
         if not self.finished:
             facts, path = environment(engine, workers, because), self.folder / "environment.json"

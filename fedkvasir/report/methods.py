@@ -206,8 +206,8 @@ def _refuse_other_images(runs: Sequence[Run]) -> None:
                 before = known.setdefault((str(center), held), run)
                 if before.plan.pixels[str(center)] != run.plan.pixels[str(center)]:
                     raise UserError(
-                        f"{before.folder} and {run.folder} saw other images or masks of {center} under the same names; run the "
-                        "older one again, with --fresh"
+                        f"{before.folder} and {run.folder} saw other images or masks of {center} under the same names; "
+                        "run the older one again, with --fresh"
                     )
 
 
