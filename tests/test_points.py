@@ -65,6 +65,17 @@ def test_a_model_that_goes_round_takes_a_round_at_every_hospital(tiny: Path) -> 
     assert cyclic.scenario.federation.rounds == 9 and cyclic.scenario.evaluation.every == 6
 
 
+def test_a_model_that_goes_round_takes_as_many_steps_as_an_algorithm_too(tiny: Path) -> None:
+    as_baseline = points(tiny, "{kind: leave-one-center-out, baselines: [cyclic]}")
+    as_algorithm = points(tiny, "{kind: leave-one-center-out, algorithms: [fedavg, cyclic]}")
+    assert [point.method for point in as_algorithm] == ["fedavg", "cyclic"] * 4
+    assert [point.scenario for point in as_algorithm] == [point.scenario for point in as_baseline]
+    (own,) = points(tiny, "{kind: holdout}", "algorithm=cyclic")
+    assert own.scenario == as_baseline[-1].scenario
+    (pooled,) = points(tiny, "{kind: holdout}", "algorithm=cyclic", "federation.train=pooled")
+    assert pooled.scenario.federation.rounds == 3  # there is one place to go to
+
+
 def test_a_model_that_goes_round_lowers_its_learning_rate_when_the_federation_does(tiny: Path) -> None:
     step = "training.schedule={name: step, every: 2, factor: 0.1}"
     rates = []
@@ -172,6 +183,8 @@ def test_baselines_need_every_hospital_in_every_round(tiny: Path) -> None:
         points(tiny, "{kind: holdout, baselines: [pooled]}", "federation.fraction=0.5")
     with pytest.raises(UserError, match=r"cross-site trains hospitals alone, with as many steps"):
         points(tiny, "{kind: cross-site}", "federation.fraction=0.5")
+    with pytest.raises(UserError, match=r"cyclic takes as many steps as all hospitals"):
+        points(tiny, "{kind: holdout, algorithms: [fedavg, cyclic]}", "federation.fraction=0.5")
 
 
 def test_selection_by_the_protocol_stands_above_that_of_the_scenario(tiny: Path) -> None:
