@@ -2,11 +2,12 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
 from fedkvasir.plan import check_names
 from fedkvasir.scenario import (
@@ -144,6 +145,37 @@ def check_point(point: Point, cell: Point, protocol: Protocol) -> None:
         raise UserError(f"{what} as many steps as all hospitals: set federation.fraction=1.0")
     if point.base.training.batch_size == "auto":
         raise UserError("training.batch_size = auto would find another number for every method: set one")
+
+
+def cautions(runs: Iterable[tuple[str, Scenario]]) -> list[str]:
+    """In what methods or settings are not on a par, and are compared all the same, a sentence each.
+
+    runs: method, and what is run.
+    """
+    runs, texts = list(runs), []
+    losing = any(
+        scenario.federation.quorum < 1 and any(fault.loses_a_round for fault in scenario.faults)
+        for _, scenario in runs
+        if _averages(scenario)
+    )
+    others = dict.fromkeys(method for method, scenario in runs if not _averages(scenario))
+    if losing and others:
+        texts.append(
+            "faults: as federation.quorum is below 1, a round of the federation goes on without a hospital that fails, "
+            f"which loses its steps; {', '.join(others)}: asked again, or not struck, so that more steps are taken"
+        )
+    fusions = {own.fusion.name for _, scenario in runs if (own := parse(scenario.model, scenario.task))}
+    if "learned" in fusions and len(fusions) > 1:
+        texts.append(
+            "model.fusion: validation scores are of different images, of learned the half that it was not fitted on, "
+            f"of {' and '.join(sorted(fusions - {'learned'}))} all"
+        )
+    return texts
+
+
+def _averages(scenario: Scenario) -> bool:
+    """Do several hospitals train in a round?"""
+    return scenario.federation.train == "each" and not goes_round(scenario)
 
 
 def goes_round(scenario: Scenario) -> bool:

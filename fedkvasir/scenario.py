@@ -392,6 +392,11 @@ class Fault(_Frozen):
             raise ValueError("kind wrong-labels holds in every round: it takes neither rounds nor probability")
         return self
 
+    @property
+    def loses_a_round(self) -> bool:
+        """Is the update of a hospital that it strikes left out?"""
+        return self.kind in ("dropout", "crash", "hang", "late") or self.how in ("nan", "wrong-shape")
+
     def __str__(self) -> str:
         """``corrupt at cadiz (rounds 1, 2, how nan)``"""
         given = self.model_dump(exclude_defaults=True, exclude={"kind", "center"})
