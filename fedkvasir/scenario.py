@@ -406,7 +406,8 @@ class Fault(_Frozen):
 
 
 class Resources(_Frozen):
-    """The machine's side: nothing here but threads_per_center can change a number. `resources: auto` is short for
+    """The machine's side: of all this a run's numbers depend on threads_per_center and on the device alone. The first,
+    and the precision that the device computes in, are part of its hash. `resources: auto` is short for
     `{workers: auto}`."""
 
     threads_per_center: Annotated[int, Field(ge=1)] = 1
