@@ -91,8 +91,8 @@ KEPT_MIB = 192
 RELEASE_S = 30
 """A GPU's memory must be free so soon after the run: Ray's workers end a little later than their driver."""
 DICE_TOLERANCE = 0.1
-"""Between the best validation Dice of bfloat16 and float32. Wide: two short trainings from random weights part ways by
-rounding alone; what it must catch is a mixed precision that does not learn."""
+"""Between the best validation Dice with mixed precision and without. Wide: two short trainings from random weights part
+ways by rounding alone; what it must catch is a mixed precision that does not learn."""
 SCORE_TOLERANCE = 0.02
 """Between the Dice of the same weights on the same images, on the GPU in bfloat16 and on the processor."""
 LOGIT_TOLERANCE = 1e-3
@@ -463,7 +463,7 @@ class Bench:
     def examine(self, variant: Variant, done: Finished) -> None:
         plan, expect = done.run.plan, self.expect
         ampere = self.device == "cuda" and torch.cuda.get_device_capability()[0] >= 8
-        precision = "bfloat16" if plan.scenario.training.amp and ampere else "float32"
+        precision = ("bfloat16" if plan.scenario.training.amp else "tf32") if ampere else "float32"
         expect(plan.precision == precision, f"{variant.name}: ran in {plan.precision}, expected {precision}")
         wanted = len(plan.training_centers) * plan.scenario.federation.rounds
         finite = int(np.isfinite(done.losses).sum())

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from clients.evaluate import evaluate
-from clients.faults import mislabel
 from clients.gallery import draw_gallery
 from clients.state import CenterState
 from fedkvasir import exchange
@@ -21,6 +20,7 @@ from fedkvasir.algorithms.base import Algorithm, Visit, to_state, to_tensors
 from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.data.loader import Batch, Samples, train_batches
 from fedkvasir.exchange import State
+from fedkvasir.faults import mislabel
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
 from fedkvasir.randomness import derive_seed

@@ -18,7 +18,7 @@ from rich.table import Table
 from fedkvasir.evaluation.groups import STAYED
 from fedkvasir.evaluation.protocol import headline, metric_names, summarise
 from fedkvasir.plan import Plan
-from fedkvasir.points import in_words
+from fedkvasir.points import cautions, in_words
 from fedkvasir.report.centers import Uncertainty, uncertainty
 from fedkvasir.report.findings import Findings, ranking_sentence
 from fedkvasir.report.published import published_of, published_table
@@ -167,6 +167,8 @@ class Screen:
         elif others:
             seeds = f"{others + 1} seeds"
         self.console.print(f"{protocol.kind}: {settings + more} runs, {settings} with {seeds}")
+        for text in cautions((point.method, point.scenario) for _, points in found for point in points):
+            self.warn(text)
 
     def line(self, line: Line, number: int, of: int) -> None:
         """A run of a study that is finished, was stopped or has failed."""
@@ -192,6 +194,8 @@ class Screen:
             self.console.print(f"\n{escape(answer(outcome.findings))}\n")
             for lacking in outcome.findings.missing:
                 self.console.print(f"[yellow]not computed[/yellow] {escape(lacking)}")
+            for text in outcome.cautions:
+                self.warn(text)
         else:
             self.console.print(f"nothing to compare: {escape(outcome.why)}")
         for name in ("crossing", "alone"):

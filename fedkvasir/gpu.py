@@ -23,12 +23,17 @@ def share_of_one(workers: int, gpus: int) -> float:
 
 
 def precision_on(device: str, mixed: bool) -> str:
-    """``bfloat16``, if it may be mixed in, on a GPU that computes in it, else ``float32``. GPUs before Ampere (T4, RTX
-    20) only store it: they have no convolution that takes it."""
+    """``bfloat16``, if it may be mixed in, on a GPU that computes in it; else, on one that has it, ``tf32``, to which
+    torch rounds what convolutions of float32 multiply unless ``torch.backends.cudnn.allow_tf32`` is off; else
+    ``float32``. GPUs before Ampere (T4, RTX 20) have neither: bfloat16 they only store."""
     import torch
 
-    wanted = mixed and device == "cuda"
-    return "bfloat16" if wanted and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device != "cuda":
+        return "float32"
+    if mixed and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    ampere = torch.cuda.get_device_capability() >= (8, 0)
+    return "tf32" if ampere and torch.backends.cudnn.allow_tf32 else "float32"
 
 
 def is_lost() -> bool:

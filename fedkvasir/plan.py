@@ -195,8 +195,8 @@ class Plan:
     def stage(self, member: str) -> "Plan":
         """The plan of one member; for the empty name what is left to do once there are members, itself without any.
 
-        A learned fusion is fitted on half of the training hospitals' validation images and scored on the others: its
-        score compares with that of a fusion which fits nothing. Raises UserError where a hospital has no half.
+        A learned fusion is fitted on half of the training hospitals' validation images and scored on the others, which
+        it has not seen; every other fusion is scored on all of them. Raises UserError where a hospital has no half.
         """
         scenario = self.scenario
         if not member and scenario.federation.train == LOCALS:

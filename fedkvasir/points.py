@@ -2,11 +2,12 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
 from fedkvasir.plan import check_names
 from fedkvasir.scenario import (
@@ -45,13 +46,11 @@ class Point:
     """What is tuned: as many rounds as the federation has."""
     setting: str = ""
     """What was tuned, as ``key=value``."""
-    times: int = 1
-    """So many rounds take as long as one of the federation."""
 
     @cached_property
     def scenario(self) -> Scenario:
         """What is run."""
-        return stretched(self.base, self.times)
+        return stretched(self.base, len(self.base.data.hospitals) if goes_round(self.base) else 1)
 
     @property
     def seed(self) -> int:
@@ -83,8 +82,9 @@ class Point:
 def cells(scenario: Scenario) -> list[Point]:
     """What a scenario's protocol compares, each with the first seed and the scenario's own settings.
 
-    Every baseline takes as many steps as the federation: pooled, those of all hospitals together; alone, the hospital's
-    own; going round, each hospital's in turn. Raises UserError where the protocol cannot be carried out.
+    Every method takes as many steps as FedAvg: pooled, those of all hospitals together; alone, the hospital's own;
+    going round, as a baseline or an algorithm, each hospital's in turn. Raises UserError where the protocol cannot be
+    carried out.
     """
     protocol = scenario.protocol
     assert protocol is not None
@@ -106,7 +106,7 @@ def cells(scenario: Scenario) -> list[Point]:
         if LOCALS in protocol.baselines:  # after its members, which are not trained again
             points.append(Point(LOCALS, holdout, "", variant(plain, {"federation.train": LOCALS})))
         if "cyclic" in protocol.baselines:
-            points.append(Point("cyclic", holdout, "", variant(plain, {"algorithm": "cyclic"}), times=len(hospitals)))
+            points.append(Point("cyclic", holdout, "", variant(plain, {"algorithm": "cyclic"})))
     if twice := next((name for name, count in Counter(point.cell for point in points).items() if count > 1), None):
         raise UserError(f"protocol: {twice[0]} is an algorithm and a baseline; leave one of them out")
     for key in protocol.tune:
@@ -134,15 +134,53 @@ def check_point(point: Point, cell: Point, protocol: Protocol) -> None:
     for key in ("federation.train", "evaluation.select"):
         if point.keys[key] != cell.keys[key]:  # by a group of keys
             refuse_axis(key)
-    if point.base.federation.fraction < 1 and (protocol.baselines or protocol.kind == "cross-site"):
-        what = (
-            "protocol.baselines take"
-            if protocol.baselines
-            else "protocol.kind = cross-site trains hospitals alone, with"
-        )
+    what = ""
+    if protocol.baselines:
+        what = "protocol.baselines take"
+    elif protocol.kind == "cross-site":
+        what = "protocol.kind = cross-site trains hospitals alone, with"
+    elif goes_round(point.base):
+        what = "cyclic takes"
+    if what and point.base.federation.fraction < 1:
         raise UserError(f"{what} as many steps as all hospitals: set federation.fraction=1.0")
     if point.base.training.batch_size == "auto":
         raise UserError("training.batch_size = auto would find another number for every method: set one")
+
+
+def cautions(runs: Iterable[tuple[str, Scenario]]) -> list[str]:
+    """In what methods or settings are not on a par, and are compared all the same, a sentence each.
+
+    runs: method, and what is run.
+    """
+    runs, texts = list(runs), []
+    losing = any(
+        scenario.federation.quorum < 1 and any(fault.loses_a_round for fault in scenario.faults)
+        for _, scenario in runs
+        if _averages(scenario)
+    )
+    others = dict.fromkeys(method for method, scenario in runs if not _averages(scenario))
+    if losing and others:
+        texts.append(
+            "faults: as federation.quorum is below 1, a round of the federation goes on without a hospital that fails, "
+            f"which loses its steps; {', '.join(others)}: asked again, or not struck, so that more steps are taken"
+        )
+    fusions = {own.fusion.name for _, scenario in runs if (own := parse(scenario.model, scenario.task))}
+    if "learned" in fusions and len(fusions) > 1:
+        texts.append(
+            "model.fusion: validation scores are of different images, of learned the half that it was not fitted on, "
+            f"of {' and '.join(sorted(fusions - {'learned'}))} all"
+        )
+    return texts
+
+
+def _averages(scenario: Scenario) -> bool:
+    """Do several hospitals train in a round?"""
+    return scenario.federation.train == "each" and not goes_round(scenario)
+
+
+def goes_round(scenario: Scenario) -> bool:
+    """Does one hospital train in a round, each in turn? As many rounds as there are hospitals are one of FedAvg."""
+    return scenario.algorithm.name == "cyclic" and scenario.federation.train == "each"
 
 
 def stretched(scenario: Scenario, times: int) -> Scenario:

@@ -392,6 +392,11 @@ class Fault(_Frozen):
             raise ValueError("kind wrong-labels holds in every round: it takes neither rounds nor probability")
         return self
 
+    @property
+    def loses_a_round(self) -> bool:
+        """Is the update of a hospital that it strikes left out?"""
+        return self.kind in ("dropout", "crash", "hang", "late") or self.how in ("nan", "wrong-shape")
+
     def __str__(self) -> str:
         """``corrupt at cadiz (rounds 1, 2, how nan)``"""
         given = self.model_dump(exclude_defaults=True, exclude={"kind", "center"})
@@ -401,7 +406,8 @@ class Fault(_Frozen):
 
 
 class Resources(_Frozen):
-    """The machine's side: nothing here but threads_per_center can change a number. `resources: auto` is short for
+    """The machine's side: of all this a run's numbers depend on threads_per_center and on the device alone. The first,
+    and the precision that the device computes in, are part of its hash. `resources: auto` is short for
     `{workers: auto}`."""
 
     threads_per_center: Annotated[int, Field(ge=1)] = 1

@@ -103,7 +103,7 @@ def train_epochs(
 ) -> Trained:
     """Train in place over the global epochs in ``rates`` (epoch -> learning rate).
 
-    precision: ``float32`` or ``bfloat16`` (autocast; weights stay float32).
+    precision: as :func:`~fedkvasir.gpu.precision_on` says; ``bfloat16`` is autocast, weights stay float32.
     accumulate: how many batches' gradients make each step of an epoch, every batch by its share of the images, so that
     for a loss that is a mean over images the step is that of one large batch; an epoch's last step takes what is left.
     Batch normalisation sees one batch at a time.

@@ -1,5 +1,7 @@
 """Workers on GPUs: what they ask for always fits."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkvasir.gpu import is_full, precision_on, share_of_one, workers_on_one
-from fedkvasir.plan import make_plan
+from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import load
 
 
@@ -39,13 +41,50 @@ def test_a_full_gpu_is_known_by_what_is_said(said: str) -> None:
     assert is_full(said) and not is_full("its worker died 3 times; out of memory?")
 
 
-@pytest.mark.parametrize(("ampere", "expected"), [(True, "bfloat16"), (False, "float32")])
-def test_a_gpu_that_only_stores_bfloat16_trains_and_predicts_in_float32(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, ampere: bool, expected: str
+Gpu = Callable[[int], None]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """``gpu(8)``: from now on there is one of that compute capability."""
+
+    def put(major: int) -> None:
+        ampere = major >= 8
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (major, 5))
+        # torch says of a T4 that bfloat16 is supported, unless it is told not to count what is emulated.
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: ampere or including_emulation
+        )
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("major", "mixed", "plain"), [(7, "float32", "float32"), (8, "bfloat16", "tf32"), (9, "bfloat16", "tf32")]
+)
+def test_a_gpu_trains_and_predicts_in_what_it_computes_in(
+    tiny: Path, gpu: Gpu, major: int, mixed: str, plain: str
 ) -> None:
-    """torch says of a T4 that bfloat16 is supported, unless it is told not to count what is emulated."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: ampere or including_emulation)
-    assert make_plan(load(tiny, ("resources.device=cuda",))).precision == expected
-    assert make_plan(load(tiny, ("resources.device=cuda", "training.amp=false"))).precision == "float32"
-    assert precision_on("cuda", mixed=True) == expected and precision_on("cpu", mixed=True) == "float32"
+    gpu(major)
+    assert make_plan(load(tiny, ("resources.device=cuda",))).precision == mixed
+    assert make_plan(load(tiny, ("resources.device=cuda", "training.amp=false"))).precision == plain
+    assert precision_on("cuda", mixed=True) == mixed and precision_on("cuda", mixed=False) == plain
+    assert precision_on("cpu", mixed=True) == precision_on("cpu", mixed=False) == "float32"
+
+
+def test_without_tf32_a_gpu_convolves_in_float32(gpu: Gpu) -> None:
+    gpu(8)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        assert precision_on("cuda", mixed=False) == "float32"
+
+
+def test_a_run_in_tf32_is_another_than_one_in_float32(tiny: Path, gpu: Gpu, tmp_path: Path) -> None:
+    """A processor's, or one of a GPU before Ampere."""
+    here = make_plan(load(tiny, ("resources.device=cpu", "training.amp=false")))
+    gpu(8)
+    there = make_plan(load(tiny, ("resources.device=cuda", "training.amp=false")))
+    assert there.hash != here.hash and replace(there, precision="float32").hash == here.hash
+    assert make_plan(load(tiny, ("resources.device=cpu", "training.amp=false"))).hash == here.hash
+    there.save(tmp_path / "run")
+    assert Plan.load(tmp_path / "run").precision == "tf32"

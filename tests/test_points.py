@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedkvasir.console import Screen
 from fedkvasir.errors import UserError
-from fedkvasir.points import Point, cells
+from fedkvasir.points import Point, cautions, cells
 from fedkvasir.scenario import load
+from fedkvasir.sweep import tried
 from fedkvasir.training import learning_rate
 
 
@@ -65,6 +67,17 @@ def test_a_model_that_goes_round_takes_a_round_at_every_hospital(tiny: Path) -> 
     assert cyclic.scenario.federation.rounds == 9 and cyclic.scenario.evaluation.every == 6
 
 
+def test_a_model_that_goes_round_takes_as_many_steps_as_an_algorithm_too(tiny: Path) -> None:
+    as_baseline = points(tiny, "{kind: leave-one-center-out, baselines: [cyclic]}")
+    as_algorithm = points(tiny, "{kind: leave-one-center-out, algorithms: [fedavg, cyclic]}")
+    assert [point.method for point in as_algorithm] == ["fedavg", "cyclic"] * 4
+    assert [point.scenario for point in as_algorithm] == [point.scenario for point in as_baseline]
+    (own,) = points(tiny, "{kind: holdout}", "algorithm=cyclic")
+    assert own.scenario == as_baseline[-1].scenario
+    (pooled,) = points(tiny, "{kind: holdout}", "algorithm=cyclic", "federation.train=pooled")
+    assert pooled.scenario.federation.rounds == 3  # there is one place to go to
+
+
 def test_a_model_that_goes_round_lowers_its_learning_rate_when_the_federation_does(tiny: Path) -> None:
     step = "training.schedule={name: step, every: 2, factor: 0.1}"
     rates = []
@@ -75,6 +88,40 @@ def test_a_model_that_goes_round_lowers_its_learning_rate_when_the_federation_do
     federation, cyclic = rates
     assert len(set(cyclic)) == len(set(federation)) == 5
     assert np.mean(cyclic) == pytest.approx(np.mean(federation))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "fault", "quorum", "others"),
+    [
+        ("baselines: [pooled, local]", "{kind: dropout, center: bergen}", 0.6, "pooled, local"),
+        ("algorithms: [fedavg, cyclic]", "{kind: corrupt, how: nan}", 0.6, "cyclic"),
+        ("algorithms: [fedavg, fedprox]", "{kind: dropout}", 0.6, ""),  # the same are struck in the same rounds
+        ("baselines: [pooled, local]", "{kind: dropout}", 1.0, ""),  # all are asked again
+        ("baselines: [pooled, local]", "{kind: corrupt, how: scaled, factor: 2}", 0.6, ""),
+        ("baselines: [pooled, local]", "{kind: wrong-labels, share: 0.5}", 0.6, ""),
+    ],
+)
+def test_where_only_the_federation_does_without_who_fails_the_budget_is_said_not_to_be_equal(
+    tiny: Path, capsys: pytest.CaptureFixture[str], protocol: str, fault: str, quorum: float, others: str
+) -> None:
+    words = f"protocol={{kind: holdout, {protocol}}}", f"faults=[{fault}]", f"federation.quorum={quorum}"
+    found = cautions((point.method, point.scenario) for point in cells(load(tiny, words)))
+    assert len(found) == bool(others) and all(f"; {others}: asked again, or not struck" in text for text in found)
+    Screen().cells(load(tiny, words))
+    assert ("goes on without a hospital that fails" in capsys.readouterr().out) == bool(others)
+
+
+@pytest.mark.parametrize(
+    ("fusions", "others"), [("[mean, weighted, learned]", "mean and weighted"), ("[mean, weighted]", "")]
+)
+def test_a_sweep_over_fusions_says_that_they_are_validated_on_different_images(
+    tiny: Path, fusions: str, others: str
+) -> None:
+    model = "model={name: ensemble, encoder: tu-lcnet_050, members: [unet, fpn]}"
+    study = load(tiny, (model, f"protocol={{kind: holdout, tune: {{model.fusion: {fusions}}}}}"))
+    found = cautions((point.method, point.scenario) for _, points in tried(study) for point in points)
+    assert len(found) == bool(others)
+    assert all(text.startswith("model.fusion: ") and text.endswith(f"of {others} all") for text in found)
 
 
 def test_external_centers_are_tested_in_every_arm_and_never_trained(tiny: Path) -> None:
@@ -172,6 +219,8 @@ def test_baselines_need_every_hospital_in_every_round(tiny: Path) -> None:
         points(tiny, "{kind: holdout, baselines: [pooled]}", "federation.fraction=0.5")
     with pytest.raises(UserError, match=r"cross-site trains hospitals alone, with as many steps"):
         points(tiny, "{kind: cross-site}", "federation.fraction=0.5")
+    with pytest.raises(UserError, match=r"cyclic takes as many steps as all hospitals"):
+        points(tiny, "{kind: holdout, algorithms: [fedavg, cyclic]}", "federation.fraction=0.5")
 
 
 def test_selection_by_the_protocol_stands_above_that_of_the_scenario(tiny: Path) -> None:

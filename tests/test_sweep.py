@@ -67,6 +67,8 @@ def test_rounds_that_are_tried_are_stretched_for_a_model_that_goes_round(tiny: P
     found = settings(tiny, "protocol={kind: holdout, baselines: [cyclic]}", "federation.rounds=1,2")
     rounds = {method: [point.scenario.federation.rounds for point in points] for method, points in found.items()}
     assert rounds == {"fedavg": [1, 2], "cyclic": [3, 6]}
+    same = settings(tiny, "algorithm=fedavg,cyclic", "federation.rounds=1,2")
+    assert {method: [point.scenario.federation.rounds for point in points] for method, points in same.items()} == rounds
 
 
 def test_a_budget_gives_every_method_the_same_number_of_settings(tiny: Path) -> None:

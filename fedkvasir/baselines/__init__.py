@@ -86,8 +86,11 @@ def run_baseline(
 def _recorded(plan: Plan, method: Method, features: Features) -> Plan:
     """The plan as the run's folder keeps it: the same hospitals and splits, the method in the place of the network."""
     scenario = plan.scenario
+    facts = {"features": features.kind, **asdict(method)}
+    if any(fault.kind == "wrong-labels" for fault in scenario.faults):
+        facts["wrong_labels"] = True  # a run that was named without it was fitted on the right ones
     own = {
-        "model": Model(name=method.name, **{"features": features.kind, **asdict(method)}),
+        "model": Model(name=method.name, **facts),
         "algorithm": Algorithm(name=CENTER_WISE),
         "federation": scenario.federation.model_copy(update={"rounds": 1}),
         "evaluation": scenario.evaluation.model_copy(update={"select": "last"}),

@@ -8,18 +8,19 @@ import pandas as pd
 
 from fedkvasir.baselines.base import Classifier, Method, Training
 from fedkvasir.baselines.features import Features
+from fedkvasir.faults import mislabel
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.plan import Plan
 
 
 def fit_hospitals(plan: Plan, method: Method, features: Features) -> dict[str, Classifier]:
-    """Every training hospital's own classifier, by name."""
+    """Every training hospital's own classifier, by name; of the scenario's faults, wrong labels are theirs as well."""
     with _threads(plan, method):
         return {center: method.fit(_training(plan, center, features)) for center in plan.training_centers}
 
 
 def _training(plan: Plan, center: str, features: Features) -> Training:
-    own = plan.part(center, "train").table
+    own = mislabel(plan.part(center, "train"), plan.scenario).table
     targets = own["target"].to_numpy(dtype=np.intp)
     return Training(features.of(own), targets, len(plan.classes), center, plan.scenario.seed)
 

@@ -19,7 +19,7 @@ from fedkvasir.evaluation.protocol import headline
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics.segmentation import scored
 from fedkvasir.plan import LEAK, UNCHECKED
-from fedkvasir.points import LOCAL, in_words
+from fedkvasir.points import LOCAL, cautions, in_words
 from fedkvasir.report import TEMPLATES, comparison
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.findings import Findings, find, is_shown
@@ -143,6 +143,12 @@ class Outcome:
     def unchecked(self) -> Sequence[str]:
         """Overlaps that could not be looked for."""
         return [text.removeprefix(UNCHECKED) for text in self._warnings if text.startswith(UNCHECKED)]
+
+    @property
+    def cautions(self) -> Sequence[str]:
+        """In what the runs that are finished are not on a par."""
+        done = self.index[self.index["state"] == "finished"]
+        return cautions((row.method, self.runs[row.run].plan.scenario) for row in done.itertuples())
 
     @property
     def warnings(self) -> Sequence[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
 from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, UNCHECKED, Plan, refuse_empty
 from fedkvasir.pretrained import trained_on
@@ -50,10 +51,16 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
     """The plan that the coordinator works with; its hash is that of a plan made from the images themselves.
 
     sites: hospital -> :func:`facts_of` its own plan. Near-duplicates at different hospitals cannot be found.
-    Raises UserError where a hospital's fedkvasir gets other numbers, where masks differ in what they show, where a
-    picture lies on both sides of train and test, and as :func:`fedkvasir.plan.make_plan` where a hospital has too
-    little.
+    Raises UserError for a fusion that is learned, where a hospital's fedkvasir gets other numbers, where masks differ
+    in what they show, where a picture lies on both sides of train and test, and as :func:`fedkvasir.plan.make_plan`
+    where a hospital has too little.
     """
+    ensemble = parse(scenario.model, scenario.task)
+    if ensemble and ensemble.fusion.name == "learned":
+        raise UserError(
+            "model.fusion = learned is fitted on half of a hospital's validation groups, and real hospitals do not "
+            "tell how many images of which classes these hold; set model.fusion=mean or model.fusion=weighted"
+        )
     for hospital, facts in sites.items():
         if facts.get("numbers") != NUMBERS:
             raise UserError(f"{hospital} has a fedkvasir that gets other numbers; install there what is installed here")

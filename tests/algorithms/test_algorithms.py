@@ -1,5 +1,7 @@
 """Each algorithm against its paper's arithmetic, over real messages and a real hospital half."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,27 @@ def test_fedadam_is_algorithm_2_of_reddi_with_flowers_bias_correction(grid: Coho
         x = x + eta * m / (np.sqrt(v) + 1e-3)
         np.testing.assert_allclose(new["w"], x, rtol=1e-5)
         assert set(algorithm.server_state) == {"m_t", "v_t"} and strategy.m_t is not None
+
+
+@pytest.mark.parametrize(
+    ("update", "farther"), [(1e-4, (1.98, 1.92, 1.84)), (1e-3, (1.82, 1.61, 1.44)), (1e-2, (1.21, 1.07, 1.03))]
+)
+def test_fedadam_goes_farther_than_from_the_papers_first_v_by_what_it_says(
+    grid: CohortGrid, update: float, farther: tuple[float, ...]
+) -> None:
+    algorithm = FedAdam()
+    strategy, x, expected, m, v = algorithm.strategy(TOTAL), np.zeros(1), 0.0, 0.0, algorithm.tau**2
+    ratios = []
+    for number in range(1, 31):
+        start, same, too = states(list(x), list(x + update), list(x + update))
+        x = round_trip(strategy, grid, number, start, {"oslo": (same, {}), "rome": (too, {})})["w"].astype(float)
+        m, v = 0.9 * m + 0.1 * update, 0.99 * v + 0.01 * update**2
+        eta = algorithm.eta * np.sqrt(1 - 0.99 ** (number + 1)) / (1 - 0.9 ** (number + 1))
+        expected += eta * m / (np.sqrt(v) + algorithm.tau)
+        ratios.append(float(x[0]) / expected)
+    assert [ratios[number - 1] for number in (1, 10, 30)] == pytest.approx(farther, abs=0.005)
+    said = " ".join((sys.modules[FedAdam.__module__].__doc__ or "").split())
+    assert all(f"{ratio:.2f}" in said for ratio in farther)
 
 
 class Quadratic(nn.Module):

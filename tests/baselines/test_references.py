@@ -9,8 +9,10 @@ import pytest
 from fedkvasir.baselines import evaluate_centers, find_method, fit_hospitals
 from fedkvasir.baselines.features import Nothing
 from fedkvasir.evaluation.protocol import center_scores
+from fedkvasir.faults import mislabel
 from fedkvasir.metrics.classification import predicted
 from fedkvasir.plan import Plan
+from fedkvasir.scenario import Fault
 from tests.baselines.conftest import CLASSES, COUNTS, HOLDOUT, at, make_plan
 
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
@@ -39,6 +41,18 @@ def test_at_a_holdout_the_hospitals_frequencies_vote(plan: Plan) -> None:
     own = at(records(plan, "majority"), HOLDOUT)
     np.testing.assert_allclose(own[PROBABILITIES], [[0.4, 0.4, 0.2]] * len(own))
     assert list(own["role"].unique()) == ["holdout"]
+
+
+def test_hospitals_fit_on_the_labels_that_the_faults_leave_them(plan: Plan) -> None:
+    """As networks do; whoever is tested is tested on the right ones."""
+    fault = Fault(kind="wrong-labels", center="bergen", share=1.0)
+    struck = replace(plan, scenario=plan.scenario.model_copy(update={"faults": (fault,)}))
+    found, clean = records(struck, "majority"), records(plan, "majority")
+    given = mislabel(plan.part("bergen", "train"), struck.scenario).table["target"]
+    assert (given != plan.part("bergen", "train").table["target"]).all()
+    np.testing.assert_allclose(at(found, "bergen")[PROBABILITIES].iloc[0], np.bincount(given, minlength=3) / len(given))
+    pd.testing.assert_frame_equal(at(found, "aalborg"), at(clean, "aalborg"))
+    assert found["label"].equals(clean["label"])
 
 
 def test_the_common_test_set_of_a_divided_center_asks_all_hospitals() -> None:

@@ -1,6 +1,7 @@
 """A baseline is a run like any other: the same plan, the same records, the same report."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from fedkvasir.baselines import METHODS, find_method, run_baseline
 from fedkvasir.errors import UserError
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.runs import Run
-from fedkvasir.scenario import load
+from fedkvasir.scenario import Fault, load
 from fedkvasir.simulation import run_scenario
 from tests.conftest import REPOSITORY, Command, Miniatures
 
@@ -99,6 +100,17 @@ def test_what_changes_the_numbers_changes_the_folder(plan: Plan, tmp_path: Path)
     assert runs[0].folder != runs[1].folder
     assert runs[1].plan.scenario.model.parameters == {"features": "pixels", "clusters": 3}
     assert runs[1].samples.filter(like="p_").drop_duplicates().shape[0] <= 2 * 3 + 3 * 3
+
+
+def test_a_run_on_wrong_labels_is_another_than_one_that_was_fitted_on_the_right_ones(
+    plan: Plan, tmp_path: Path
+) -> None:
+    """Before, it had the same name, and the right ones."""
+    fault = Fault(kind="wrong-labels", share=0.5)
+    struck = replace(plan, scenario=plan.scenario.model_copy(update={"faults": (fault,)}))
+    run = run_baseline(struck, find_method("majority", "classification"), out=tmp_path)
+    parameters = run.plan.scenario.model.parameters
+    assert parameters == {"features": "none", "wrong_labels": True} and run.plan.scenario.faults == (fault,)
 
 
 def test_published_features_are_used_where_every_center_has_them(

@@ -270,7 +270,7 @@ def test_a_study_over_sites_is_that_of_the_simulation(lab: Lab, tmp_path: Path, 
 def test_an_ensemble_over_sites_is_that_of_the_simulation(lab: Lab, tmp_path: Path) -> None:
     members = "[{name: unet, encoder: tu-lcnet_050, weights: null, decoder_channels: [16, 8, 8, 4, 4]}, "
     members += "{name: fpn, encoder: tu-lcnet_050, weights: null}]"
-    overrides = (f"model={{name: ensemble, members: {members}, fusion: learned}}", "federation.rounds=2")
+    overrides = (f"model={{name: ensemble, members: {members}, fusion: weighted}}", "federation.rounds=2")
     run, alone = lab.run(tmp_path / "sites", *overrides), lab.simulated(tmp_path / "simulated", *overrides)
     for ours, theirs in zip((run, *run.members.values()), (alone, *alone.members.values()), strict=True):
         for key in ("weights_sha256", "best_sha256", "best_round"):

@@ -361,6 +361,18 @@ def test_steps_are_those_of_the_rounds_and_said_to_be_equal(study: Study, shown:
     assert "Every method took the same number of steps" in shown.text
 
 
+def test_methods_that_are_not_struck_alike_are_said_to_be_not_on_a_par(
+    tmp_path: Path, study: Study, shown: Page, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = {"kind": "holdout", "seeds": [0], "algorithms": ["fedavg"], "baselines": ["pooled"]}
+    faults = [{"kind": "dropout", "center": TRAINING[0], "probability": 0.5}]
+    lossy = carry_out(tmp_path, make_scenario(protocol, faults=faults, federation={"rounds": ROUNDS, "quorum": 0.5}))
+    Screen().study(lossy)
+    said = "goes on without a hospital that fails, which loses its steps; pooled: asked again, or not struck"
+    assert said in " ".join(capsys.readouterr().out.split()) and said in words(lossy).text
+    assert not outcome_of(study).cautions and "Not on a par" not in shown.text
+
+
 def test_page_names_rule_machine_protocol_data_and_what_a_baseline_is(shown: Page) -> None:
     assert "train-val : the round with the highest Dice on the training centers' validation" in shown.text
     assert "kind: holdout" in shown.text and "protocol: null" not in shown.text

@@ -134,6 +134,17 @@ def test_a_hospital_that_trains_alone_counts_its_own_classes(hospitals: Hospital
     assert own.stage("").scenario.model == every.stage("").scenario.model
 
 
+def test_a_fusion_that_is_learned_is_refused(hospitals: Hospitals) -> None:
+    """It would be fitted on halves of which the coordinator knows neither weights nor classes."""
+    root = hospitals({name: labelled(name, ["polyp", "cecum"], 1000 * len(name)) for name in ("oslo", "bergen")})
+    scenario = of_folders(root, {"oslo": "train", "bergen": "train"})
+    ensemble = variant(scenario, {"model": {"name": "ensemble", "members": ["lcnet_050", "resnet10t"]}})
+    plan, together = same(ensemble)
+    assert plan.stage("").weights == together.stage("").weights
+    with pytest.raises(UserError, match=r"set model\.fusion=mean or model\.fusion=weighted"):
+        plan_of_sites(variant(ensemble, {"model.fusion": "learned"}), told(ensemble, together.centers.index))
+
+
 def test_a_source_that_is_cut_into_hospitals_with_a_common_test_set(miniatures: Miniatures) -> None:
     data = miniatures("kvasir-seg").parent
     cut = {"kind": "quantity", "shares": [50, 30, 20]}
