@@ -41,8 +41,8 @@ def run_on(
     """Run a scenario at the hospitals of a federation; a stopped run goes on from its last finished round.
 
     lab: the federation's name, or its server's folder; brief: no line a round. While the SuperLink does not answer it
-    is tried again, for ever. Raises UserError for what the user can mend, RunFailed where hospitals do not answer or
-    too few do.
+    is tried again, for ever. Raises UserError for what the user can mend, a server that refuses the kit's secret or is
+    not the kit's among it; RunFailed where hospitals do not answer or too few do.
     """
     own_packages_first()
     from fedkvasir.wire import app_sha256

@@ -22,12 +22,13 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedkvasir import wire
 from fedkvasir.algorithms.base import arrays_of
-from fedkvasir.errors import RunFailed
+from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.evaluation.groups import ROLES
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan
 from fedkvasir.report.methods import Method
 from fedkvasir.scenario import Scenario
+from fedkvasir.sites.check import is_untrusted, why_not
 from fedkvasir.sites.federation import ServerKit
 from fedkvasir.sites.plan import plan_of_sites
 from server.rounds import unheard
@@ -141,7 +142,11 @@ class LabGrid(HttpGrid):
 
 @contextmanager
 def connected(kit: ServerKit) -> Iterator[LabGrid]:
-    """A run of our own on the federation's SuperLink. Raises Disconnected where it cannot be had."""
+    """A run of our own on the federation's SuperLink.
+
+    Raises Disconnected where it cannot be had, UserError where no waiting mends that: the server refuses the secret, or
+    its certificate does not hold.
+    """
     secret = kit.secret.read_bytes()
     try:
         wire.submit(kit)
@@ -154,7 +159,7 @@ def connected(kit: ServerKit) -> Iterator[LabGrid]:
         waiting.close()
         grid = LabGrid(kit, token)
     except httpx.HTTPError as error:
-        raise Disconnected(str(error)) from error
+        raise _not_had(kit, error) from error
 
     def lose(why: str) -> None:
         grid.lost = why
@@ -227,6 +232,19 @@ def _ask(
         if reply.has_error():
             raise RunFailed(f"{name}: {reply.error.reason}")
     return replies
+
+
+def _not_had(kit: ServerKit, error: httpx.HTTPError) -> Exception:
+    """UserError where it stays so until a person mends it, else Disconnected."""
+    if isinstance(error, httpx.HTTPStatusError):
+        code = error.response.status_code
+        if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            return UserError(
+                f"{kit.address} refuses the secret in {kit.secret} (HTTP {code}): take the folder that its server "
+                "was started from"
+            )
+        return Disconnected(f"HTTP {code}")  # httpx adds a link to an encyclopaedia
+    return UserError(why_not(kit.address, error)) if is_untrusted(error) else Disconnected(str(error))
 
 
 def _config(reply: Message, name: str) -> ConfigRecord:

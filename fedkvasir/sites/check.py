@@ -105,6 +105,11 @@ def why_not(address: str, error: Exception) -> str:
     return f"there is no way from this machine to {address}: {cause}"
 
 
+def is_untrusted(error: Exception) -> bool:
+    """Whether the server was there, and its certificate did not hold; error: as httpx raised it."""
+    return isinstance(_first_cause(error), ssl.SSLCertVerificationError)
+
+
 def examine(kit: SiteKit, scenario: Scenario | None = None) -> Iterator[Finding]:
     """Look at versions, room, the kit, the way to the server, the data; at a scenario as well, if one is given.
 
@@ -328,8 +333,6 @@ def _why_not_trusted(address: str, code: int) -> str:
     if code == NOT_YET_VALID:
         return f"the certificate of {address} is not valid yet: look at the clock of this machine, and of the server"
     if code in (OTHER_HOST, OTHER_IP):
-        return (
-            f"the certificate of {address} is for another host: `superlink` must be the address that the kit came with"
-        )
+        return f"the certificate of {address} is for another host: keep to the address that the kit came with"
     where = f"the certificate of {address} is not signed by the authority in ca.crt"
     return f"{where}: that is not this federation's server, or this kit is another federation's"

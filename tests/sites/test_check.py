@@ -125,7 +125,7 @@ def test_a_server_without_tls(kits: Path) -> None:
     [
         ({"begins": NOW - timedelta(days=9)}, "has expired: ask the coordinator to renew it"),
         ({"begins": NOW + timedelta(days=9)}, "is not valid yet: look at the clock of this machine"),
-        ({"host": "other.example.org"}, "is for another host: `superlink` must be the address that the kit came with"),
+        ({"host": "other.example.org"}, "is for another host: keep to the address that the kit came with"),
     ],
 )
 def test_a_certificate_that_does_not_hold(kits: Path, certificate: dict[str, datetime], words: str) -> None:

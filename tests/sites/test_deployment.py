@@ -1,0 +1,56 @@
+"""The coordinator's own way to the server: what no waiting mends is said once, and ends the command."""
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedkvasir.deployment import run_on
+from fedkvasir.errors import UserError
+from fedkvasir.scenario import load
+from tests.conftest import TINY
+from tests.sites.test_check import answering, certified, certified_by_itself
+
+DEADLINE = ("federation.deadline_s=60",)
+
+
+def conduct(kits: Path, address: str) -> None:
+    path = kits / "server" / "server.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"address": address}))
+    scenario = kits / "tiny.yaml"
+    scenario.write_text(TINY)
+    run_on(load(scenario, DEADLINE), str(kits / "server"), kits / "runs")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.timeout(60)
+def test_a_server_of_another_secret_ends_the_command(kits: Path, status: int) -> None:
+    with answering(certified(kits), status) as address, pytest.raises(UserError) as told:
+        conduct(kits, address)
+    secret = kits / "server" / "superexec.secret"
+    assert str(told.value) == (
+        f"{address} refuses the secret in {secret} (HTTP {status}): take the folder that its server was started from"
+    )
+
+
+def of_another_authority(kits: Path) -> ssl.SSLContext:
+    tls = certified(kits)
+    certified_by_itself(kits / "server" / "ca.crt")
+    return tls
+
+
+@pytest.mark.parametrize(
+    ("tls", "words"),
+    [
+        (of_another_authority, "is not signed by the authority in ca.crt"),
+        (lambda kits: certified(kits, host="other.example.org"), "is for another host"),
+    ],
+)
+@pytest.mark.timeout(60)
+def test_a_server_that_is_not_the_kits_ends_the_command(
+    kits: Path, tls: Callable[[Path], ssl.SSLContext], words: str
+) -> None:
+    with answering(tls(kits)) as address, pytest.raises(UserError, match=f"the certificate of {address} {words}"):
+        conduct(kits, address)
