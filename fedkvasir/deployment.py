@@ -91,13 +91,13 @@ def study_on(
             methods = of_study(study)
         try:
             if len(methods) > 1:
-                compare_on(methods, lab)
+                compare_on(methods, lab, screen)
         finally:
             build_study(study)
     return study
 
 
-def compare_on(methods: Sequence[Method], lab: str) -> None:
+def compare_on(methods: Sequence[Method], lab: str, screen: Screen | None = None) -> None:
     """Have the hospitals of a federation compare methods on the records that stayed with them.
 
     Raises UserError where there is no such federation, RunFailed where a hospital or the SuperLink does not answer.
@@ -108,6 +108,7 @@ def compare_on(methods: Sequence[Method], lab: str) -> None:
     deadlines = [run.plan.scenario.federation.deadline_s or 0.0 for method in methods for run in method.runs]
     try:
         with connected(find_kit(lab)) as grid:
+            grid.on_notice = (screen or Screen(quiet=True)).say
             compare(grid, methods, max(deadlines))
     except Disconnected as why:
         raise RunFailed(f"the hospitals could not be asked: {why}") from why
@@ -159,6 +160,7 @@ def _run(
 
     deadline_s = scenario.federation.deadline_s or 0.0
     screen.start("asking hospitals what they hold", None)
+    grid.on_notice = screen.say
     plan, nodes = enrol(grid, scenario, deadline_s)
     run = Run(out / plan.name)
     with run.writing():

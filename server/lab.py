@@ -37,6 +37,8 @@ POLL_S = 0.2
 AGAIN_S = 3.0
 """A hospital that is off line is written to again after so long."""
 WAIT_FOR_TASK_S = 30.0
+NOTICE_S = 5.0
+"""Who is waited for longer is told once what for."""
 
 
 class Disconnected(Exception):
@@ -54,6 +56,8 @@ class LabGrid(HttpGrid):
         self.lost = ""
         self.on_reply: Callable[[str], None] = lambda center: None
         """Called with the center's name whenever a reply is in."""
+        self.on_notice: Callable[[str], None] = lambda text: None
+        """Called with a sentence on what is waited for."""
         found = self._runtime_client.PullTaskInput(PullTaskInputRequest())
         TaskIdentity.task_id, TaskIdentity.run_id = found.task_id, found.run.run_id
         TaskIdentity.node_id = found.context.node_id
@@ -76,12 +80,16 @@ class LabGrid(HttpGrid):
                 f"{', '.join(strangers)}: no hospital of {self._kit.name}, or revoked; "
                 f"it has {', '.join(sorted(known))}"
             )
-        end = time.monotonic() + deadline_s
+        began, told = time.monotonic(), False
         while missing := [name for name in wanted if name not in self.hospitals.values()]:
-            if time.monotonic() > end:
+            waited_s = time.monotonic() - began
+            if waited_s > deadline_s:
                 raise RunFailed(f"roll call: off line for {deadline_s:g} s: {', '.join(missing)}")
             if self.lost:
                 raise Disconnected(self.lost)
+            if waited_s > NOTICE_S and not told:
+                self.on_notice(f"waiting for {', '.join(missing)} (off line), up to {deadline_s:g} s")
+                told = True
             time.sleep(1)
             self.hospitals = self._hospitals()
         nodes = {hospital: node for node, hospital in self.hospitals.items()}

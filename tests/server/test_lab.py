@@ -1,12 +1,18 @@
-"""At the coordinator: an answer is that of the hospital that was asked, whatever it says of itself."""
+"""At the coordinator: an answer is that of the hospital that was asked, whatever it says of itself; and who is waited
+for."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedkvasir.errors import RunFailed
 from fedkvasir.packing import pack
+from fedkvasir.sites.federation import Federation, ServerKit
+from fedkvasir.sites.kit import write_kits
+from server import lab
 from server.grid import _address, _identify
 from server.lab import LabGrid
 
@@ -18,6 +24,8 @@ class Mailbox(LabGrid):
 
     def __init__(self, answer: Callable[[Message], Message]) -> None:
         self.lost, self.hospitals, self.on_reply = "", HOSPITALS, lambda center: None
+        self.said: list[str] = []
+        self.on_notice = self.said.append
         self._answers: dict[int, Callable[[Message], Message]] = {7: answer, 8: good}
         self._sent: dict[str, Message] = {}
 
@@ -67,3 +75,37 @@ def test_an_answer_that_is_none_is_an_error_of_its_own_hospital_and_the_others_a
     assert replies.keys() == HOSPITALS.keys()
     assert replies[7].error.reason.startswith("sent what cannot be read: ")
     np.testing.assert_array_equal(replies[8].content.array_records["arrays"]["a"].numpy(), np.ones(3))
+
+
+# ---- who is waited for
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> ServerKit:
+    path = tmp_path / "federation.yaml"
+    path.write_text("{name: lab, address: 'localhost:8000', hospitals: [alta, bergen]}")
+    write_kits(Federation.load(path), tmp_path / "kits")
+    return ServerKit.load(tmp_path / "kits" / "server")
+
+
+class Waiting(Mailbox):
+    """Alta is on line from the beginning, others from when the coordinator asks who is for the third time."""
+
+    def __init__(self, kit: ServerKit, *others: str) -> None:
+        super().__init__(good)
+        self._kit, self.hospitals = kit, {7: "alta"}
+        self._asked, self._late = 0, dict(enumerate(others, start=8))
+
+    def _hospitals(self) -> dict[int, str]:
+        self._asked += 1
+        return {7: "alta"} | (self._late if self._asked > 2 else {})
+
+
+def test_who_is_waited_for_is_said_once(kit: ServerKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab, "NOTICE_S", 0.5)
+    grid = Waiting(kit, "bergen")
+    assert grid.nodes_of(["alta", "bergen"], 60) == {"alta": 7, "bergen": 8}
+    assert grid.said == ["waiting for bergen (off line), up to 60 s"]
+    grid = Waiting(kit)
+    with pytest.raises(RunFailed, match="roll call: off line for 1 s: bergen"):
+        grid.nodes_of(["alta", "bergen"], 1)
