@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedkvasir.console import Screen
 from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.plan import check_names
 from fedkvasir.points import cells
 from fedkvasir.report.methods import Method, of_study
 from fedkvasir.report.study import build_study
@@ -144,6 +145,7 @@ def _check(scenario: Scenario) -> None:
         raise UserError(f"data.centers.{cut}.partition: a real hospital is one; give it a center of its own")
     if scenario.training.batch_size == "auto":
         raise UserError("training.batch_size = auto is tried out on one machine; give a number")
+    check_names(scenario)  # a hospital keeps the words of what is wrong to itself
 
 
 def _run(

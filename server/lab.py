@@ -235,7 +235,13 @@ def _ask(
     messages = [Message(RecordDict({"config": ConfigRecord(own)}), nodes[name], kind) for name, own in told.items()]
     replies = {grid.hospitals[r.metadata.src_node_id]: r for r in grid.send_and_receive(messages, timeout=deadline_s)}
     if silent := [name for name in told if name not in replies]:
-        raise RunFailed(f"no answer from {', '.join(silent)} in {deadline_s:g} s; are they on line?")
+        online = {*grid._hospitals().values()}
+        states = {
+            "on line, still preparing": [name for name in silent if name in online],
+            "off line": [name for name in silent if name not in online],
+        }
+        said = "; ".join(f"{state}: {', '.join(names)}" for state, names in states.items() if names)
+        raise RunFailed(f"no answer in {deadline_s:g} s ({said}); the same command asks again")
     for name, reply in replies.items():
         if reply.has_error():
             raise RunFailed(f"{name}: {reply.error.reason}")

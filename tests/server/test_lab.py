@@ -14,7 +14,7 @@ from fedkvasir.sites.federation import Federation, ServerKit
 from fedkvasir.sites.kit import write_kits
 from server import lab
 from server.grid import _address, _identify
-from server.lab import LabGrid
+from server.lab import LabGrid, _ask
 
 HOSPITALS = {7: "alta", 8: "bergen"}
 
@@ -26,7 +26,7 @@ class Mailbox(LabGrid):
         self.lost, self.hospitals, self.on_reply = "", HOSPITALS, lambda center: None
         self.said: list[str] = []
         self.on_notice = self.said.append
-        self._answers: dict[int, Callable[[Message], Message]] = {7: answer, 8: good}
+        self._answers: dict[int, Callable[[Message], Message | None]] = {7: answer, 8: good}
         self._sent: dict[str, Message] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -35,7 +35,8 @@ class Mailbox(LabGrid):
         return [message.metadata.message_id]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return [self._answers[self._sent[number].metadata.dst_node_id](self._sent[number]) for number in message_ids]
+        asked = (self._sent[number] for number in message_ids)
+        return [reply for each in asked if (reply := self._answers[each.metadata.dst_node_id](each))]
 
     def close(self) -> None:
         pass
@@ -43,6 +44,10 @@ class Mailbox(LabGrid):
 
 def good(message: Message) -> Message:
     return Message(pack(RecordDict({"arrays": ArrayRecord({"a": Array(np.ones(3))})})), reply_to=message)
+
+
+def never(message: Message) -> None:
+    return None
 
 
 def from_bergen(message: Message) -> Message:
@@ -109,3 +114,14 @@ def test_who_is_waited_for_is_said_once(kit: ServerKit, monkeypatch: pytest.Monk
     grid = Waiting(kit)
     with pytest.raises(RunFailed, match="roll call: off line for 1 s: bergen"):
         grid.nodes_of(["alta", "bergen"], 1)
+
+
+def test_who_is_on_line_and_does_not_answer_is_told_from_who_is_not(kit: ServerKit) -> None:
+    _identify()
+    grid = Waiting(kit, "bergen")
+    grid.hospitals = HOSPITALS
+    grid._answers = {node: never for node in HOSPITALS}
+    told = {"alta": {"scenario": "{}"}, "bergen": {"scenario": "{}"}}
+    said = r"no answer in 1 s \(on line, still preparing: alta; off line: bergen\); the same command asks again"
+    with pytest.raises(RunFailed, match=said):
+        _ask(grid, {"alta": 7, "bergen": 8}, "query.survey", told, 1)

@@ -13,15 +13,15 @@ from fedkvasir.scenario import load
 from tests.conftest import TINY
 from tests.sites.test_check import answering, certified, certified_by_itself
 
-DEADLINE = ("federation.deadline_s=60",)
+DEADLINE = "federation.deadline_s=60"
 
 
-def conduct(kits: Path, address: str) -> None:
+def conduct(kits: Path, address: str, *overrides: str) -> None:
     path = kits / "server" / "server.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"address": address}))
     scenario = kits / "tiny.yaml"
     scenario.write_text(TINY)
-    run_on(load(scenario, DEADLINE), str(kits / "server"), kits / "runs")
+    run_on(load(scenario, (DEADLINE, *overrides)), str(kits / "server"), kits / "runs")
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -54,3 +54,9 @@ def test_a_server_that_is_not_the_kits_ends_the_command(
 ) -> None:
     with answering(tls(kits)) as address, pytest.raises(UserError, match=f"the certificate of {address} {words}"):
         conduct(kits, address)
+
+
+@pytest.mark.timeout(60)
+def test_a_number_that_cannot_be_is_refused_before_any_hospital_is_asked(kits: Path) -> None:
+    with pytest.raises(UserError, match="patients_per_center = 10000000: input should be less than or equal to 1000"):
+        conduct(kits, "localhost:1", "data.options.synthetic.patients_per_center=10000000")
