@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedkvasir.console import Screen
 from fedkvasir.errors import RunFailed, UserError
-from fedkvasir.plan import check_names
+from fedkvasir.plan import Plan, check_names
 from fedkvasir.points import cells
 from fedkvasir.report.methods import Method, of_study
 from fedkvasir.report.study import build_study
@@ -163,7 +163,7 @@ def _run(
     deadline_s = scenario.federation.deadline_s or 0.0
     screen.start("asking hospitals what they hold", None)
     grid.on_notice = screen.say
-    plan, nodes = enrol(grid, scenario, deadline_s)
+    plan, nodes = enrol(grid, scenario, deadline_s, () if fresh else _begun(scenario, out))
     run = Run(out / plan.name)
     with run.writing():
         if fresh:
@@ -173,3 +173,17 @@ def _run(
         execute = partial(federate, grid, nodes, plan, run, remote=True)
         see_through(run, execute, f"over {len(nodes)} sites", screen, track, brief)
     return run
+
+
+def _begun(scenario: Scenario, out: Path) -> list[Plan]:
+    """Plans of the runs of a scenario that lie in ``out``, the last one that was begun or went on first."""
+
+    def decides(own: Scenario) -> object:
+        return own.decisive(), own.resources.threads_per_center
+
+    paths = out.glob(f"{scenario.name}-{'[0-9a-f]' * 8}/plan.json")
+    plans = []
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(UserError):  # a folder that cannot be read is none to go on with
+            plans.append(Run(path.parent).plan)
+    return [plan for plan in plans if decides(plan.scenario) == decides(scenario)]
