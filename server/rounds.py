@@ -340,7 +340,8 @@ class Federation:
             replies = {c: reply for c, reply in replies.items() if c not in again}
             replies |= self._ask([*again.values()], split, checkpoint.round, deadline_s)
         evaluated = Evaluated()
-        train = [center for center in centers if self.plan.centers.loc[center, "role"] == "train"]
+        held = self.plan.centers
+        train = [*held.index[(held["role"] == "train") & (held[split] > 0)]]
         heard = [center for center in train if not unheard(replies.get(center))]
         enough = split == "val" or len(heard) >= self.scenario.federation.needed(len(train))
         for center in sorted(centers):
