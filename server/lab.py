@@ -28,7 +28,7 @@ from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan
 from fedkvasir.report.methods import Method
 from fedkvasir.scenario import Scenario
-from fedkvasir.sites.check import is_untrusted, why_not
+from fedkvasir.sites.check import clock_off, is_untrusted, why_not
 from fedkvasir.sites.federation import ServerKit
 from fedkvasir.sites.plan import plan_of_sites
 from server.rounds import unheard
@@ -323,9 +323,9 @@ def _not_had(kit: ServerKit, error: httpx.HTTPError) -> Exception:
     if isinstance(error, httpx.HTTPStatusError):
         code = error.response.status_code
         if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            refused = f"{kit.address} refuses the secret in {kit.secret} (HTTP {code})"
             return UserError(
-                f"{kit.address} refuses the secret in {kit.secret} (HTTP {code}): take the folder that its server "
-                "was started from"
+                clock_off(error.response) or f"{refused}: take the folder that its server was started from"
             )
         return Disconnected(f"HTTP {code}")  # httpx adds a link to an encyclopaedia
     return UserError(why_not(kit.address, error)) if is_untrusted(error) else Disconnected(str(error))

@@ -28,12 +28,23 @@ def conduct(kits: Path, address: str, *overrides: str) -> None:
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.timeout(60)
 def test_a_server_of_another_secret_ends_the_command(kits: Path, status: int) -> None:
-    with answering(certified(kits), status) as address, pytest.raises(UserError) as told:
+    tls, secret = certified(kits), kits / "server" / "superexec.secret"
+    with answering(tls, status) as address, pytest.raises(UserError) as told:
         conduct(kits, address)
-    secret = kits / "server" / "superexec.secret"
     assert str(told.value) == (
         f"{address} refuses the secret in {secret} (HTTP {status}): take the folder that its server was started from"
     )
+
+
+@pytest.mark.timeout(60)
+def test_a_clock_that_is_off_ends_the_command(kits: Path) -> None:
+    with (
+        answering(certified(kits), 401, clock_s=-3600) as address,
+        pytest.raises(
+            UserError, match=r"36\d\d s ahead of the server's, which refuses what is signed with it: have it set"
+        ),
+    ):
+        conduct(kits, address)
 
 
 def of_another_authority(kits: Path) -> ssl.SSLContext:
