@@ -48,6 +48,8 @@ LABEL = re.compile(r"best|last|[0-9]{1,6}")
 METHOD = re.compile(r"[0-9a-f+,]{1,20000}")
 MEMBER = re.compile(r"|[a-z0-9][a-z0-9_+-]{0,80}")
 SCENARIO_CHARACTERS = 100_000
+LONGEST_S = 4 * 3600.0
+"""What no run's deadline bounds, the first reading of a hospital's images above all, is given up after so long."""
 THREADS = 256
 """More of them for one hospital end its process."""
 KEYS: dict[str, dict[str, type]] = {
@@ -81,11 +83,11 @@ class Site:
             message.content = _unpacked(message.content)
             config = admit(message)
             self._approved("the app", str(context.node_config.get(APP, "unknown")))
-            deadline_s = None
+            deadline_s = LONGEST_S
             if not kind.startswith("query"):
                 scenario = load(self.folder(config["run"]) / "scenario.yaml")
                 self._approved("the scenario", scenario.sha256)  # the list may have changed since the run was begun
-                deadline_s = scenario.federation.deadline_s
+                deadline_s = scenario.federation.deadline_s or LONGEST_S
             with _cut_after(deadline_s):
                 reply = call_next(message, context)
             sent = self._released(config, reply)
@@ -248,20 +250,19 @@ OUT = ("hospital", "samples", "shared", "paired", "scores", "cost")
 
 
 @contextmanager
-def _cut_after(deadline_s: float | None) -> Iterator[None]:
-    """End this process where it takes longer: the round is closed, and the next message waits for a worker.
+def _cut_after(deadline_s: float) -> Iterator[None]:
+    """End this process where it takes longer: nobody waits for the answer, and the next message waits for a worker.
 
     `fedkvasir site start` starts another one.
     """
 
     def end() -> None:
-        LOG.warning("no answer within the run's deadline of %g s: given up, with the process", deadline_s)
+        LOG.warning("no answer within %g s: given up, with the process", deadline_s)
         os._exit(1)
 
-    timer = threading.Timer(deadline_s or 0.0, end)
+    timer = threading.Timer(deadline_s, end)
     timer.daemon = True
-    if deadline_s is not None:
-        timer.start()
+    timer.start()
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedkvasir.console import Screen
 from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.plan import Plan, check_names
 from fedkvasir.points import cells
 from fedkvasir.report.methods import Method, of_study
 from fedkvasir.report.study import build_study
@@ -41,8 +42,8 @@ def run_on(
     """Run a scenario at the hospitals of a federation; a stopped run goes on from its last finished round.
 
     lab: the federation's name, or its server's folder; brief: no line a round. While the SuperLink does not answer it
-    is tried again, for ever. Raises UserError for what the user can mend, RunFailed where hospitals do not answer or
-    too few do.
+    is tried again, for ever. Raises UserError for what the user can mend, a server that refuses the kit's secret or is
+    not the kit's among it; RunFailed where hospitals do not answer or too few do.
     """
     own_packages_first()
     from fedkvasir.wire import app_sha256
@@ -91,13 +92,13 @@ def study_on(
             methods = of_study(study)
         try:
             if len(methods) > 1:
-                compare_on(methods, lab)
+                compare_on(methods, lab, screen)
         finally:
             build_study(study)
     return study
 
 
-def compare_on(methods: Sequence[Method], lab: str) -> None:
+def compare_on(methods: Sequence[Method], lab: str, screen: Screen | None = None) -> None:
     """Have the hospitals of a federation compare methods on the records that stayed with them.
 
     Raises UserError where there is no such federation, RunFailed where a hospital or the SuperLink does not answer.
@@ -108,6 +109,7 @@ def compare_on(methods: Sequence[Method], lab: str) -> None:
     deadlines = [run.plan.scenario.federation.deadline_s or 0.0 for method in methods for run in method.runs]
     try:
         with connected(find_kit(lab)) as grid:
+            grid.on_notice = (screen or Screen(quiet=True)).say
             compare(grid, methods, max(deadlines))
     except Disconnected as why:
         raise RunFailed(f"the hospitals could not be asked: {why}") from why
@@ -143,6 +145,7 @@ def _check(scenario: Scenario) -> None:
         raise UserError(f"data.centers.{cut}.partition: a real hospital is one; give it a center of its own")
     if scenario.training.batch_size == "auto":
         raise UserError("training.batch_size = auto is tried out on one machine; give a number")
+    check_names(scenario)  # a hospital keeps the words of what is wrong to itself
 
 
 def _run(
@@ -159,7 +162,8 @@ def _run(
 
     deadline_s = scenario.federation.deadline_s or 0.0
     screen.start("asking hospitals what they hold", None)
-    plan, nodes = enrol(grid, scenario, deadline_s)
+    grid.on_notice = screen.say
+    plan, nodes = enrol(grid, scenario, deadline_s, () if fresh else _begun(scenario, out))
     run = Run(out / plan.name)
     with run.writing():
         if fresh:
@@ -169,3 +173,17 @@ def _run(
         execute = partial(federate, grid, nodes, plan, run, remote=True)
         see_through(run, execute, f"over {len(nodes)} sites", screen, track, brief)
     return run
+
+
+def _begun(scenario: Scenario, out: Path) -> list[Plan]:
+    """Plans of the runs of a scenario that lie in ``out``, the last one that was begun or went on first."""
+
+    def decides(own: Scenario) -> object:
+        return own.decisive(), own.resources.threads_per_center
+
+    paths = out.glob(f"{scenario.name}-{'[0-9a-f]' * 8}/plan.json")
+    plans = []
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(UserError):  # a folder that cannot be read is none to go on with
+            plans.append(Run(path.parent).plan)
+    return [plan for plan in plans if decides(plan.scenario) == decides(scenario)]

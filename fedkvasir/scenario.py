@@ -7,6 +7,7 @@ Names of datasets, models, losses and algorithms are checked by :mod:`fedkvasir.
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -248,6 +249,10 @@ class Federation(_Frozen):
     """Running statistics of normalisation layers: averaged like weights, or kept at each center."""
     unseen: Literal["average"] = "average"
     """What a center without layers of its own gets where layers are local."""
+
+    def needed(self, asked: int) -> int:
+        """How many of so many hospitals the quorum asks for."""
+        return math.ceil(self.quorum * asked - 1e-9)
 
 
 class Evaluation(_Frozen):

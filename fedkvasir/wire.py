@@ -211,6 +211,18 @@ def enlist(kit: ServerKit) -> dict[str, int]:
         return nodes
 
 
+def registered(kit: ServerKit) -> dict[str, int]:
+    """Hospital -> node, of the kit's that the SuperLink has on its list, on line or not."""
+    hospitals = hospitals_by_key(kit)
+    with control(kit) as client:
+        nodes = client.ListNodes(ListNodesRequest()).nodes_info
+    return {
+        hospitals[node.public_key]: node.node_id
+        for node in nodes
+        if node.public_key in hospitals and node.status != "unregistered"
+    }
+
+
 def hospitals_by_key(kit: ServerKit) -> dict[bytes, str]:
     """Public key, as Flower writes it -> hospital, of those that may take part."""
     keys = {}

@@ -83,7 +83,7 @@ def federate(
     nodes: center -> its node. remote: hospitals are at real sites. There one message has a round validated and the next
     one trained (unless the scenario has faults), which spares a journey, so that a round is committed when the next is
     trained; and a hospital that is not heard of by the deadline is done without in validation, and asked again for its
-    test images.
+    test images, which are done without as well where it trains and the quorum of those who do has sent theirs.
     Raises RunFailed below quorum; what is committed stays, and the same call goes on from there.
     """
     for number, member in enumerate(plan.members, start=1):
@@ -106,8 +106,8 @@ class Evaluated:
     """What a hospital tells of its records where they stay with it."""
     scores: list[dict[str, Any]] = field(default_factory=list)
     """center, role, split, and the center's metrics by name."""
-    missing: list[str] = field(default_factory=list)
-    """Who was not heard of by the deadline."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Who was not heard of -> why."""
 
 
 class Federation:
@@ -244,7 +244,7 @@ class Federation:
         """
         alike = {"arrays": before.shared, "buffers": before.buffers, "local": before.local}
         alike |= dict.fromkeys(self.algorithm.replies, before.shared)
-        needed = int(np.ceil(self.scenario.federation.quorum * len(cohort) - 1e-9))
+        needed = self.scenario.federation.needed(len(cohort))
         good: dict[str, Message] = {}
         failures: list[dict[str, Any]] = []
         for attempt in range(1, ATTEMPTS + 1):
@@ -286,11 +286,15 @@ class Federation:
         orders = self._orders(number + 1, checkpoint) if together else []
         centers = list(wanted.index[wanted[split] > 0])
         validated = self._evaluate(centers, split, checkpoint, str(number), rows, orders=orders)
-        checkpoint.failures += [
-            {"round": number, "attempt": 1, "center": center, "reason": "no answer before the deadline, not validated"}
-            for center in validated.missing
-        ]
+        self._missed(number, checkpoint, validated.missing, "not validated")
         return validated
+
+    def _missed(self, number: int, checkpoint: Checkpoint, missing: dict[str, str], what: str) -> None:
+        """Keep, and tell, who was done without in an evaluation."""
+        for center, reason in missing.items():
+            failure = {"round": number, "attempt": 1, "center": center, "reason": f"{reason}; {what}"}
+            checkpoint.failures.append(failure)
+            self.watch(Event("failure", number, failure))
 
     def _evaluate(
         self,
@@ -306,7 +310,8 @@ class Federation:
 
         orders: train messages of the next round, which go along; their answers are kept for it. An error may be that of
         the training: who tells no scores is asked for the split alone.
-        Raises RunFailed where a hospital fails, and where one is not heard of on its test images.
+        Over real sites who trains and is not heard of is done without: in validation, and on its test images as long as
+        the quorum of them is. Raises RunFailed where a hospital fails, and where another one is not heard of.
         """
         deadline_s, task = self.scenario.federation.deadline_s if self.remote else None, self.scenario.task
         records = {
@@ -335,12 +340,16 @@ class Federation:
             replies = {c: reply for c, reply in replies.items() if c not in again}
             replies |= self._ask([*again.values()], split, checkpoint.round, deadline_s)
         evaluated = Evaluated()
+        held = self.plan.centers
+        train = [*held.index[(held["role"] == "train") & (held[split] > 0)]]
+        heard = [center for center in train if not unheard(replies.get(center))]
+        enough = split == "val" or len(heard) >= self.scenario.federation.needed(len(train))
         for center in sorted(centers):
             reply = replies.get(center)
-            if deadline_s and split == "val" and unheard(reply):
-                evaluated.missing.append(center)
-                continue
             reason = unscored(reply, task)
+            if deadline_s and enough and center in train and unheard(reply):
+                evaluated.missing[center] = reason
+                continue
             if reply is None or reason:
                 raise RunFailed(f"round {checkpoint.round}: {center} could not be evaluated on {split} ({reason})")
             place = {"center": center, "role": str(self.plan.centers.loc[center, "role"]), "split": split}
@@ -368,10 +377,13 @@ class Federation:
         self.watch(Event("test", last.round, {"best": last.best, "centers": centers, "select": select}))
         best = last if last.best == last.round else self.run.checkpoint(str(last.best))
         tested = self._evaluate(centers, "test", best, "best", rows, gallery=not self.remote)
+        self._missed(last.round, last, tested.missing, "not tested")
         if best is last:
             again = [[part.assign(checkpoint="last") for part in parts] for parts in (tested.tables, tested.shares)]
         else:
-            other = self._evaluate(centers, "test", last, "last", rows)
+            there = [center for center in centers if center not in tested.missing]
+            other = self._evaluate(there, "test", last, "last", rows)
+            self._missed(last.round, last, other.missing, "not tested with the last round's weights")
             again = [other.tables, other.shares]
         last.wall_s += time.perf_counter() - began
         samples, shared = _stack([*tested.tables, *again[0]]), _stack([*tested.shares, *again[1]])

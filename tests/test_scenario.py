@@ -80,6 +80,11 @@ def test_a_mistake_is_one_sentence_that_names_the_key(tiny: Path, override: str,
         ("data.roots.kvasirseg=/x", "data.roots.kvasirseg: there is no such dataset (did you mean 'kvasir-seg'?)"),
         ("data.options.synthetic.sead=1", "data.options.synthetic.sead: unknown option (did you mean 'seed'?)"),
         ("data.options.synthetic.patients_per_center=ten", "= 'ten': input should be a valid integer"),
+        (
+            "data.options.synthetic.patients_per_center=10000000",
+            "data.options.synthetic.patients_per_center = 10000000: input should be less than or equal to 1000",
+        ),
+        ("data.options.synthetic.patients_per_center=0", "= 0: input should be greater than or equal to 1"),
         ("data.options.polypgen.parts=1", "data.options.polypgen.parts = 1: input should be a valid tuple, e.g. ("),
     ],
 )

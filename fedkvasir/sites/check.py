@@ -105,6 +105,20 @@ def why_not(address: str, error: Exception) -> str:
     return f"there is no way from this machine to {address}: {cause}"
 
 
+def is_untrusted(error: Exception) -> bool:
+    """Whether the server was there, and its certificate did not hold; error: as httpx raised it."""
+    return isinstance(_first_cause(error), ssl.SSLCertVerificationError)
+
+
+def clock_off(response: httpx.Response) -> str:
+    """That this machine's clock may be why a server refused what was signed here, in one sentence; empty: it is not."""
+    ahead_s = _ahead_s(response)
+    if ahead_s is None or abs(ahead_s) <= 3:
+        return ""
+    clock = f"the clock of this machine is {_apart(ahead_s)} the server's"
+    return f"{clock}, which refuses what is signed with it: have it set by NTP"
+
+
 def examine(kit: SiteKit, scenario: Scenario | None = None) -> Iterator[Finding]:
     """Look at versions, room, the kit, the way to the server, the data; at a scenario as well, if one is given.
 
@@ -291,9 +305,8 @@ def _answer(kit: SiteKit, response: httpx.Response) -> Knock:
         where = f"the key of {kit.hospital} is not registered at {kit.superlink}, or was revoked there"
         return Knock(f"{where}: ask the coordinator", ahead_s)
     if response.status_code == httpx.codes.UNAUTHORIZED:
-        if ahead_s is not None and abs(ahead_s) > 3:
-            clock = f"the clock of this machine is {_apart(ahead_s)} the server's"
-            return Knock(f"{clock}, which refuses what is signed with it: have it set by NTP", ahead_s)
+        if clock := clock_off(response):
+            return Knock(clock, ahead_s)
         return Knock(f"{kit.superlink} refuses what the key of {kit.hospital} signs: ask the coordinator", ahead_s)
     return Knock(_stranger(kit, str(response.status_code)), ahead_s)
 
@@ -328,8 +341,6 @@ def _why_not_trusted(address: str, code: int) -> str:
     if code == NOT_YET_VALID:
         return f"the certificate of {address} is not valid yet: look at the clock of this machine, and of the server"
     if code in (OTHER_HOST, OTHER_IP):
-        return (
-            f"the certificate of {address} is for another host: `superlink` must be the address that the kit came with"
-        )
+        return f"the certificate of {address} is for another host: keep to the address that the kit came with"
     where = f"the certificate of {address} is not signed by the authority in ca.crt"
     return f"{where}: that is not this federation's server, or this kit is another federation's"

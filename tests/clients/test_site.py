@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -293,6 +294,23 @@ def test_where_another_hospital_trains_alone_it_is_tested_as_a_holdout(settle: S
 def test_a_hospital_that_is_not_in_the_scenario_is_no_part_of_it(settle: Settle) -> None:
     door = settle(hospital="oslo")
     assert refusal(door.ask("query.survey")) == "UserError at oslo; its own log says more"
+
+
+@pytest.mark.parametrize("kind", ["query.survey", "query.enrol", "query.compare", "train"])
+def test_no_message_is_worked_on_for_ever(settle: Settle, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A run's own deadline is for its rounds; this scenario has none."""
+    door, ended = settle().enrolled(), threading.Event()
+    monkeypatch.setattr(site, "LONGEST_S", 0.1)
+    monkeypatch.setattr(site.os, "_exit", lambda code: ended.set())
+
+    def work(message: Message, context: Context) -> Message:
+        ended.wait(20)
+        return Message(RecordDict(), reply_to=message)
+
+    node = {site.NODE: str(door.folder), site.APP: APP}
+    message = _address(Message(door.content(kind), NODE, kind))
+    site.guard(message, Context(1, NODE, node, RecordDict(), {}), work)
+    assert ended.is_set()
 
 
 # ---- refusals: nothing is written, and the next message is answered

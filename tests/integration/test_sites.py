@@ -33,6 +33,7 @@ from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from fedkvasir.simulation import Simulation, run_scenario
 from fedkvasir.sites.federation import ServerKit
+from fedkvasir.sites.kit import revoke
 from server.lab import LabGrid, connected
 from tests.conftest import TINY, Command
 
@@ -434,3 +435,33 @@ def test_a_cut_of_a_minute_is_sat_out(lab: Lab, tmp_path: Path) -> None:
     cable.cut = False
     thread.join(280)
     assert done["run"].result["weights_sha256"] == lab.simulated(tmp_path, *overrides).result["weights_sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_who_is_revoked_is_not_waited_for_and_runs_are_finished_without_it(lab: Lab, tmp_path: Path) -> None:
+    """A run that goes on at that moment, and one that was stopped before. The last test: bergen does not come back."""
+    overrides = ("federation.rounds=5", "federation.quorum=0.6", "federation.deadline_s=100", "evaluation.select=last")
+    words = [*overrides, "seed=12", "--on", str(lab.kits / "server"), "--out", str(tmp_path / "stopped"), "--quiet"]
+    stopped = subprocess.Popen([COMMAND, "run", str(lab.scenario), DEADLINE, *words])
+    lab.wait_until(lambda: any((tmp_path / "stopped").glob("*/checkpoints/0001.safetensors")))
+    stopped.kill()
+    stopped.wait()
+
+    done: dict[str, Run] = {}
+    thread = threading.Thread(target=lambda: done.update(run=lab.run(tmp_path / "going", *overrides, "seed=11")))
+    thread.start()
+    lab.wait_until(lambda: any((tmp_path / "going").glob("*/checkpoints/0001.safetensors")))
+    revoke(lab.kits, "bergen")
+    began = time.monotonic()
+    thread.join(280)
+    done["resumed"] = lab.run(tmp_path / "stopped", *overrides, "seed=12")
+    assert time.monotonic() - began < 200, "one round may have been under way, no other waited for its deadline"
+    for run in done.values():
+        assert {failure["center"] for failure in run.result["failures"]} == {"bergen"}
+        last = run.result["failures"][-1]
+        assert (last["round"], last["reason"]) == (5, "no hospital of lab, or revoked; not tested")
+        assert [*run.table()["center"]] == ["alta", "cadiz", "edinburgh"]
+        assert "bergen: no hospital of lab, or revoked; not tested" in (run.folder / "report.html").read_text()
+    again = lab.run(tmp_path / "stopped", *overrides, "seed=12")
+    assert again.finished and again.folder == done["resumed"].folder

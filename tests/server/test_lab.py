@@ -1,24 +1,48 @@
-"""At the coordinator: an answer is that of the hospital that was asked, whatever it says of itself."""
+"""At the coordinator: an answer is that of the hospital that was asked, whatever it says of itself; and who is waited
+for."""
 
+import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedkvasir.errors import RunFailed
 from fedkvasir.packing import pack
+from fedkvasir.plan import make_plan
+from fedkvasir.scenario import Scenario, load
+from fedkvasir.sites.federation import Federation, ServerKit
+from fedkvasir.sites.kit import revoke, write_kits
+from fedkvasir.sites.plan import facts_of
+from server import lab
 from server.grid import _address, _identify
-from server.lab import LabGrid
+from server.lab import LabGrid, _ask, compare, enrol
 
 HOSPITALS = {7: "alta", 8: "bergen"}
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> ServerKit:
+    path = tmp_path / "federation.yaml"
+    path.write_text("{name: lab, address: 'localhost:8000', hospitals: [alta, bergen, cadiz, edinburgh]}")
+    write_kits(Federation.load(path), tmp_path / "kits")
+    return ServerKit.load(tmp_path / "kits" / "server")
 
 
 class Mailbox(LabGrid):
     """A SuperLink that has every answer at once; ``answer`` makes alta's."""
 
-    def __init__(self, answer: Callable[[Message], Message]) -> None:
+    def __init__(self, kit: ServerKit, answer: Callable[[Message], Message]) -> None:
+        self._kit = kit
         self.lost, self.hospitals, self.on_reply = "", HOSPITALS, lambda center: None
-        self._answers: dict[int, Callable[[Message], Message]] = {7: answer, 8: good}
+        self.said: list[str] = []
+        self.on_notice = self.said.append
+        self._answers: dict[int, Callable[[Message], Message | None]] = {7: answer, 8: good}
         self._sent: dict[str, Message] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -27,7 +51,8 @@ class Mailbox(LabGrid):
         return [message.metadata.message_id]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return [self._answers[self._sent[number].metadata.dst_node_id](self._sent[number]) for number in message_ids]
+        asked = (self._sent[number] for number in message_ids)
+        return [reply for each in asked if (reply := self._answers[each.metadata.dst_node_id](each))]
 
     def close(self) -> None:
         pass
@@ -35,6 +60,10 @@ class Mailbox(LabGrid):
 
 def good(message: Message) -> Message:
     return Message(pack(RecordDict({"arrays": ArrayRecord({"a": Array(np.ones(3))})})), reply_to=message)
+
+
+def never(message: Message) -> None:
+    return None
 
 
 def from_bergen(message: Message) -> Message:
@@ -59,11 +88,134 @@ def unreadable(message: Message) -> Message:
 
 @pytest.mark.parametrize("answer", [from_bergen, to_another, unpackable, unreadable])
 def test_an_answer_that_is_none_is_an_error_of_its_own_hospital_and_the_others_are_taken(
-    answer: Callable[[Message], Message],
+    kit: ServerKit, answer: Callable[[Message], Message]
 ) -> None:
     _identify()
     asked = [Message(RecordDict(), node, "query.survey") for node in HOSPITALS]
-    replies = {reply.metadata.src_node_id: reply for reply in Mailbox(answer).send_and_receive(asked, timeout=20)}
+    replies = {reply.metadata.src_node_id: reply for reply in Mailbox(kit, answer).send_and_receive(asked, timeout=20)}
     assert replies.keys() == HOSPITALS.keys()
     assert replies[7].error.reason.startswith("sent what cannot be read: ")
     np.testing.assert_array_equal(replies[8].content.array_records["arrays"]["a"].numpy(), np.ones(3))
+
+
+# ---- who is waited for
+
+
+class Waiting(Mailbox):
+    """Alta is on line from the beginning, others from when the coordinator asks who is for the third time."""
+
+    def __init__(self, kit: ServerKit, *others: str) -> None:
+        super().__init__(kit, good)
+        self.hospitals = {7: "alta"}
+        self._asked, self._late = 0, dict(enumerate(others, start=8))
+
+    def _hospitals(self) -> dict[int, str]:
+        self._asked += 1
+        return {7: "alta"} | (self._late if self._asked > 2 else {})
+
+
+def test_who_is_waited_for_is_said_once(kit: ServerKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab, "NOTICE_S", 0.5)
+    grid = Waiting(kit, "bergen")
+    assert grid.nodes_of(["alta", "bergen"], 60) == {"alta": 7, "bergen": 8}
+    assert grid.said == ["waiting for bergen (off line), up to 60 s"]
+    grid = Waiting(kit)
+    with pytest.raises(RunFailed, match="roll call: off line for 1 s: bergen"):
+        grid.nodes_of(["alta", "bergen"], 1)
+
+
+def test_who_is_on_line_and_does_not_answer_is_told_from_who_is_not(kit: ServerKit) -> None:
+    _identify()
+    grid = Waiting(kit, "bergen")
+    grid.hospitals = HOSPITALS
+    grid._answers = {node: never for node in HOSPITALS}
+    told = {"alta": {"scenario": "{}"}, "bergen": {"scenario": "{}"}}
+    said = r"no answer in 1 s \(on line, still preparing: alta; off line: bergen\); the same command asks again"
+    with pytest.raises(RunFailed, match=said):
+        _ask(grid, {"alta": 7, "bergen": 8}, "query.survey", told, 1)
+
+
+def test_who_is_revoked_is_not_waited_for(kit: ServerKit) -> None:
+    """Not at the roll call, and not in a round that has begun, nor is one whose node is nobody's."""
+    _identify()
+    grid = Mailbox(kit, good)
+    revoke(kit.root.parent, "bergen")
+    with pytest.raises(RunFailed, match="bergen: no hospital of lab, or revoked; it has alta, cadiz, edinburgh"):
+        grid.nodes_of(["alta", "bergen"], 60)
+    grid.hospitals = {7: "alta", -1: "bergen"}
+    replies = grid.send_and_receive([Message(RecordDict(), node, "query.survey") for node in (7, -1)], timeout=60)
+    (error,) = (reply.error for reply in replies if reply.has_error())
+    assert len(replies) == 2 and error.reason == "no hospital of lab, or revoked"
+
+
+# ---- a run that goes on without
+
+
+class Hospitals(Mailbox):
+    """Some of the hospitals of a scenario, on line with images of their own."""
+
+    def __init__(self, kit: ServerKit, scenario: Scenario, *here: str) -> None:
+        super().__init__(kit, good)
+        self._scenario, self.hospitals = scenario, dict(enumerate(here, start=7))
+        self._answers = dict.fromkeys(self.hospitals, self._say)
+
+    def _hospitals(self) -> dict[int, str]:
+        return self.hospitals
+
+    def _say(self, message: Message) -> Message:
+        own = make_plan(self._scenario, only=self.hospitals[message.metadata.dst_node_id])
+        facts = ConfigRecord({"json": json.dumps(facts_of(own, "0" * 16))})
+        return Message(RecordDict({"hospital": facts}), reply_to=message)
+
+
+@pytest.fixture
+def quorum(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Scenario:
+    """Two of three hospitals that train are enough; the SuperLink has bergen on its list."""
+    monkeypatch.setattr(lab.wire, "registered", lambda kit: {"bergen": 77})
+    return load(tiny, ("federation.quorum=0.6",))
+
+
+@pytest.mark.parametrize(("revoked", "node"), [(False, 77), (True, -1)])
+def test_a_run_that_has_begun_goes_on_without_who_is_off_line_or_revoked(
+    kit: ServerKit, quorum: Scenario, monkeypatch: pytest.MonkeyPatch, revoked: bool, node: int
+) -> None:
+    """The first is reached by its own node once it is back."""
+    _identify()
+    if revoked:
+        revoke(kit.root.parent, "bergen")
+        monkeypatch.setattr(lab.wire, "registered", lambda kit: {})
+    begun, other = make_plan(quorum), make_plan(quorum)
+    other = replace(other, pixels=other.pixels | {"alta": "0" * 64})
+    grid = Hospitals(kit, quorum, "alta", "cadiz", "edinburgh")
+    plan, nodes = enrol(grid, quorum, 1, (other, begun))
+    assert plan is begun
+    assert nodes == {"alta": 7, "cadiz": 8, "edinburgh": 9, "bergen": node} and grid.hospitals[node] == "bergen"
+    assert grid.said == ["going on without bergen: off line, or revoked"]
+    with pytest.raises(
+        RunFailed, match="bergen: off line or revoked; no run can go on without, as the others hold other"
+    ):
+        enrol(Hospitals(kit, quorum, "alta", "cadiz", "edinburgh"), quorum, 1, (other,))
+
+
+@pytest.mark.parametrize(
+    ("here", "overrides", "begun", "said"),
+    [
+        (("alta", "cadiz", "edinburgh"), (), False, "off line for 1 s: bergen"),
+        (("alta", "cadiz", "edinburgh"), ("federation.quorum=1.0",), True, "off line for 1 s: bergen"),
+        (("alta", "edinburgh"), (), True, "off line for 1 s: bergen, cadiz"),
+        (("alta", "bergen", "cadiz"), (), True, "off line for 1 s: edinburgh"),
+    ],
+    ids=["a run that has not begun", "the quorum is all", "below the quorum", "without the holdout"],
+)
+def test_no_run_goes_on(
+    kit: ServerKit, quorum: Scenario, tiny: Path, here: tuple[str], overrides: tuple[str], begun: bool, said: str
+) -> None:
+    scenario = load(tiny, overrides) if overrides else quorum
+    with pytest.raises(RunFailed, match=said):
+        enrol(Hospitals(kit, scenario, *here), scenario, 1, (make_plan(scenario),) if begun else ())
+
+
+def test_who_left_is_not_asked_to_compare_what_was_not_tested_there(kit: ServerKit) -> None:
+    revoke(kit.root.parent, "bergen")
+    before, after = (SimpleNamespace(places=places) for places in ({("bergen", "train")}, set()))
+    compare(Mailbox(kit, good), cast(Any, [before, after]), 1)

@@ -18,7 +18,7 @@ from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.shared import share
 from fedkvasir.plan import make_plan
 from fedkvasir.report import build_report
-from fedkvasir.runs import Run
+from fedkvasir.runs import Event, Run, Watch, failure_text
 from fedkvasir.scenario import load
 from fedkvasir.study import validation_score
 from server.grid import LocalGrid, Node
@@ -61,7 +61,27 @@ def failing(center: str, number: int, attempts: int) -> Spoil:
     return spoil
 
 
-def run_of(scenario: Path, out: Path, *overrides: str, spoil: Spoil = untouched, remote: bool = True) -> Run:
+def left(center: str, number: int) -> Spoil:
+    """A hospital that is not heard of any more from the training of a round on."""
+    away = False
+
+    def spoil(message: Message, reply: Message) -> Message:
+        nonlocal away
+        away = away or trains(message, number)
+        gone = Error(ErrorCode.NODE_UNAVAILABLE, "no hospital of lab, or revoked")
+        return Message(gone, reply_to=message) if away and to(center, message) else reply
+
+    return spoil
+
+
+def run_of(
+    scenario: Path,
+    out: Path,
+    *overrides: str,
+    spoil: Spoil = untouched,
+    remote: bool = True,
+    watch: Watch = lambda event: None,
+) -> Run:
     """A run to its end, or on from where it stopped; remote: over real sites."""
     plan = make_plan(load(scenario, overrides))
     run = Run(out / plan.name)
@@ -69,7 +89,7 @@ def run_of(scenario: Path, out: Path, *overrides: str, spoil: Spoil = untouched,
     grid.spoil = spoil
     with run.writing():
         run.start(plan, "sites", 1)
-        federate(grid, roll_call(grid, plan), plan, run, remote=remote)
+        federate(grid, roll_call(grid, plan), plan, run, watch, remote=remote)
     return run
 
 
@@ -146,6 +166,42 @@ def test_what_a_round_was_chosen_among_is_said(tiny: Path, tmp_path: Path, heard
     assert (says in build_report(run).read_text()) and (
         "Selection:" in (run.folder / "report.html").read_text()
     ) == bool(says)
+
+
+@pytest.mark.parametrize("select", ["last", "train-val"])
+def test_a_run_is_finished_without_who_left_and_says_so(tiny: Path, tmp_path: Path, select: str) -> None:
+    """Bergen, after round 1: every failure is told as it happens and kept, the closing test among them."""
+    told: list[Event] = []
+    overrides = ("federation.rounds=3", "federation.quorum=0.6", "federation.deadline_s=600")
+    overrides += (f"evaluation.select={select}",)
+    run = run_of(tiny, tmp_path, *overrides, spoil=left("bergen", 2), watch=told.append)
+    failures = [event.facts for event in told if event.kind == "failure"]
+    texts = [failure_text({key: own for key, own in failure.items() if key != "mended"}) for failure in failures]
+    gone = "bergen: no hospital of lab, or revoked"
+    missed = [f"round {number}, {gone}; not validated" for number in (1, 2, 3)]
+    tested = f"round 3, {gone}; not tested"
+    assert sorted(texts) == sorted([*missed, f"round 2, {gone}", f"round 3, {gone}", tested])
+    kept = [failure_text(failure) for failure in run.result["failures"]]
+    assert sorted(kept) == sorted(texts) and kept[-1] == tested
+    assert set(run.samples["checkpoint"]) == {"best", "last", "1", "2", "3"}
+    ends = run.samples.query("split == 'test'")
+    assert [*ends.groupby("checkpoint")["center"].unique().map(sorted)] == [["alta", "cadiz", "edinburgh"]] * 2
+    build_report(run)
+    assert tested.removeprefix("r") in (run.folder / "report.html").read_text()  # as a sentence, Round
+
+
+@pytest.mark.parametrize(("center", "quorum"), [("bergen", 1.0), ("edinburgh", 0.5)])
+def test_a_run_is_not_finished_without_a_holdout_or_below_the_quorum(
+    tiny: Path, tmp_path: Path, center: str, quorum: float
+) -> None:
+    def spoil(message: Message, reply: Message) -> Message:
+        if to(center, message) and message.content.get("config", {}).get("split") == "test":
+            return Message(Error(ErrorCode.NODE_UNAVAILABLE, "away"), reply_to=message)
+        return reply
+
+    overrides = ("federation.rounds=1", f"federation.quorum={quorum}", "federation.deadline_s=600")
+    with pytest.raises(RunFailed, match=rf"round 1: {center} could not be evaluated on test \(away\)"):
+        run_of(tiny, tmp_path, *overrides, spoil=spoil)
 
 
 # ---- what a hospital may answer

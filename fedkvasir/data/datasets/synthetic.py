@@ -4,6 +4,9 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from fedkvasir.data import synthetic
 from fedkvasir.data.catalog import RENDERED, Card, Catalog, Dataset, list_images, make_catalog, pair
@@ -21,12 +24,15 @@ CARD = Card(
     groups="patient (two frames each)",
 )
 
+MOST = 1000
+"""Patients a center that are rendered: ten frames each over all centers, several of them a second."""
+
 
 def prepare(
     progress: Callable[[int, int], None] | None = None,
     *,
     task: str = "segmentation",
-    patients_per_center: int = 36,
+    patients_per_center: Annotated[int, Field(ge=1, le=MOST)] = 36,
     seed: int = 0,
     image_scale: float = 1.0,
 ) -> Path:
