@@ -244,6 +244,8 @@ class Federation:
         """
         alike = {"arrays": before.shared, "buffers": before.buffers, "local": before.local}
         alike |= dict.fromkeys(self.algorithm.replies, before.shared)
+        # How a site halves its validation images for a fusion that is learned is known there alone.
+        images = {} if self.run.members else self.plan.centers["train"].to_dict()
         needed = int(np.ceil(self.scenario.federation.quorum * len(cohort) - 1e-9))
         good: dict[str, Message] = {}
         failures: list[dict[str, Any]] = []
@@ -252,7 +254,7 @@ class Federation:
             replies = first or self._ask(asked, "train", number, self.scenario.federation.deadline_s)
             first = {}
             for center in sorted(map(self._center, asked)):
-                if reason := complaint(replies.get(center), alike):
+                if reason := complaint(replies.get(center), alike, images.get(center)):
                     failures.append({"round": number, "attempt": attempt, "center": center, "reason": reason})
                     self.watch(Event("failure", number, failures[-1]))
                 else:
@@ -439,11 +441,11 @@ def roll_call(grid: Grid, plan: Plan) -> dict[str, int]:
     return dict(sorted(nodes.items()))
 
 
-def complaint(reply: Message | None, alike: dict[str, exchange.State]) -> str:
+def complaint(reply: Message | None, alike: dict[str, exchange.State], images: int | None = None) -> str:
     """Why a reply to a train message cannot be averaged; empty where it can.
 
     alike: record name -> arrays like those that must come back: the same records, names, shapes and types, no more and
-    no fewer, all of them finite.
+    no fewer, all of them finite. images: that the hospital trains with, by the plan; None where that is not known.
     """
     if reply is None:
         return "no answer before the deadline"
@@ -463,6 +465,8 @@ def complaint(reply: Message | None, alike: dict[str, exchange.State]) -> str:
     arrays = [np.array(list(_metrics(reply).values())), *(a for state in states.values() for a in state.values())]
     if not all(np.isfinite(array).all() for array in arrays):
         return "sent values that are not numbers"
+    if images is not None and (trained := _metrics(reply)["samples"]) != images:
+        return f"trained with {trained:g} images, and said before the first round that it has {images}"
     return ""
 
 
