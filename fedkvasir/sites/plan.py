@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.errors import UserError
+from fedkvasir.evaluation.shared import MINIMUM
 from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, UNCHECKED, Plan, refuse_empty
 from fedkvasir.pretrained import trained_on
 from fedkvasir.scenario import Scenario
-from fedkvasir.sites.federation import SHA256
+from fedkvasir.sites.federation import SHA256, SiteKit
 
 SPLITS = ("train", "val", "test")
 MOST = 10_000_000
@@ -41,6 +42,31 @@ def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
     facts |= {"catalog_sha256": catalog, "pixels_sha256": pixels, "device": plan.device, "precision": plan.precision}
     facts |= {"warnings": len(plan.warnings), "rendered": plan.rendered, "numbers": plan.numbers}
     return facts
+
+
+def too_few(plan: Plan, kit: SiteKit) -> str:
+    """Why a hospital takes no part in a scenario, of which this is its own plan; empty where it does.
+
+    Scores of a whole split are told however small it is, and how small it is the scenario says: with a group or two in
+    it they are single patients' figures. A hospital takes part all the same where it has a list of what it runs, where
+    figures of single images may leave, and with pictures of nobody.
+    """
+    if kit.approve is not None or kit.share == "per-image" or plan.rendered:
+        return ""
+    trained = plan.as_trained()
+    # A fusion that is learned is scored on half of the validation images.
+    if not (parts := _few(trained) or _few(trained.stage(""))):
+        return ""
+    return (
+        f"of its {' and '.join(parts)} images at {kit.hospital} the scenario would have scores of fewer than {MINIMUM} "
+        "groups, so of single patients; make such a part larger or empty, or have the hospital put the scenario on its "
+        "list, `approve` in site.yaml"
+    )
+
+
+def _few(plan: Plan) -> list[str]:
+    groups = plan.samples.groupby("split")["group"].nunique()
+    return [split for split in ("val", "test") if 0 < groups.get(split, 0) < MINIMUM]
 
 
 def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> Plan:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from PIL import Image
 from fedkvasir.errors import UserError
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import Scenario, load, parse, variant
-from fedkvasir.sites.plan import SPLITS, facts_of, plan_of_sites
+from fedkvasir.sites.federation import SiteKit
+from fedkvasir.sites.plan import SPLITS, facts_of, plan_of_sites, too_few
 from tests.conftest import Miniatures
 
 SALT = "0123456789abcdef"
@@ -349,3 +351,18 @@ def test_facts_hold_no_name_of_a_picture_or_a_patient(copied: Callable[..., Scen
             names |= {path.name for path in paths} | {path.stem for path in paths}
             assert len(names) > len(paths) and not [name for name in names if name in text]
             assert not [digest for digest in plan.samples["pixels_sha256"] if digest in text]
+
+
+@pytest.mark.parametrize(("fusion", "refused"), [("mean", False), ("learned", True)])
+def test_a_learned_fusion_is_scored_on_half_of_the_validation_groups(
+    miniatures: Miniatures, tmp_path: Path, fusion: str, refused: bool
+) -> None:
+    raw = {
+        "name": "halves",
+        "model": {"name": "ensemble", "members": ["unet", "fpn"], "fusion": fusion},
+        "data": {"image_size": 32, "centers": {"oslo": {"dataset": "kvasir-seg", "val": 0.3, "test": 0.3}}},
+    }
+    plan = replace(make_plan(parse(raw, "test"), miniatures("kvasir-seg").parent, only="oslo"), rendered=False)
+    assert 5 <= plan.samples.query("split == 'val'")["group"].nunique() < 10
+    facts = {"federation": "lab", "hospital": "oslo", "superlink": "lab:1", "expires": "2099-01-01"}
+    assert bool(too_few(plan, SiteKit.model_validate(facts, context=tmp_path))) == refused
