@@ -187,8 +187,8 @@ def compare_here(methods: Mapping[str, Runs], seed: int, checkpoint: str = "best
     """The first of two methods against the second at this hospital: :data:`PAIRED`, one row a center and role.
 
     methods: name -> per-image records, a table a seed, as :func:`~fedkvasir.evaluation.comparison.compare` takes them;
-    names and ``seed`` decide on the draws of groups, as there, and ``seed`` has to be secret, as in :func:`share`. A center that
-    one of the two was not tested at is left out.
+    names and ``seed`` decide on the draws of groups, as there, and ``seed`` has to be secret, as in :func:`share`. A
+    center that one of the two was not tested at is left out.
 
     difference: of the scores; draws: (2000,) of the difference, the same groups for both. Of the groups that both
     score: groups, wins, ties, losses, median of their differences, and for the signed-rank test won and tied
@@ -256,6 +256,46 @@ def is_share(table: pd.DataFrame, task: str) -> bool:
         and len(draws) <= 1
         and all(getattr(own, "dtype", None) == np.float64 and own.shape == (DRAWS,) for own in draws["draws"])
     )
+
+
+def is_paired(table: pd.DataFrame, center: str, role: str, task: str, images: int) -> bool:
+    """Whether a stranger's table is as :func:`compare_here` makes that of one center in one role: :func:`combine` can
+    take it, and no number in it is one that cannot be.
+
+    images: that either method is tested on there; there are no more groups.
+    """
+    if len(table) != 1 or not {*PAIRED} <= {*table.columns}:
+        return False
+    row, numbers = table.iloc[0], table[["difference", "median", "groups", "wins", "ties", "losses", "won"]]
+    draws, tied = row["draws"], row["tied"]
+    words = [row[name] for name in ("center", "role", "metric", "note")]
+    if not (
+        all(isinstance(word, str) for word in words)
+        and words[:-1] == [center, role, STATISTICS[task].title]
+        and all(isinstance(dtype, np.dtype) and dtype.kind in "fi" for dtype in numbers.dtypes)
+        and getattr(draws, "dtype", None) == np.float64
+        and draws.shape == (DRAWS,)
+    ):
+        return False
+    if numbers.isna().to_numpy().all():
+        return bool(np.isnan(draws).all())
+    if getattr(tied, "dtype", None) != np.int64 or tied.ndim != 1 or not len(tied):
+        return False
+    difference, median, *counts, won = numbers.iloc[0].astype(np.float64)
+    groups, wins, ties, losses = counts
+    if not (
+        abs(difference) <= 1
+        and abs(median) <= 1
+        and not np.isinf(draws).any()
+        and all(count >= 0 and count % 1 == 0 for count in counts)
+        and MINIMUM <= groups <= images
+        and wins + ties + losses == groups == tied.sum()
+        and tied[0] == ties
+        and (tied[1:] > 0).all()
+    ):
+        return False
+    ranks = SignedRanks(won, tuple(map(int, tied))).ranks
+    return bool(ranks[: int(wins)].sum() <= won <= ranks[int(losses) :].sum())
 
 
 def combine(parts: pd.DataFrame, first: str, second: str, scope: str, runs: int) -> Comparison:

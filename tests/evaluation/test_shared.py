@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from fedkvasir.evaluation.fairness import fairness
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import center_table, task_of
 from fedkvasir.evaluation.selection import selection_score
-from fedkvasir.evaluation.shared import MINIMUM, anonymise, combine, compare_here, is_share, share
+from fedkvasir.evaluation.shared import MINIMUM, anonymise, combine, compare_here, is_paired, is_share, share
 from fedkvasir.evaluation.suite import alarms, by_size, over_centers, suite
 from tests.evaluation.records import alarm, classification, segmentation
 
@@ -354,6 +355,10 @@ def worse(records: pd.DataFrame, by: float, noise: float = 0.05, seed: int = 1) 
     return records.assign(tp=tp, fn=records["tp"] + records["fn"] - tp)
 
 
+def arrived(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(table.to_parquet()))
+
+
 def off_site(methods: dict[str, list[pd.DataFrame]], scope: str, seed: int = 0) -> Comparison:
     """Every hospital compares its own records, the coordinator puts the parts together."""
     centers = sorted({*methods["A"][0]["center"]})
@@ -361,6 +366,10 @@ def off_site(methods: dict[str, list[pd.DataFrame]], scope: str, seed: int = 0) 
         compare_here({name: [t[t["center"] == center] for t in tables] for name, tables in methods.items()}, seed)
         for center in centers
     ]
+    first = methods["A"][0]
+    for center, part in zip(centers, map(arrived, parts), strict=True):
+        own = first[first["center"] == center]
+        assert is_paired(part, center, own["role"].iloc[0], task_of(first), own["sample"].nunique())
     return combine(pd.concat(parts, ignore_index=True), "A", "B", scope, min(map(len, methods.values())))
 
 
@@ -386,6 +395,47 @@ def test_of_one_center_the_comparison_is_that_of_its_records(records: pd.DataFra
     methods = {"A": [records], "B": [other]}
     found, (whole,) = off_site(methods, "unseen"), compare(methods)
     assert replace(found, p_holm=found.p) == whole
+
+
+def told_of_two(records: pd.DataFrame, center: str) -> pd.DataFrame:
+    """A hospital's comparison as it arrives."""
+    own = records[records["center"] == center]
+    other = worse(own, 0.04) if "tp" in own else own.assign(label=np.roll(own["label"], 3))
+    return arrived(compare_here({"A": [own], "B": [other]}, 0))
+
+
+@pytest.mark.parametrize(("records", "center", "role"), [(MASKS, "dijon", "holdout"), (LABELS, "rome", "train")])
+def test_the_coordinator_takes_what_compares_two_methods_and_nothing_else(
+    records: pd.DataFrame, center: str, role: str
+) -> None:
+    """One hospital could decide a comparison with groups that it does not have, or by a difference beyond 1."""
+    task, told = task_of(records), told_of_two(records, center)
+    groups, wins, images = int(told["groups"].iloc[0]), int(told["wins"].iloc[0]), 200
+    tied, draws = told["tied"].iloc[0], told["draws"].iloc[0]
+    assert is_paired(told, center, role, task, images) and is_paired(told, center, role, task, groups)
+    assert wins > 0 and not is_paired(told, center, role, task, groups - 1)
+    assert not is_paired(told, "evora", role, task, images) and not is_paired(told, center, "both", task, images)
+    changed: list[dict[str, Any]] = [
+        {"difference": 7.0}, {"difference": np.nan}, {"difference": "0.1"}, {"median": -1.5}, {"metric": "IoU"},
+        {"wins": wins + 1}, {"wins": 0, "losses": told["losses"] + wins}, {"wins": wins + 0.5, "ties": -0.5},
+        {"groups": MINIMUM - 1}, {"groups": np.nan}, {"won": 1e9}, {"won": np.nan}, {"won": -1.0}, {"note": None},
+        {"tied": [tied[1:]]}, {"tied": [tied.astype(float)]}, {"tied": [[]]}, {"tied": 3}, {"tied": [[*tied, 0]]},
+        {"draws": [draws[:3]]}, {"draws": [np.append(draws[1:], np.inf)]}, {"draws": 0.0}, {"draws": None},
+    ]  # fmt: skip
+    spoilt = [
+        told.drop(columns="won"),
+        told.iloc[:0],
+        pd.concat([told, told]),
+        *(told.assign(**own) for own in changed),
+    ]
+    assert [is_paired(table, center, role, task, images) for table in spoilt] == [False] * len(spoilt)
+
+
+def test_a_comparison_of_few_groups_is_taken_with_nothing_in_it() -> None:
+    few = segmentation({"evora": groups(4)}).assign(**{"class": "polyp"}, tn=0)
+    told = told_of_two(few, "evora")
+    assert told["difference"].isna().all() and is_paired(told, "evora", "holdout", "segmentation", 20)
+    assert not is_paired(told.assign(draws=[np.zeros(2000)]), "evora", "holdout", "segmentation", 20)
 
 
 @settings(max_examples=30)
