@@ -202,6 +202,19 @@ def test_records_that_are_none_end_the_run_in_a_sentence(tiny: Path, tmp_path: P
         run_of(tiny, tmp_path, "federation.rounds=1", spoil=spoil)
 
 
+@pytest.mark.parametrize("left", [(), ("samples", "shared")])
+def test_a_test_answer_has_one_table_and_not_two_or_none(tiny: Path, tmp_path: Path, left: tuple[str, ...]) -> None:
+    def spoil(message: Message, reply: Message) -> Message:
+        if to("edinburgh", message) and "samples" in reply.content:
+            table = reply.content.pop("samples")
+            for name in left:
+                reply.content[name] = table
+        return reply
+
+    with pytest.raises(RunFailed, match=f"round 1: edinburgh sent {len(left)} tables of test, not one"):
+        run_of(tiny, tmp_path, "federation.rounds=1", spoil=spoil)
+
+
 @pytest.mark.parametrize("dice", [7.0, float("inf"), -1.0])
 def test_a_score_that_cannot_be_is_none(tiny: Path, tmp_path: Path, dice: float) -> None:
     """It would choose the best round."""
