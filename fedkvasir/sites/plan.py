@@ -111,9 +111,11 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _refuse_impossible(hospital: str, facts: Mapping[str, Any]) -> None:
-    """Raises UserError where a hospital has a fedkvasir of other numbers, or its counts and hashes disagree."""
+    """Raises UserError where a hospital has another fedkvasir, or its counts and hashes disagree."""
     if facts.get("numbers") != NUMBERS:
         raise UserError(f"{hospital} has a fedkvasir that gets other numbers; install there what is installed here")
+    if "val_hashes" not in facts:
+        raise UserError(f"{hospital} has an older fedkvasir; install there what is installed here")
     counts = [*facts["counts"], *(facts[f"{split}{of}"] for split in SPLITS for of in ("", "_groups"))]
     valid = all(type(count) is int and 0 <= count <= MOST for count in counts)
     if not valid or sum(facts["counts"]) != facts["train"]:

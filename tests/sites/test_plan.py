@@ -158,6 +158,10 @@ def test_a_hospital_with_a_fedkvasir_of_other_numbers_is_refused(tiny: Path) -> 
     del facts["bergen"]["numbers"]  # as before they were counted
     with pytest.raises(UserError, match="bergen has a fedkvasir that gets other numbers"):
         plan_of_sites(scenario, facts)
+    facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
+    del facts["alta"]["val_hashes"]  # as before they were told apart from those of training
+    with pytest.raises(UserError, match="alta has an older fedkvasir; install there what is installed here"):
+        plan_of_sites(scenario, facts)
 
 
 def test_masks_that_show_different_things_are_refused(tiny: Path) -> None:
