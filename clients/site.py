@@ -36,7 +36,7 @@ from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import POOLED, Scenario, load, parse
 from fedkvasir.sites.federation import SiteKit
-from fedkvasir.sites.plan import facts_of
+from fedkvasir.sites.plan import facts_of, too_few
 
 LOG = logging.getLogger("fedkvasir.site")
 NODE = "site"
@@ -112,7 +112,7 @@ class Site:
     def survey(self, text: str, salt: str) -> dict[str, Any]:
         """What this hospital holds for a scenario; nothing is kept of it."""
         scenario = self._scenario(text)
-        plan = make_plan(scenario, self.kit.data, only=self.kit.hospital)
+        plan = self._plan(scenario)
         for warning in plan.warnings:
             LOG.warning("%s", warning)
         return {"center": self.kit.hospital} | facts_of(plan, salt)
@@ -126,7 +126,7 @@ class Site:
         counted = dict(zip(classes, counts, strict=False))
         if not len(classes) == len(counts) == len(counted) or not all(type(n) is int and n >= 0 for n in counts):
             raise Refused("classes and their counts do not fit together")
-        own = make_plan(scenario, self.kit.data, only=self.kit.hospital).as_trained()
+        own = self._plan(scenario).as_trained()
         alike = [*own.classes] == classes if scenario.task == "segmentation" else {*own.classes} <= {*classes}
         if not alike or any(counted[name] < count for name, count in own.class_counts.items()):
             raise Refused("classes and their counts are not those of all hospitals, this one among them")
@@ -200,6 +200,13 @@ class Site:
         if scenario.faults and self.kit.approve is None:
             raise Refused("faults, which may kill its worker, are for a hospital that has the scenario on its list")
         return scenario
+
+    def _plan(self, scenario: Scenario) -> Plan:
+        """Of this hospital's own images. Raises Refused where a part that is scored has too few groups."""
+        plan = make_plan(scenario, self.kit.data, only=self.kit.hospital)
+        if why := too_few(plan, self.kit):
+            refuse(why)
+        return plan
 
     def _approved(self, what: str, sha256: str) -> None:
         if self.kit.approve is not None and sha256 not in self.kit.approve:

@@ -24,6 +24,7 @@ from fedkvasir import wire
 from fedkvasir.algorithms.base import arrays_of
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.evaluation.groups import ROLES
+from fedkvasir.evaluation.shared import is_paired
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan
 from fedkvasir.report.methods import Method
@@ -271,7 +272,8 @@ def _go_on(begun: Sequence[Plan], facts: Mapping[str, Mapping[str, Any]], away: 
 
 def compare(grid: LabGrid, methods: Sequence[Method], deadline_s: float) -> None:
     """Have every hospital compare every two methods on the records that it kept; the answers go into paired.parquet of
-    the first one's first run. Raises RunFailed where a hospital does not answer, or keeps no records."""
+    the first one's first run. Raises RunFailed where a hospital does not answer, keeps no records, or sends what is no
+    comparison."""
     pairs = [*combinations(methods, 2)]
     wanted = {center for first, second in pairs for center, _ in first.places & second.places}
     nodes = grid.nodes_of(sorted(wanted), deadline_s)
@@ -283,7 +285,7 @@ def compare(grid: LabGrid, methods: Sequence[Method], deadline_s: float) -> None
                 if own == role
             }
             for center, reply in _ask(grid, nodes, "query.compare", asked, deadline_s).items():
-                part = pd.read_parquet(io.BytesIO(cast(bytes, _config(reply, "paired")["parquet"])))
+                part = _paired(reply, center, role, first, second)
                 whose = {"first": first.key, "second": second.key, "center": center, "role": role}
                 first.runs[0].keep_paired(part.assign(**whose))
 
@@ -293,6 +295,23 @@ def _method(method: Method, center: str, role: str) -> str:
     return json.dumps(
         {"key": method.key, "runs": [[names[own] for own in runs] for runs in method.runs_at(center, role)]}
     )
+
+
+def _paired(reply: Message, center: str, role: str, first: Method, second: Method) -> pd.DataFrame:
+    """What a hospital made of two methods. Raises RunFailed where it is not made as a comparison is."""
+    of_first, of_second = (
+        max(int(run.plan.centers.loc[center, "test"]) for run in method.runs if run.plan.hash in hashes)
+        for method in (first, second)
+        for hashes in [{own for runs in method.runs_at(center, role) for own in runs}]
+    )
+    try:
+        part = pd.read_parquet(io.BytesIO(cast(bytes, _config(reply, "paired")["parquet"])))
+        valid = is_paired(part, center, role, first.runs[0].plan.scenario.task, min(of_first, of_second))
+    except Exception:  # whatever a stranger sends, as in server.rounds
+        valid = False
+    if not valid:
+        raise RunFailed(f"{center} sent a comparison of {first.name} and {second.name} that is none")
+    return part
 
 
 def _ask(

@@ -25,7 +25,7 @@ from fedkvasir.algorithms.base import Algorithm, arrays_of, from_record, to_reco
 from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.protocol import headline, metric_names
 from fedkvasir.evaluation.selection import best_round, selection_score
-from fedkvasir.evaluation.shared import is_share
+from fedkvasir.evaluation.shared import is_samples, is_share
 from fedkvasir.gpu import is_full
 from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
@@ -35,8 +35,6 @@ from fedkvasir.runs import ROUNDS, Checkpoint, Event, Run, Watch
 
 ATTEMPTS = 3
 """A round below quorum is asked for this often before the run stops."""
-SAMPLES = ("sample", "group")
-"""Columns that per-image records have whatever the task."""
 COST = ("samples", "steps", "seconds", "peak_mib")
 """What a hospital tells of its training, beside the loss and whether it kept a state."""
 
@@ -244,6 +242,7 @@ class Federation:
         """
         alike = {"arrays": before.shared, "buffers": before.buffers, "local": before.local}
         alike |= dict.fromkeys(self.algorithm.replies, before.shared)
+        images = self.plan.centers["train"].to_dict()
         needed = self.scenario.federation.needed(len(cohort))
         good: dict[str, Message] = {}
         failures: list[dict[str, Any]] = []
@@ -252,7 +251,7 @@ class Federation:
             replies = first or self._ask(asked, "train", number, self.scenario.federation.deadline_s)
             first = {}
             for center in sorted(map(self._center, asked)):
-                if reason := complaint(replies.get(center), alike):
+                if reason := complaint(replies.get(center), alike, images.get(center)):
                     failures.append({"round": number, "attempt": attempt, "center": center, "reason": reason})
                     self.watch(Event("failure", number, failures[-1]))
                 else:
@@ -355,9 +354,12 @@ class Federation:
             place = {"center": center, "role": str(self.plan.centers.loc[center, "role"]), "split": split}
             scores = _facts(reply, "scores")
             evaluated.scores.append({**place, **scores})
+            told = [name for name in ("samples", "shared") if name in reply.content]
+            if label in ("best", "last") and len(told) != 1:
+                raise RunFailed(f"round {checkpoint.round}: {center} sent {len(told)} tables of {split}, not one")
             for name, tables in (("samples", evaluated.tables), ("shared", evaluated.shares)):
-                if name in reply.content:
-                    part = _table(reply, name, task)
+                if name in told:
+                    part = _table(reply, name, self.plan, place, self.remote)
                     if part is None:
                         raise RunFailed(f"round {checkpoint.round}: {center} sent records of {split} that are none")
                     part.insert(0, "checkpoint", label)
@@ -451,11 +453,11 @@ def roll_call(grid: Grid, plan: Plan) -> dict[str, int]:
     return dict(sorted(nodes.items()))
 
 
-def complaint(reply: Message | None, alike: dict[str, exchange.State]) -> str:
+def complaint(reply: Message | None, alike: dict[str, exchange.State], images: int | None = None) -> str:
     """Why a reply to a train message cannot be averaged; empty where it can.
 
     alike: record name -> arrays like those that must come back: the same records, names, shapes and types, no more and
-    no fewer, all of them finite.
+    no fewer, all of them finite. images: that the hospital trains with, by the plan; None where that is not known.
     """
     if reply is None:
         return "no answer before the deadline"
@@ -475,6 +477,8 @@ def complaint(reply: Message | None, alike: dict[str, exchange.State]) -> str:
     arrays = [np.array(list(_metrics(reply).values())), *(a for state in states.values() for a in state.values())]
     if not all(np.isfinite(array).all() for array in arrays):
         return "sent values that are not numbers"
+    if images is not None and (trained := _metrics(reply)["samples"]) != images:
+        return f"trained with {trained:g} images, and said before the first round that it has {images}"
     return ""
 
 
@@ -498,14 +502,21 @@ def unheard(reply: Message | None) -> bool:
     return reply is None or (reply.has_error() and reply.error.code in gone)
 
 
-def _table(reply: Message, name: str, task: str) -> pd.DataFrame | None:
-    """A hospital's ``samples`` or ``shared`` in a reply; None where they cannot be read, or are not made as such."""
+def _table(reply: Message, name: str, plan: Plan, place: dict[str, str], remote: bool) -> pd.DataFrame | None:
+    """A hospital's ``samples`` or ``shared`` in a reply; None where they cannot be read, or are not made as such.
+
+    place: its center, role and split. remote: it is a stranger's; of a simulation there may be a thousand a round.
+    """
+    scenario, images = plan.scenario, int(plan.centers.loc[place["center"], place["split"]])
     try:
         table = pd.read_parquet(io.BytesIO(cast(bytes, cast(ConfigRecord, reply.content[name])["parquet"])))
+        if name == "shared":
+            made_so = is_share(table, scenario.task, images) and "checkpoint" not in table
+        else:
+            made_so = not remote or is_samples(table, scenario, plan.classes, place, images)
     except Exception:  # as in complaint: whatever a stranger sends
         return None
-    made_so = is_share(table, task) if name == "shared" else {*SAMPLES} <= {*table.columns}
-    return table if made_so and "checkpoint" not in table else None
+    return table if made_so else None
 
 
 def _shapes(state: exchange.State) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

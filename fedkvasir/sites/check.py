@@ -262,6 +262,7 @@ def _data(kit: SiteKit) -> Iterator[Finding]:
 def _scenario(kit: SiteKit, scenario: Scenario) -> Iterator[Finding]:
     from fedkvasir import wire
     from fedkvasir.plan import make_plan
+    from fedkvasir.sites.plan import too_few
 
     try:
         plan = make_plan(scenario, kit.data, only=kit.hospital)
@@ -272,6 +273,8 @@ def _scenario(kit: SiteKit, scenario: Scenario) -> Iterator[Finding]:
         counts = ", ".join(f"{split} {row.images} ({row.groups} groups)" for split, row in held.iterrows())
         yield Finding("ok", f"{scenario.name}: images at {kit.hospital}: {counts}")
         yield from (Finding("note", f"{scenario.name}: {warning}") for warning in plan.warnings)
+        if why := too_few(plan, kit):
+            yield Finding("fail", f"{scenario.name}: {why}")
     for what, sha256 in (*_hashes(scenario), ("app of this fedkvasir", wire.app_sha256())):
         if kit.approve is None or sha256 in kit.approve:
             yield Finding("ok", f"{what}: sha256 {sha256}")

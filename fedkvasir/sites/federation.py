@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from fedkvasir.errors import UserError
 from fedkvasir.files import read_yaml
-from fedkvasir.scenario import sentence
+from fedkvasir.scenario import WHOLE, CenterName, sentence
 
 NOT_HOSPITALS = ("ca", "server")
 """Folders beside the hospitals' kits."""
@@ -51,9 +51,11 @@ def _reachable(address: str) -> str:
     return address
 
 
-def _not_a_folder_of_ours(name: str) -> str:
+def _not_taken(name: str) -> str:
     if name in NOT_HOSPITALS:
         raise ValueError(f"{name!r} is a folder beside the hospitals' kits; choose another name for the hospital")
+    if name in WHOLE:
+        raise ValueError(f"{name!r} is what federation.train says of all hospitals; choose another name")
     return name
 
 
@@ -81,7 +83,7 @@ def _sha256(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_named)]
-Hospital = Annotated[Name, AfterValidator(_not_a_folder_of_ours)]
+Hospital = Annotated[CenterName, AfterValidator(_not_taken)]
 Hospitals = Annotated[tuple[Hospital, ...], AfterValidator(_once)]
 Address = Annotated[str, AfterValidator(_reachable)]
 Host = Annotated[str, AfterValidator(_host)]

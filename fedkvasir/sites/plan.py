@@ -12,9 +12,11 @@ import pandas as pd
 
 from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
+from fedkvasir.evaluation.shared import MINIMUM
 from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, UNCHECKED, Plan, refuse_empty
 from fedkvasir.pretrained import trained_on
 from fedkvasir.scenario import Scenario
+from fedkvasir.sites.federation import SHA256, SiteKit
 
 SPLITS = ("train", "val", "test")
 MOST = 10_000_000
@@ -26,34 +28,55 @@ def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
 
     ``train``, ``val``, ``test`` and ``train_groups``, ...: how many images and groups; ``classes``; ``counts``:
     training images of each of them; ``catalog_sha256``, ``pixels_sha256``; ``device``, ``precision``; ``warnings``: how
-    many; ``rendered``: no picture of a patient; ``numbers``: as the plan's; ``train_hashes``, ``test_hashes``: salted
-    hashes of the pixels that it trains or validates on, and is tested on, sorted, in which only the same picture at
-    another hospital can be found.
+    many; ``rendered``: no picture of a patient; ``numbers``: as the plan's; ``train_hashes``, ...: salted hashes of the
+    pixels, one an image, sorted, in which only the same picture can be found, here and at another hospital.
     """
     (catalog,), (pixels,) = plan.catalogs.values(), plan.pixels.values()
     samples = plan.samples
     facts: dict[str, Any] = {}
     for split in SPLITS:
         own = samples[samples["split"] == split]
-        facts |= {split: len(own), f"{split}_groups": int(own["group"].nunique())}
+        hashes = [hashlib.sha256(f"{salt} {one}".encode()).hexdigest() for one in own["pixels_sha256"]]
+        facts |= {split: len(own), f"{split}_groups": int(own["group"].nunique()), f"{split}_hashes": sorted(hashes)}
     counts = plan.class_counts
     facts |= {"classes": [*plan.classes], "counts": [counts[name] for name in plan.classes]}
     facts |= {"catalog_sha256": catalog, "pixels_sha256": pixels, "device": plan.device, "precision": plan.precision}
     facts |= {"warnings": len(plan.warnings), "rendered": plan.rendered, "numbers": plan.numbers}
-    hashes = [hashlib.sha256(f"{salt} {own}".encode()).hexdigest() for own in samples["pixels_sha256"]]
-    tested = samples["split"] == "test"
-    facts["train_hashes"] = sorted(np.array(hashes)[~tested].tolist())
-    facts["test_hashes"] = sorted(np.array(hashes)[tested].tolist())
     return facts
+
+
+def too_few(plan: Plan, kit: SiteKit) -> str:
+    """Why a hospital takes no part in a scenario, of which this is its own plan; empty where it does.
+
+    Scores of a whole split are told however small it is, and how small it is the scenario says: with a group or two in
+    it they are single patients' figures. A hospital takes part all the same where it has a list of what it runs, where
+    figures of single images may leave, and with pictures of nobody.
+    """
+    if kit.approve is not None or kit.share == "per-image" or plan.rendered:
+        return ""
+    trained = plan.as_trained()
+    # A fusion that is learned is scored on half of the validation images.
+    if not (parts := _few(trained) or _few(trained.stage(""))):
+        return ""
+    return (
+        f"of its {' and '.join(parts)} images at {kit.hospital} the scenario would have scores of fewer than {MINIMUM} "
+        "groups, so of single patients; make such a part larger or empty, or have the hospital put the scenario on its "
+        "list, `approve` in site.yaml"
+    )
+
+
+def _few(plan: Plan) -> list[str]:
+    groups = plan.samples.groupby("split")["group"].nunique()
+    return [split for split in ("val", "test") if 0 < groups.get(split, 0) < MINIMUM]
 
 
 def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> Plan:
     """The plan that the coordinator works with; its hash is that of a plan made from the images themselves.
 
     sites: hospital -> :func:`facts_of` its own plan. Near-duplicates at different hospitals cannot be found.
-    Raises UserError for a fusion that is learned, where a hospital's fedkvasir gets other numbers, where masks differ
-    in what they show, where a picture lies on both sides of train and test, and as :func:`fedkvasir.plan.make_plan`
-    where a hospital has too little.
+    Raises UserError for a fusion that is learned, where a hospital's fedkvasir gets other numbers, where it tells other
+    numbers of images than of hashes, where masks differ in what they show, where a picture lies at two hospitals, and
+    as :func:`fedkvasir.plan.make_plan` where a hospital has too little.
     """
     ensemble = parse(scenario.model, scenario.task)
     if ensemble and ensemble.fusion.name == "learned":
@@ -62,12 +85,7 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
             "tell how many images of which classes these hold; set model.fusion=mean or model.fusion=weighted"
         )
     for hospital, facts in sites.items():
-        if facts.get("numbers") != NUMBERS:
-            raise UserError(f"{hospital} has a fedkvasir that gets other numbers; install there what is installed here")
-        counts = [*facts["counts"], *(facts[f"{split}{of}"] for split in SPLITS for of in ("", "_groups"))]
-        valid = all(type(count) is int and 0 <= count <= MOST for count in counts)
-        if not valid or sum(facts["counts"]) != facts["train"]:
-            raise UserError(f"{hospital} says that it holds numbers of images that cannot be")
+        _refuse_impossible(hospital, facts)
     classes = {tuple(facts["classes"]) for facts in sites.values()}
     if scenario.task == "segmentation" and len(classes) > 1:
         shown = " or ".join(", ".join(names) for names in sorted(classes))
@@ -99,6 +117,28 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
     return plan
 
 
+def _refuse_impossible(hospital: str, facts: Mapping[str, Any]) -> None:
+    """Raises UserError where a hospital has another fedkvasir, or its counts and hashes disagree."""
+    if facts.get("numbers") != NUMBERS:
+        raise UserError(f"{hospital} has a fedkvasir that gets other numbers; install there what is installed here")
+    if "val_hashes" not in facts:
+        raise UserError(f"{hospital} has an older fedkvasir; install there what is installed here")
+    counts = [*facts["counts"], *(facts[f"{split}{of}"] for split in SPLITS for of in ("", "_groups"))]
+    valid = all(type(count) is int and 0 <= count <= MOST for count in counts)
+    if not valid or sum(facts["counts"]) != facts["train"]:
+        raise UserError(f"{hospital} says that it holds numbers of images that cannot be")
+    for split in SPLITS:
+        hashes, groups = facts[f"{split}_hashes"], facts[f"{split}_groups"]
+        if not all(isinstance(own, str) and SHA256.fullmatch(own) for own in hashes):
+            raise UserError(f"{hospital} tells hashes of its {split} images that are none")
+        # A picture that a hospital has twice is told twice; both are of one group.
+        if len(hashes) != facts[split] or len({*hashes}) < groups:
+            raise UserError(
+                f"{hospital} says that it holds {facts[split]} {split} images of {groups} groups, and tells "
+                f"{len(hashes)} hashes of {len({*hashes})} pictures"
+            )
+
+
 def _rows(hospital: str, facts: Mapping[str, Any], split: str, classes: Sequence[str]) -> pd.DataFrame:
     """As many rows as the hospital has images, in as many groups, none with a name of its own; training images with
     as many of each class."""
@@ -122,22 +162,21 @@ def _warnings(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> tup
         for hospital, facts in sorted(sites.items())
         if facts["warnings"]
     ]
-    trained: dict[str, set[str]] = {}
-    for hospital, facts in sites.items():
-        for name in facts["train_hashes"]:
-            trained.setdefault(name, set()).add(hospital)
-    tested = [
-        (name, first, second)
-        for second, facts in sites.items()
-        for name in facts["test_hashes"]
-        for first in trained.get(name, set()) - {second}
-    ]
-    if tested:
-        pairs = ", ".join(f"{first} and {second}" for first, second in sorted({pair[1:] for pair in tested})[:3])
-        text = f"{len({pair[0] for pair in tested})} pictures lie on both sides of train and test, at {pairs}"
+    shared = _shared(sites)
+    leaks = shared[(shared["split_x"] != "test") & (shared["split_y"] == "test")]
+    others = shared[(shared["center_x"] < shared["center_y"]) & ~shared["hash"].isin(leaks["hash"])]
+    for found, begin, where in (
+        (leaks, LEAK, "lie on both sides of train and test, at"),
+        (others, "", "lie at two hospitals,"),
+    ):
+        if found.empty:
+            continue
+        pairs = sorted({*zip(found["center_x"], found["center_y"], strict=True)})
+        named = ", ".join(f"{first} and {second}" for first, second in pairs[:3])
+        text = f"{found['hash'].nunique()} pictures {where} {named}"
         if scenario.data.audit != "warn":
             raise UserError(f"{text}; one of them has to leave them out, or say data.audit=warn to run all the same")
-        texts.append(LEAK + text)
+        texts.append(begin + text)
     texts += [
         f"{UNCHECKED}model.weights: whether what trained {run} is tested here was not looked for"
         for run, _ in trained_on(scenario)
@@ -145,3 +184,19 @@ def _warnings(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> tup
     near = "near-duplicates at different hospitals were not looked for: their pictures stay where they are"
     texts.append(UNCHECKED + near)
     return tuple(texts)
+
+
+def _shared(sites: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Every picture at two hospitals, a row a pair of places: hash, center_x, split_x, center_y, split_y."""
+    held = pd.DataFrame(
+        [
+            (own, hospital, split)
+            for hospital, facts in sites.items()
+            for split in SPLITS
+            for own in {*facts[f"{split}_hashes"]}
+        ],
+        columns=["hash", "center", "split"],
+    )
+    held = held[held["hash"].duplicated(keep=False)]
+    pairs = held.merge(held, on="hash")
+    return pairs[pairs["center_x"] != pairs["center_y"]]

@@ -24,7 +24,7 @@ from fedkvasir.evaluation.shared import anonymise, share
 from fedkvasir.exchange import State
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.packing import LAYOUT, PACKED, pack
-from fedkvasir.scenario import load, parse
+from fedkvasir.scenario import load, parse, variant
 from server.grid import _address, _identify
 from tests.clients.door import (
     APP,
@@ -693,10 +693,32 @@ def inside(miniatures: Miniatures, tmp_path: Path) -> Door:
     raw = {
         "name": "inside",
         "model": {"name": "unet", "encoder": "tu-lcnet_050", "decoder_channels": [16, 8, 8, 4, 4]},
-        "data": {"image_size": 32, "centers": {"oslo": {"dataset": "kvasir-seg"}}},
+        "data": {"image_size": 32, "centers": {"oslo": {"dataset": "kvasir-seg", "val": 0.4, "test": 0.25}}},
         "training": {"batch_size": 4, "augment": "none"},
     }
     return Door(tmp_path / "oslo", parse(raw, "test"), {"hospital": "oslo"})
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_part_so_small_that_its_scores_are_a_patients_is_refused_unless_the_hospital_allows_it(
+    inside: Door, part: str
+) -> None:
+    """A scenario says how large it is: with one group in it the center's Dice is that group's."""
+    asked = variant(inside.scenario, {f"data.centers.oslo.{part}": 0.01})
+    before = listing(inside.folder)
+    for kind in ("query.survey", "query.enrol"):
+        reason = refusal(Door(inside.folder, asked, {"hospital": "oslo"}).ask(kind))
+        assert reason.startswith(
+            f"refused: of its {part} images at oslo the scenario would have scores of fewer than 5"
+        )
+    assert listing(inside.folder).keys() == before.keys()
+    nobody = variant(asked, {f"data.centers.oslo.{part}": 0, "evaluation.select": "last"})
+    for scenario, allowed in (
+        (asked, {"share": "per-image"}),
+        (asked, {"approve": [asked.sha256, APP]}),
+        (nobody, {}),
+    ):
+        Door(inside.folder, scenario, {"hospital": "oslo"} | allowed).surveyed()
 
 
 def pictures(door: Door) -> list[Path]:

@@ -2,19 +2,22 @@
 for."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedkvasir.errors import RunFailed
+from fedkvasir.evaluation.shared import compare_here
 from fedkvasir.packing import pack
 from fedkvasir.plan import make_plan
+from fedkvasir.report.methods import methods_of
 from fedkvasir.scenario import Scenario, load
 from fedkvasir.sites.federation import Federation, ServerKit
 from fedkvasir.sites.kit import revoke, write_kits
@@ -22,6 +25,8 @@ from fedkvasir.sites.plan import facts_of
 from server import lab
 from server.grid import _address, _identify
 from server.lab import LabGrid, _ask, compare, enrol
+from tests.report.crafted import CENTERS, make_run
+from tests.report.crafted import make_plan as craft_plan
 
 HOSPITALS = {7: "alta", 8: "bergen"}
 
@@ -219,3 +224,57 @@ def test_who_left_is_not_asked_to_compare_what_was_not_tested_there(kit: ServerK
     revoke(kit.root.parent, "bergen")
     before, after = (SimpleNamespace(places=places) for places in ({("bergen", "train")}, set()))
     compare(Mailbox(kit, good), cast(Any, [before, after]), 1)
+
+
+# ---- comparisons
+
+
+class Asked(Mailbox):
+    """Hospitals that compare ``stored``, by method; ``spoil``: what one of them makes of its answer."""
+
+    def __init__(self, stored: dict[str, pd.DataFrame], spoil: dict[str, Callable[[pd.DataFrame], bytes]]) -> None:
+        self.hospitals, self._stored, self._spoil = dict(enumerate(CENTERS, 1)), stored, spoil
+
+    def nodes_of(self, wanted: Sequence[str], deadline_s: float) -> dict[str, int]:
+        return {name: node for node, name in self.hospitals.items()}
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        _identify()
+        replies = []
+        for message in map(_address, messages):
+            center = self.hospitals[message.metadata.dst_node_id]
+            keys = [json.loads(str(message.content["config"][side]))["key"] for side in ("first", "second")]  # type: ignore[index]
+            own = {key: [self._stored[key][self._stored[key]["center"] == center]] for key in keys}
+            rows = compare_here(own, 0)
+            parquet = self._spoil.get(center, pd.DataFrame.to_parquet)(rows)
+            replies.append(Message(RecordDict({"paired": ConfigRecord({"parquet": parquet})}), reply_to=message))
+        return replies
+
+
+def test_what_is_no_comparison_is_said_with_the_name_of_its_hospital_and_not_kept(tmp_path: Path) -> None:
+    keys = {"fedavg": "fedavg", "fedprox": {"name": "fedprox", "mu": 0.1}}
+    runs = {
+        name: make_run(
+            tmp_path / name,
+            craft_plan("segmentation", images={"train": 6, "val": 4, "test": 24}, keys={"algorithm": algorithm}),
+            rounds=1,
+            skill=0.8 if name == "fedavg" else 0.6,
+        )
+        for name, algorithm in keys.items()
+    }
+    methods = methods_of([str(run.folder) for run in runs.values()])
+    stored = {method.key: method.samples[0].query("split == 'test'") for method in methods}
+    liar = CENTERS[-1]
+    spoils: tuple[Callable[[pd.DataFrame], bytes], ...] = (
+        lambda rows: b"no table",
+        lambda rows: rows.assign(difference=7.0).to_parquet(),
+        lambda rows: rows.assign(groups=10**6, wins=10**6, ties=0, losses=0, tied=[[0, 10**6]]).to_parquet(),
+        lambda rows: rows.iloc[:0].to_parquet(),
+        lambda rows: rows.assign(center="nobody").to_parquet(),
+    )
+    for spoil in spoils:
+        with pytest.raises(RunFailed, match=f"^{liar} sent a comparison of fedavg and fedprox that is none$"):
+            compare(Asked(stored, {liar: spoil}), methods, 5)
+    compare(Asked(stored, {}), methods, 5)
+    kept = methods[0].runs[0].paired
+    assert {*kept["center"]} == {*CENTERS} and kept["groups"].eq(12).all()

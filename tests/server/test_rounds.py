@@ -223,6 +223,10 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
     "a metric that is a list": ({"metrics": MetricRecord(TOLD | {"loss": [0.5]})}, OTHER_METRICS),
     "metrics twice": ({"more": MetricRecord(TOLD)}, OTHER_METRICS),
     "a loss that is no number": ({"metrics": MetricRecord(TOLD | {"loss": float("nan")})}, NO_NUMBERS),
+    "a number of images that is not the plan's": (
+        {"metrics": MetricRecord(TOLD | {"samples": 10**9})},
+        "trained with 1e+09 images, and said before the first round that it has 8",
+    ),
     "a record of arrays too many": ({"more": to_record(W)}, OTHER_ARRAYS),
     "no weights": ({"arrays": None}, OTHER_ARRAYS),
     "no buffers": ({"buffers": None}, OTHER_ARRAYS),
@@ -244,7 +248,7 @@ def test_what_cannot_be_averaged_is_complained_of_in_a_sentence(changed: dict[st
     """changed: records of a good answer that are others; None: that are not there."""
     content = {name: record for name, record in (GOOD | changed).items() if record is not None}
     LocalGrid([], "clients.app:app", 1)  # for Flower's messages
-    assert complaint(Message(RecordDict(content), reply_to=Message(RecordDict(), 7, "train")), ALIKE) == said
+    assert complaint(Message(RecordDict(content), reply_to=Message(RecordDict(), 7, "train")), ALIKE, 8) == said
 
 
 def test_what_lacks_a_record_is_left_out_and_the_run_goes_on(tiny: Path, tmp_path: Path) -> None:
@@ -279,6 +283,19 @@ def test_records_that_are_none_end_the_run_in_a_sentence(tiny: Path, tmp_path: P
         return reply
 
     with pytest.raises(RunFailed, match="round 1: bergen sent records of val that are none"):
+        run_of(tiny, tmp_path, "federation.rounds=1", spoil=spoil)
+
+
+@pytest.mark.parametrize("left", [(), ("samples", "shared")])
+def test_a_test_answer_has_one_table_and_not_two_or_none(tiny: Path, tmp_path: Path, left: tuple[str, ...]) -> None:
+    def spoil(message: Message, reply: Message) -> Message:
+        if to("edinburgh", message) and "samples" in reply.content:
+            table = reply.content.pop("samples")
+            for name in left:
+                reply.content[name] = table
+        return reply
+
+    with pytest.raises(RunFailed, match=f"round 1: edinburgh sent {len(left)} tables of test, not one"):
         run_of(tiny, tmp_path, "federation.rounds=1", spoil=spoil)
 
 
@@ -317,7 +334,6 @@ def test_a_hospital_weighs_what_the_plan_says(tiny: Path, tmp_path: Path, weight
     def spoil(message: Message, reply: Message) -> Message:
         if trains(message, 1):
             answered[message.metadata.dst_node_id] = from_record(arrays_of(reply.content)["arrays"])
-            reply.content["metrics"]["samples"] = 10**9  # type: ignore[index]
         return reply
 
     overrides = ("federation.rounds=1", f"federation.weighting={weighting}", "data.centers.alta.val=0.5")

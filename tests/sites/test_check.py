@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from fedkvasir.doctor import Finding
-from fedkvasir.scenario import load
+from fedkvasir.scenario import load, parse
 from fedkvasir.sites import check
 from fedkvasir.sites.check import Knock, examine, knock
 from fedkvasir.sites.federation import SiteKit
@@ -231,6 +231,19 @@ def test_what_is_to_be_mended_in_the_data(kits: Path, to_mend: Mend, miniatures:
     found = [finding.what for finding in examine(site(kits, data=str(miniatures("cvc-clinicdb", 4))))]
     assert any("cvc-clinicdb: 4 of 612 images in" in text for text in found), found
     assert any("counts differ from the published ones" in text for text in found), found
+
+
+def test_a_scenario_that_the_hospital_will_refuse_as_it_scores_single_patients(
+    kits: Path, miniatures: Miniatures
+) -> None:
+    raw = {"name": "few", "model": {"name": "unet"}, "data": {"image_size": 32}}
+    raw["data"]["centers"] = {"oslo": {"dataset": "kvasir-seg", "val": 0.25, "test": 0.01}}
+    shutil.copytree(miniatures("kvasir-seg"), kits / "oslo" / "data" / "Kvasir-SEG")
+    words = "few: of its test images at oslo the scenario would have scores of fewer than 5 groups"
+    for settings, told in (({"approve": None}, True), ({"share": "per-image"}, False), ({"approve": []}, False)):
+        kit = site(kits, **{"share": "per-center", "approve": None} | settings)
+        found = [finding for finding in examine(kit, parse(raw, "test")) if words in finding.what]
+        assert [finding.state for finding in found] == ["fail"] * told
 
 
 def test_of_a_study_every_run_that_there_can_be_is_named_by_its_hash(kits: Path, tiny: Path) -> None:

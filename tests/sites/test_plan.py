@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from PIL import Image
 from fedkvasir.errors import UserError
 from fedkvasir.plan import UNCHECKED, Plan, make_plan
 from fedkvasir.scenario import Scenario, load, parse, variant
-from fedkvasir.sites.plan import facts_of, plan_of_sites
+from fedkvasir.sites.federation import SiteKit
+from fedkvasir.sites.plan import SPLITS, facts_of, plan_of_sites, too_few
 from tests.conftest import Miniatures
 
 SALT = "0123456789abcdef"
@@ -166,6 +168,10 @@ def test_a_hospital_with_a_fedkvasir_of_other_numbers_is_refused(tiny: Path) -> 
     del facts["bergen"]["numbers"]  # as before they were counted
     with pytest.raises(UserError, match="bergen has a fedkvasir that gets other numbers"):
         plan_of_sites(scenario, facts)
+    facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
+    del facts["alta"]["val_hashes"]  # as before they were told apart from those of training
+    with pytest.raises(UserError, match="alta has an older fedkvasir; install there what is installed here"):
+        plan_of_sites(scenario, facts)
 
 
 def test_masks_that_show_different_things_are_refused(tiny: Path) -> None:
@@ -179,7 +185,12 @@ def test_masks_that_show_different_things_are_refused(tiny: Path) -> None:
 def test_a_hospital_with_too_little_is_refused_as_it_would_be_with_its_images(tiny: Path) -> None:
     scenario = load(tiny)
     facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
-    facts["bergen"] |= {"train": 1, "counts": [1]}
+    facts["bergen"] |= {
+        "train": 1,
+        "counts": [1],
+        "train_groups": 1,
+        "train_hashes": facts["bergen"]["train_hashes"][:1],
+    }
     with pytest.raises(UserError, match=r"bergen is left with 1 training image\(s\)"):
         plan_of_sites(scenario, facts)
 
@@ -190,6 +201,48 @@ def test_counts_of_classes_that_are_not_of_the_training_images_are_refused(tiny:
     facts["bergen"]["counts"] = [10**7]
     with pytest.raises(UserError, match="bergen says that it holds numbers of images that cannot be"):
         plan_of_sites(scenario, facts)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_counts_that_are_not_of_the_hashes_beside_them_are_refused(tiny: Path, split: str) -> None:
+    """How many a hospital trains with is how much it weighs."""
+    scenario = load(tiny)
+    facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
+    own = facts["alta"]
+    hashes, images, groups = own[f"{split}_hashes"], own[split], own[f"{split}_groups"]
+    one_more = {split: images + 1} | ({"counts": [images + 1]} if split == "train" else {})
+    many = {split: 10**4, f"{split}_hashes": [*hashes, *["f" * 64] * (10**4 - images)], f"{split}_groups": 10**4}
+    many |= {"counts": [10**4]} if split == "train" else {}
+    fewer = f"alta says that it holds {images} {split} images of {groups} groups, and tells {images - 1} hashes"
+    for lie, words in (
+        (
+            one_more,
+            f"alta says that it holds {images + 1} {split} images of {groups} groups, and tells {images} hashes",
+        ),
+        ({f"{split}_hashes": hashes[1:]}, fewer),
+        (many, f"tells 10000 hashes of {images + 1} pictures"),
+        *(
+            ({f"{split}_hashes": [*hashes[1:], other]}, "of its .* images that are none")
+            for other in ("f" * 63, 7, None)
+        ),
+    ):
+        with pytest.raises(UserError, match=words):
+            plan_of_sites(scenario, facts | {"alta": own | lie})
+
+
+def test_a_hospital_may_have_a_picture_twice(hospitals: Hospitals) -> None:
+    """Under two names; it is one group, and told as often as it is there."""
+    held = {name: labelled(name, ["polyp", "cecum"], 1000 * n) for n, name in enumerate(("oslo", "bergen"), 1)}
+    for files in held.values():
+        files |= {f"copy-{name}": facts for name, facts in list(files.items())[:5]}
+    root = hospitals(held)
+    scenario = of_folders(root, {"oslo": "train", "bergen": "train"})
+    facts = told(scenario, held)
+    copies = [
+        len(own[f"{split}_hashes"]) - len({*own[f"{split}_hashes"]}) for own in facts.values() for split in SPLITS
+    ]
+    assert sum(copies) == 10
+    same(scenario)
 
 
 # ---- the same picture at two hospitals
@@ -228,10 +281,26 @@ def test_a_picture_on_both_sides_is_refused_as_it_would_be_with_the_images(
         plan_of_sites(scenario, told(scenario, ["oslo", "bergen", "tromso"]))
 
 
-def test_a_picture_that_one_trains_and_another_validates_on_is_no_leak(copied: Callable[..., Scenario]) -> None:
-    scenario = copied("train", "val")
-    plan = plan_of_sites(scenario, told(scenario, ["oslo", "bergen", "tromso"]))
-    assert plan.centers["role"].to_dict() == make_plan(scenario).centers["role"].to_dict()
+@pytest.mark.parametrize(("ours", "theirs"), [("train", "val"), ("train", "train"), ("val", "val")])
+def test_a_picture_that_two_hospitals_hold_is_refused_on_the_same_side_as_well(
+    copied: Callable[..., Scenario], ours: str, theirs: str
+) -> None:
+    """One hospital's images under two names would count twice, in every mean and in the choice of a round. From the
+    images themselves what another one trains on is left out of validation; here nobody can leave it out."""
+    scenario = copied(ours, theirs)
+    make_plan(scenario)
+    with pytest.raises(UserError, match="1 pictures lie at two hospitals, bergen and oslo; one of them has to leave"):
+        plan_of_sites(scenario, told(scenario, ["oslo", "bergen", "tromso"]))
+    warned = variant(scenario, {"data.audit": "warn"})
+    plan = plan_of_sites(warned, told(warned, ["oslo", "bergen", "tromso"]))
+    assert "1 pictures lie at two hospitals, bergen and oslo" in plan.warnings
+
+
+def test_one_hospitals_images_under_two_names_are_refused(tiny: Path) -> None:
+    scenario = load(tiny)
+    facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
+    with pytest.raises(UserError, match=r"\d pictures lie at two hospitals, alta and bergen"):
+        plan_of_sites(scenario, facts | {"bergen": facts["alta"]})
 
 
 def test_a_picture_on_both_sides_is_told_where_the_scenario_wants_to_run_all_the_same(
@@ -263,10 +332,9 @@ def test_a_picture_that_three_hospitals_have_is_found_at_all_of_them(tiny: Path)
     """Also where a hospital that trains on it is the one that tests on it as well."""
     scenario = load(tiny, ("data.audit=warn",))
     facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
-    for hospital in ("alta", "cadiz"):
-        facts[hospital]["train_hashes"].append("f" * 64)
-    facts["cadiz"]["test_hashes"].append("f" * 64)
-    found = [text for text in plan_of_sites(scenario, facts).warnings if text.startswith("LEAKAGE:")]
+    for hospital, split in (("alta", "train"), ("cadiz", "train"), ("cadiz", "test")):
+        facts[hospital][f"{split}_hashes"][0] = "f" * 64
+    found = [text for text in plan_of_sites(scenario, facts).warnings if text.startswith("LEAKAGE: ")]
     assert found == ["LEAKAGE: 1 pictures lie on both sides of train and test, at alta and cadiz"]
 
 
@@ -277,7 +345,7 @@ def test_hashes_are_salted_and_those_of_pixels(copied: Callable[..., Scenario]) 
     both = {*one["oslo"]["train_hashes"]} & {*one["tromso"]["test_hashes"]}
     assert len(both) == 1, "in which alone a copy is found"
     other = told(scenario, ["oslo", "tromso"], salt="f" * 16)
-    keys = ("train_hashes", "test_hashes")
+    keys = [f"{split}_hashes" for split in SPLITS]
     for hospital in ("oslo", "tromso"):
         plan = make_plan(scenario, only=hospital)
         hashes = [{digest for key in keys for digest in facts[hospital][key]} for facts in (one, other)]
@@ -297,3 +365,18 @@ def test_facts_hold_no_name_of_a_picture_or_a_patient(copied: Callable[..., Scen
             names |= {path.name for path in paths} | {path.stem for path in paths}
             assert len(names) > len(paths) and not [name for name in names if name in text]
             assert not [digest for digest in plan.samples["pixels_sha256"] if digest in text]
+
+
+@pytest.mark.parametrize(("fusion", "refused"), [("mean", False), ("learned", True)])
+def test_a_learned_fusion_is_scored_on_half_of_the_validation_groups(
+    miniatures: Miniatures, tmp_path: Path, fusion: str, refused: bool
+) -> None:
+    raw = {
+        "name": "halves",
+        "model": {"name": "ensemble", "members": ["unet", "fpn"], "fusion": fusion},
+        "data": {"image_size": 32, "centers": {"oslo": {"dataset": "kvasir-seg", "val": 0.3, "test": 0.3}}},
+    }
+    plan = replace(make_plan(parse(raw, "test"), miniatures("kvasir-seg").parent, only="oslo"), rendered=False)
+    assert 5 <= plan.samples.query("split == 'val'")["group"].nunique() < 10
+    facts = {"federation": "lab", "hospital": "oslo", "superlink": "lab:1", "expires": "2099-01-01"}
+    assert bool(too_few(plan, SiteKit.model_validate(facts, context=tmp_path))) == refused

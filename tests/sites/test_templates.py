@@ -16,7 +16,7 @@ from fedkvasir.sites.kit import write_kits
 from tests.sites.conftest import HOSPITALS, Coordinator
 
 FOLDERS = ("server", *HOSPITALS)
-LOOKALIKES = ("no", "null", "1e3", "0x1f", "2027-11-22", "0", "a" * 63)
+LOOKALIKES = ("no", "null", "1e3", "0x1f", "2027-11-22", "0", "a" * 40)
 """Names that YAML would read as something else, if they were not quoted."""
 
 
