@@ -89,6 +89,23 @@ def read_table(path: Path) -> "pd.DataFrame":
         raise unreadable(path) from error
 
 
+def read_csv(path: Path, **options: Any) -> "pd.DataFrame":
+    """A CSV that a person may have edited; options: those of ``pandas.read_csv``.
+
+    Raises pandas' ParserError also where the first row is longer than the header: pandas would take its first cell for
+    a row's name, and every column would hold its neighbour's cells.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(path, **options)
+    if not isinstance(table.index, pd.RangeIndex):
+        raise pd.errors.ParserError(
+            "its first row has more cells than its header: take out the comma at the end of the rows, "
+            "or put quotes around a name with a comma in it"
+        )
+    return table
+
+
 def unreadable(path: Path) -> UserError:
     """What is to be said of a file that the program wrote and cannot read."""
     what = "is cut short or broken" if path.exists() else "is gone"

@@ -9,7 +9,7 @@ import pandas as pd
 from fedkvasir.data.audit import join_groups
 from fedkvasir.data.partition import deal, dirichlet, shards
 from fedkvasir.errors import UserError
-from fedkvasir.files import write_atomic
+from fedkvasir.files import read_csv, write_atomic
 from fedkvasir.scenario import Center, Partition
 
 FROZEN = ("sample", "source", "center", "split", "group", "pixels_sha256")
@@ -93,7 +93,7 @@ def thaw(path: Path, samples: pd.DataFrame, centers: Mapping[str, Center], warni
     """
     here = f"data.split_file {path}"
     try:
-        frozen = pd.read_csv(path, dtype=str)
+        frozen = read_csv(path, dtype=str)
     except FileNotFoundError as error:
         raise UserError(f"{here} does not exist; `fedkvasir data split SCENARIO --freeze FILE` writes one") from error
     except (ValueError, OSError) as error:

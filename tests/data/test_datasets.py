@@ -194,6 +194,7 @@ class TestFolder:
             ("image,mask\n1.png,m9.png\n", "line 2: mask m9.png does not exist"),
             ("image,mask\n../../etc/passwd,\n", "lies outside"),
             ("", "cannot be read as CSV"),
+            ("image,mask\n1.png,m1.png,\n2.png,,\n", "samples.csv cannot be read as CSV: its first row has more cells"),
         ],
     )
     def test_a_wrong_csv_is_one_sentence(self, tmp_path: Path, csv: str, sentence: str) -> None:

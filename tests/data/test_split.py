@@ -81,6 +81,10 @@ def test_a_frozen_split_that_does_not_fit_is_refused_in_one_sentence(tiny: Path,
     refused(table.assign(source="bergen"), "belongs to another center there")
     refused(table.assign(split="dev"), "other than train, val and test")
     refused(table.assign(split="train"), "belongs to a holdout, which is all test")
+    header, *rows = table.to_csv(index=False).splitlines()
+    path.write_text("\n".join([header, *(row + "," for row in rows)]))
+    with pytest.raises(UserError, match=r"frozen\.csv cannot be read as CSV: its first row has more cells"):
+        split(tiny, f"data.split_file={path}")
     path.write_text("sample;split\na;train\n")
     with pytest.raises(UserError, match="lacks the column sample"):
         split(tiny, f"data.split_file={path}")

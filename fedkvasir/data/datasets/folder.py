@@ -6,6 +6,7 @@ import pandas as pd
 
 from fedkvasir.data.catalog import Card, Catalog, Dataset, make_catalog
 from fedkvasir.errors import UserError
+from fedkvasir.files import read_csv
 
 KNOWN = ("image", "mask", "label", "center", "group")
 CARD = Card(
@@ -34,7 +35,7 @@ def read(root: Path) -> Catalog:
     if not listing.is_file():
         raise UserError(f"folder: {root} holds no samples.csv. {CARD.obtain}")
     try:
-        table = pd.read_csv(listing, dtype=str, keep_default_na=False).map(str.strip)
+        table = read_csv(listing, dtype=str, keep_default_na=False).map(str.strip)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"folder: {listing} cannot be read as CSV: {error}") from error
     unknown = [column for column in table.columns if column not in KNOWN]

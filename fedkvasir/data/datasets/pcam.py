@@ -13,6 +13,7 @@ import pandas as pd
 
 from fedkvasir.data.catalog import Card, Catalog, Dataset, differences, make_catalog, missing
 from fedkvasir.errors import UserError
+from fedkvasir.files import read_csv
 
 PARTS = {"train": "train", "valid": "val", "test": "test"}
 CARD = Card(
@@ -70,7 +71,7 @@ def center_of(slide: str) -> str | None:
 def read_table(dataset: str, path: Path, columns: tuple[str, ...], text: tuple[str, ...] = ()) -> pd.DataFrame:
     """The ``columns`` of a CSV, those of ``text`` as strings. Raises UserError where it is none or lacks a column."""
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
+        table = read_csv(path, dtype=dict.fromkeys(text, str))
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{dataset}: {path} cannot be read as CSV ({str(error).strip()}); download it again") from error
     lacking = [column for column in columns if column not in table]

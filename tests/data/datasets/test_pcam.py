@@ -150,6 +150,7 @@ def broken(root: Path, name: str, content: bytes | None) -> None:
         ("train_meta.csv", b"wsi;center_tumor_patch\na;True\n", "only wsi;center_tumor_patch; it should hold"),
         ("train_meta.csv", b"wsi,tumor_patch\na,True\n", "has no column center_tumor_patch, only wsi, tumor_patch"),
         ("train_meta.csv", b"wsi,center_tumor_patch\n\xff\xfe,True\n", "cannot be read as CSV"),
+        ("train_meta.csv", b"wsi,center_tumor_patch\na,True,\n", "its first row has more cells than its header"),
         ("train_meta.csv", b"wsi,center_tumor_patch\na,True\n", "x has 3 rows, y 3, meta 1"),
     ],
 )
