@@ -1,9 +1,10 @@
 """From logits to masks at native size, and predictions for pictures and videos outside any scenario."""
 
 import glob
+import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,8 @@ VIEWS: dict[str | None, tuple[tuple[int, ...], ...]] = {None: ((),), "flips": ((
 """Test-time augmentation: the dimensions of (B, C, H, W) that each view turns around."""
 TABLE = "predictions.csv"
 """Written last."""
+UNFINISHED = ".predicting.json"
+"""What is about to be written, so that a prediction that was stopped may be made anew; goes when the table is there."""
 SEGMENTED = ("image", "frame", "class", "mask", "area_px", "area_share", "score")
 CLASSIFIED = ("image", "frame", "label")
 OUTLINE = (255, 64, 200)
@@ -107,8 +110,9 @@ def predict_images(
     Returns the table. Segmentation: one row a picture and class; image, frame (null for pictures), class, mask,
     area_px, area_share (of the picture), score (mean probability where the mask shows the class; null where it shows
     none). Classification: image, frame, label and one probability column a class.
-    Raises UserError before anything is read for what cannot be done, and at the end, when everything else is written,
-    for files that could not be read or ended early.
+    Raises UserError before anything is read for what cannot be done or would overwrite a file that is not of a
+    prediction that was stopped, and at the end, when everything else is written, for files that could not be read or
+    ended early.
     """
     task, classes, threshold = _agree(runs)
     for run in runs:
@@ -121,6 +125,8 @@ def predict_images(
         raise UserError("--overlays draws the outlines of masks; a classifier makes none")
     refuse_unwritable(out, "--out")
     where, places = torch.device(choose_device(device, "--device")), find_sources(sources, out)
+    names = _names(places, overlays) if task == "segmentation" else []
+    begun = _refuse_overwriting(out, names)
     total, done, broken = _total(places, every), 0, dict[Path, str]()
     rows: list[dict[str, Any]] = []
     networks: list[nn.Module] = [
@@ -132,6 +138,8 @@ def predict_images(
     conclude: Callable[..., list[dict[str, Any]]] = partial(_classify, classes=classes)
     if task == "segmentation":
         conclude = partial(_segment, classes=classes, threshold=threshold, out=out, overlays=overlays)
+    if names:
+        write_atomic(out / UNFINISHED, json.dumps(sorted(begun.union(names))))
     if progress:
         progress(0, total)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -150,6 +158,7 @@ def predict_images(
     columns = SEGMENTED if task == "segmentation" else (*CLASSIFIED, *(PREFIX + name for name in classes))
     table = pd.DataFrame(rows, columns=list(columns)).astype({"frame": "Int64"})
     write_atomic(out / TABLE, table.to_csv(index=False))
+    (out / UNFINISHED).unlink(missing_ok=True)
     if broken:
         named = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:3])
         more = "; ..." if len(broken) > 3 else ""
@@ -181,6 +190,23 @@ def find_sources(sources: Sequence[Path], out: Path) -> dict[str, Path]:
     if not places:
         raise UserError(f"no picture and no video in {', '.join(map(str, sources))}, besides what lies under {out}")
     return places
+
+
+def _names(places: Iterable[str], overlays: bool) -> list[str]:
+    """What is written under ``out``: files, and with a ``/`` at the end the folders of videos' frames."""
+    kinds = [("", ".png"), ("overlays/", ".jpg")][: 1 + overlays]
+    return [folder + place + ("" if place.endswith("/") else suffix) for folder, suffix in kinds for place in places]
+
+
+def _refuse_overwriting(out: Path, names: Iterable[str]) -> set[str]:
+    """What a prediction that was stopped was about to write here. Raises UserError where something else is there."""
+    unfinished = out / UNFINISHED
+    begun = set(json.loads(unfinished.read_text(encoding="utf-8"))) if unfinished.exists() else set()
+    there = [out / name for name in names if name not in begun and os.path.lexists(out / name)]  # links to nowhere, too
+    if there:
+        like = f" ({len(there)} like it)" if len(there) > 1 else ""
+        raise UserError(f"{there[0]} is there already and would be overwritten{like}; name another folder for --out")
+    return begun
 
 
 def _files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:

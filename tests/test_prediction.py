@@ -265,14 +265,27 @@ def test_patterns_folders_and_files_may_be_mixed_and_twice_is_once(one: Run, tmp
     assert list(table["image"]) == [str(tmp_path / "in" / name) for name in ("x[1].png", "deep/y.png", "deep/z.png")]
 
 
+def stop_at_the_end(runs: list[Run], sources: list[Path], out: Path, **options: bool) -> None:
+    """As Ctrl-C before the table is written: the masks are there."""
+
+    def stop(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_images(runs, sources, out, progress=stop, **options)
+    assert not (out / "predictions.csv").exists()
+
+
 def test_hidden_files_other_files_and_own_masks_are_no_pictures(one: Run, pictures: Path, tmp_path: Path) -> None:
     for name in (".hidden.png", "deep/er/a.PNG", ".git/b.png", "notes.txt", "Thumbs.db"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((pictures / "ward-0" / "alta.png").read_bytes())
     for _ in range(2):
-        table = predict_images([one], [tmp_path], tmp_path / "masks")
-        assert list(table["mask"]) == ["deep/er/a.png"]
-        (tmp_path / "masks" / "predictions.csv").unlink()  # as when it was stopped
+        stop_at_the_end([one], [tmp_path], tmp_path / "masks")
+        assert (tmp_path / "masks" / "deep" / "er" / "a.png").is_file()
+    table = predict_images([one], [tmp_path], tmp_path / "masks")
+    assert list(table["mask"]) == ["deep/er/a.png"]
 
 
 def test_linked_folders_are_searched_and_links_that_lead_nowhere_are_named(
@@ -323,6 +336,36 @@ def test_what_would_overwrite_something_is_refused_before_anything_is_written(
         predict_images([one], [a], tmp_path / "used")
     assert (tmp_path / "used" / "predictions.csv").read_text() == "image\n"
     assert not (tmp_path / "out").exists() and np.asarray(Image.open(a)).shape == (20, 20, 3)
+
+
+def test_true_masks_are_not_overwritten_and_a_prediction_that_was_stopped_is_made_again(
+    one: Run, pictures: Path, film: list[np.ndarray], tmp_path: Path
+) -> None:
+    """Someone's masks beside the pictures, under the pictures' names; frames of a video; overlays of one's own."""
+    clip = record(tmp_path / "clip.avi", film)
+    sources = [pictures / "ward-0", clip]
+    for name, more, sentence in (
+        ("alta.png", {}, r"out/alta\.png is there already and would be overwritten; name another folder for --out"),
+        ("clip/000003.png", {}, r"out/clip is there already"),
+        ("overlays/alta.jpg", {"overlays": True}, r"out/overlays/alta\.jpg is there already"),
+    ):
+        truth = tmp_path / "out" / name
+        truth.parent.mkdir(parents=True)
+        truth.write_bytes(b"drawn by hand")
+        with pytest.raises(UserError, match=sentence):
+            predict_images([one], sources, tmp_path / "out", **more)
+        assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [truth]
+        assert truth.read_bytes() == b"drawn by hand"
+        shutil.rmtree(tmp_path / "out")
+    for _ in range(2):
+        stop_at_the_end([one], sources, tmp_path / "out", overlays=True)
+    (tmp_path / "out" / "bergen.jpg").write_bytes(b"no mask of a picture")
+    table = predict_images([one], sources, tmp_path / "out", overlays=True)
+    assert len(table) == 23 and not list((tmp_path / "out").glob(".*"))
+    stop_at_the_end([one], [clip], tmp_path / "half")
+    (tmp_path / "half" / "alta.png").write_bytes(b"drawn by hand")
+    with pytest.raises(UserError, match=r"half/alta\.png is there already"):
+        predict_images([one], sources, tmp_path / "half")
 
 
 def test_memory_holds_two_batches_whatever_the_number_of_pictures(one: Run, tmp_path: Path) -> None:
