@@ -466,8 +466,8 @@ def _refuse_leaks(scenario: Scenario, held: Hospitals) -> list[str]:
     )
     if scenario.data.audit == "refuse":
         raise UserError(
-            f"{text}; take one side out, or say data.audit=warn to run all the same "
-            "(`fedkvasir data audit` shows the pictures)"
+            f"{text}; say data.audit=drop to leave them out of training, take one side out yourself, or say "
+            "data.audit=warn to run all the same (`fedkvasir data audit` shows the pictures)"
         )
     return [LEAK + text]
 

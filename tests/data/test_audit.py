@@ -166,7 +166,8 @@ def test_a_scenario_that_shares_a_picture_between_train_and_holdout_is_refused_w
     copy = cv2.resize(scene(3, 64, 80)[:, ::-1], (120, 100))
     theirs = hospital(tmp_path / "theirs", {"t0": scene(8, 64, 80), "copy": copy})
     raw = scenario_of(ours, theirs)
-    with pytest.raises(UserError, match=r"1 pictures or groups lie on both sides .*ours/o3.jpg = theirs/copy.jpg"):
+    found = r"1 pictures or groups lie on both sides .*ours/o3.jpg = theirs/copy.jpg; say data.audit=drop to leave"
+    with pytest.raises(UserError, match=found):
         make_plan(parse(raw, "test"))
     plan = make_plan(parse(scenario_of(ours, theirs, audit="warn"), "test"))
     assert any(text.startswith("LEAKAGE") for text in plan.warnings)
