@@ -40,9 +40,11 @@ def weights_file(weights: str) -> Path:
         if not (path / "result.json").is_file():
             raise UserError(f"model.weights: {path} is not a finished run (it holds no result.json); use {CHOICES}")
         path = path / "checkpoints" / f"{_result(path)['best_round']:04d}.safetensors"
-    if not path.is_file() or path.suffix not in (".safetensors", ".pth", ".pt"):
+    if not path.is_file():
         near = did_you_mean(weights, ["imagenet", "package"])
-        raise UserError(f"model.weights: {path} is not a .safetensors or .pth file{near}; use {CHOICES}")
+        raise UserError(f"model.weights: {path} does not exist{near}; use {CHOICES}")
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise UserError(f"model.weights: {path} is not a .safetensors or .pth file; use {CHOICES}")
     return path
 
 

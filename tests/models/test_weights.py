@@ -242,8 +242,9 @@ def test_a_file_fills_the_network_and_another_architecture_is_named_by_its_first
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        ("nowhere.pth", "nowhere.pth is not a .safetensors or .pth file; use weights: null"),
-        ("imagnet", r"imagnet is not a .safetensors or .pth file \(did you mean 'imagenet'\?\)"),
+        ("nowhere.pth", "nowhere.pth does not exist; use weights: null"),
+        ("imagnet", r"imagnet does not exist \(did you mean 'imagenet'\?\)"),
+        (__file__, r".*test_weights\.py is not a .safetensors or .pth file; use weights: null"),
         (".", r"\. is not a finished run \(it holds no result.json\)"),
     ],
 )
