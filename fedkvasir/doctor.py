@@ -93,6 +93,10 @@ def _data(data_dir: Path | None) -> Iterator[Finding]:
     if data_dir is None:
         yield Finding("note", "no data folder given", "--data DIR or FEDKVASIR_DATA; `synthetic` needs none")
         return
+    if not data_dir.is_dir():
+        why = "is a file, not a folder" if data_dir.exists() else "does not exist"
+        yield Finding("fail", f"{data_dir} {why}", "name the folder of the datasets: --data DIR or FEDKVASIR_DATA")
+        return
     for dataset in DATASETS.values():
         if dataset.prepare is None:
             try:

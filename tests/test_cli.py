@@ -67,6 +67,16 @@ def test_lists_name_everything(command: Command, tmp_path: Path, arguments: tupl
         assert word in done.stdout
 
 
+def test_doctor_fails_once_for_a_data_folder_that_is_not_there(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "data.zip").touch()
+    for place, why in (("nowhere", "does not exist"), ("data.zip", "is a file, not a folder")):
+        done = command("doctor", "--data", tmp_path / place)
+        assert done.returncode == 1, done.stderr
+        assert [line for line in done.stdout.splitlines() if place in line] == [
+            f"fail  {tmp_path / place} {why}  ->  name the folder of the datasets: --data DIR or FEDKVASIR_DATA"
+        ]
+
+
 def test_dry_run_prints_the_plan_and_writes_no_run(command: Command, tiny: Path) -> None:
     done = command("run", tiny, "--dry-run", cwd=tiny.parent)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """Readers: what they find, what they warn of, what they refuse; and the two real datasets where they are."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from fedkvasir.data.catalog import COLUMNS
 from fedkvasir.data.datasets import DATASETS, cvc_clinicdb, find_all, find_dataset, find_root, folder, kvasir_seg
 from fedkvasir.errors import UserError
+from tests.conftest import Miniatures
 
 
 def picture(path: Path, mode: str = "RGB") -> None:
@@ -74,6 +76,18 @@ def test_a_root_is_found_when_wrapped_or_doubled_and_two_copies_are_refused(tmp_
     with pytest.raises(UserError, match=r"two copies, .* choose one with data.roots.kvasir-seg"):
         find_root(dataset, tmp_path, None)
     assert find_root(dataset, tmp_path, str(root)) == root
+
+
+def test_an_archive_that_a_dataset_ships_in_its_root_is_no_other_one_to_unpack(
+    miniatures: Miniatures, tmp_path: Path
+) -> None:
+    shutil.copytree(miniatures("polypgen", 2), tmp_path / "PolypGen2021_MultiCenterData_v3")
+    assert list(tmp_path.rglob("*.zip"))
+    with pytest.raises(UserError, match=r"kvasir-seg: nothing under .* looks like it\. Download"):
+        find_root(find_dataset("kvasir-seg"), tmp_path, None)
+    (tmp_path / "kvasir-seg.zip").touch()
+    with pytest.raises(UserError, match=r"looks like it\. .*/kvasir-seg\.zip is not unpacked"):
+        find_root(find_dataset("kvasir-seg"), tmp_path, None)
 
 
 def test_a_part_or_copy_inside_a_root_is_no_second_dataset(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def find_root(dataset: Dataset, data_dir: Path | None, given: str | None) -> Pat
     for above in list(start.resolve().parents)[:3]:
         if readable(above) and dataset.recognise(above):
             raise UserError(f"{name}: {start} lies inside the dataset; give the folder above it, {above}")
-    hint = f" {archives[0]} is not unpacked: `fedkvasir data unpack {archives[0]} DIR`." if archives else ""
+    packed = next((path for path in archives if not _is_part(path, start)), None)
+    hint = f" {packed} is not unpacked: `fedkvasir data unpack {packed} DIR`." if packed else ""
     folders = (child for level in _levels(start) for path in level for child in path.iterdir() if child.is_dir())
     locked = next((folder for folder in folders if not readable(folder)), None)
     hint += f" {locked} may not be read: ask for the right." if locked else ""
@@ -73,6 +74,12 @@ def find_all(start: Path) -> list[tuple[Dataset, Path]]:
         if dataset.recognise(path)
     )
     return [(DATASETS[name], path) for name, path in found if not any((name, above) in found for above in path.parents)]
+
+
+def _is_part(path: Path, start: Path) -> bool:
+    """Whether a file lies in the root of some dataset, under ``start``: PolypGen ships a zip in its own."""
+    folders = [folder for folder in path.parents if folder.is_relative_to(start)]
+    return any(dataset.recognise(folder) for folder in folders for dataset in DATASETS.values())
 
 
 def _levels(start: Path) -> Iterator[list[Path]]:
