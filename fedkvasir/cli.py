@@ -191,7 +191,7 @@ def baseline(
     from fedkvasir.baselines import find_method, run_baseline
     from fedkvasir.baselines.labels import find_pictures, label_images
     from fedkvasir.console import Screen
-    from fedkvasir.files import refuse_unwritable, write_atomic
+    from fedkvasir.files import refuse_unwritable, unread, write_atomic
     from fedkvasir.plan import make_plan
     from fedkvasir.report import build_report
     from fedkvasir.scenario import load
@@ -218,10 +218,12 @@ def baseline(
     screen.result(folder)
     if pictures:
         with screen.bars():
-            table, features = label_images(plan, chosen, pictures, data, watch)
+            table, features, broken = label_images(plan, chosen, pictures, data, watch)
         path = labels_out or folder.folder / "labels.csv"
         write_atomic(path, table.to_csv(index=False, lineterminator="\n"))
         typer.echo(f"{len(table)} images labelled in {path}, features: {features}")
+        if broken:
+            raise unread(broken, pictures.table["image"].nunique())
 
 
 @app.command()

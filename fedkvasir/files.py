@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,13 @@ def unreadable(path: Path) -> UserError:
     """What is to be said of a file that the program wrote and cannot read."""
     what = "is cut short or broken" if path.exists() else "is gone"
     return UserError(f"{path} {what}; copy it again, or run again with --fresh (a sweep: without the run's folder)")
+
+
+def unread(broken: Mapping[Path, str], total: int) -> UserError:
+    """What is to be said, once the rest is done, of those of ``total`` files that could not be read; broken: why."""
+    named = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:3])
+    more = "; ..." if len(broken) > 3 else ""
+    return UserError(f"{len(broken)} of {total} files could not be read to the end: {named}{more}")
 
 
 @contextmanager

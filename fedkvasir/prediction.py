@@ -24,7 +24,7 @@ from fedkvasir.data.catalog import readable
 from fedkvasir.data.formats import picture, video
 from fedkvasir.data.store import square
 from fedkvasir.errors import UserError
-from fedkvasir.files import refuse_unwritable, write_atomic
+from fedkvasir.files import refuse_unwritable, unread, write_atomic
 from fedkvasir.gpu import precision_on
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.models.ensemble import OneAtATime
@@ -160,9 +160,7 @@ def predict_images(
     write_atomic(out / TABLE, table.to_csv(index=False))
     (out / UNFINISHED).unlink(missing_ok=True)
     if broken:
-        named = "; ".join(f"{path} ({reason})" for path, reason in list(broken.items())[:3])
-        more = "; ..." if len(broken) > 3 else ""
-        raise UserError(f"{len(broken)} of {len(places)} files could not be read to the end: {named}{more}")
+        raise unread(broken, len(places))
     return table
 
 

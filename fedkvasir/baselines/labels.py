@@ -19,6 +19,7 @@ from fedkvasir.data.datasets import DATASETS, find_root
 from fedkvasir.data.hospitals import Progress
 from fedkvasir.data.store import square
 from fedkvasir.errors import UserError
+from fedkvasir.files import unread
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.plan import Plan
 
@@ -53,26 +54,36 @@ def find_pictures(where: str, data_dir: Path | None = None) -> Pictures:
 
 def label_images(
     plan: Plan, method: Method, pictures: Pictures, data_dir: Path | None = None, progress: Progress | None = None
-) -> tuple[pd.DataFrame, str]:
-    """The mean of the hospitals' probabilities for every picture, and which features they rest on.
+) -> tuple[pd.DataFrame, str, dict[Path, str]]:
+    """The mean of the hospitals' probabilities for every picture, which features they rest on, and what cannot be read.
 
-    One row a picture: image, label, for k-means ``cluster_<hospital>`` (every hospital numbers its own), ``p_<class>``.
-    Published features serve where hospitals and pictures have the same; else both are computed from the pixels.
-    Raises UserError for a picture that cannot be read.
+    One row a picture that can be: image, label, for k-means ``cluster_<hospital>`` (every hospital numbers its own),
+    ``p_<class>``. Published features serve where hospitals and pictures have the same; else both are computed from the
+    pixels. Files that cannot be read come with the reason.
+    Raises UserError where no picture can be read.
     """
     features, seen = choose_features(plan, method, data_dir, progress), np.empty((len(pictures.table), 0))
+    table, broken = pictures.table, dict[Path, str]()
     if isinstance(features, Published):
         try:
             seen = _published(pictures, features.table)
         except UserError as error:
             features = Pixels(progress, str(error))
     if isinstance(features, Pixels):
-        seen = _describe(pictures, plan.scenario.data.image_size, progress)
+        described = _describe(pictures, plan.scenario.data.image_size, progress)
+        for image, why in zip(table["image"], described, strict=True):
+            if isinstance(why, str):
+                broken[pictures.root / image] = why
+        table = table[[not isinstance(row, str) for row in described]]
+        if table.empty:
+            raise unread(broken, len(broken))
+        seen = np.array([row for row in described if not isinstance(row, str)], dtype=np.float64)
     classifiers = fit_hospitals(plan, method, features)
-    probabilities = mean_probabilities(classifiers.values(), pictures.table["sample"].tolist(), seen)
+    probabilities = mean_probabilities(classifiers.values(), table["sample"].tolist(), seen)
     labels = np.array(plan.classes, dtype=object)[probabilities.argmax(axis=1)]
-    table = pd.DataFrame({"image": pictures.table["image"].to_numpy(), "label": labels, **_clusters(classifiers, seen)})
-    return table.join(pd.DataFrame(probabilities, columns=[PREFIX + name for name in plan.classes])), features.kind
+    named = pd.DataFrame({"image": table["image"].to_numpy(), "label": labels, **_clusters(classifiers, seen)})
+    columns = [PREFIX + name for name in plan.classes]
+    return named.join(pd.DataFrame(probabilities, columns=columns)), features.kind, broken
 
 
 def _clusters(classifiers: Mapping[str, Classifier], seen: np.ndarray) -> dict[str, np.ndarray]:
@@ -92,21 +103,20 @@ def _published(pictures: Pictures, hospitals: pd.DataFrame) -> np.ndarray:
     return whole.loc[samples].to_numpy(dtype=np.float64)
 
 
-def _describe(pictures: Pictures, size: int, progress: Progress | None) -> np.ndarray:
-    """(N, D) features of the pictures, each resized as the store resizes."""
+def _describe(pictures: Pictures, size: int, progress: Progress | None) -> list[np.ndarray | str]:
+    """(D,) features of each picture, resized as the store resizes; the reason where it cannot be read."""
 
-    def one(image: str, item: str | None) -> np.ndarray:
-        path = pictures.root / image
+    def one(image: str, item: str | None) -> np.ndarray | str:
         try:
-            pixels = next(formats.pictures(path, [item]))
+            pixels = next(formats.pictures(pictures.root / image, [item]))
         except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as a picture: {error}") from error
+            return str(error)
         return describe(square(pixels, size))
 
-    found = []
+    found: list[np.ndarray | str] = []
     with ThreadPoolExecutor() as pool:
         for row in pool.map(one, pictures.table["image"], pictures.table["item"]):
             found.append(row)
             if progress:
                 progress("describing unlabeled pictures", len(found), len(pictures.table))
-    return np.array(found, dtype=np.float64)
+    return found

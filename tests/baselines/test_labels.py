@@ -49,7 +49,7 @@ def test_published_features_serve_where_both_sides_have_the_same(
 ) -> None:
     """The miniature's features belong to the tissue that is painted: a picture of a class gets its label."""
     pictures = find_pictures(str(miniatures("hyperkvasir-unlabeled", 12)))
-    table, features = label_images(plan_at(kvasir), find_method(name, "classification"), pictures)
+    table, features, _ = label_images(plan_at(kvasir), find_method(name, "classification"), pictures)
     assert features.startswith("published, sha256 ")
     painted = {f"images/{uuid_name(PATIENTS + n)}.jpg": TISSUES[(PATIENTS + n) % len(TISSUES)] for n in range(12)}
     truth = table["image"].map(painted)
@@ -78,7 +78,7 @@ def test_other_features_or_none_are_not_mixed_with_those_published(
         else:
             (root / "some.arff").unlink()
         pictures = find_pictures(str(root))
-        _, features = label_images(plan_at(kvasir), find_method("k-nearest", "classification"), pictures)
+        _, features, _ = label_images(plan_at(kvasir), find_method("k-nearest", "classification"), pictures)
         assert features == "pixels"
 
 
@@ -86,7 +86,7 @@ def test_a_picture_gets_the_probabilities_that_its_record_has(without_features: 
     """The common test set's pictures, labelled as strangers: the same bits as in the run's records."""
     plan, method = plan_at(without_features), find_method("k-nearest", "classification")
     run = run_baseline(plan, method, out=tmp_path)
-    table, features = label_images(plan, method, find_pictures(str(without_features)))
+    table, features, _ = label_images(plan, method, find_pictures(str(without_features)))
     assert features == run.plan.scenario.model.parameters["features"] == "pixels"
     table["sample"] = "kvasir-v2/" + table["image"].str.removesuffix(".jpg")
     records = run.samples[run.samples["checkpoint"] == "best"].set_index("sample").filter(like="p_")
@@ -110,9 +110,18 @@ def test_the_command_labels_a_folder_of_pictures(without_features: Path, tmp_pat
     assert set(table["cluster_baerum-1"]) <= {0, 1, 2}
     done = command(*call, "ours", "--labels-out", "own.csv", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "own.csv").read_text() == path.read_text()
-    (tmp_path / "ours" / "torn.jpg").write_bytes(b"no picture")
+    labelled = path.read_text()
+    path.unlink()
+    (tmp_path / "ours" / "a-torn.jpg").write_bytes(b"no picture")
     done = command(*call, "ours", cwd=tmp_path)
-    assert done.returncode == 2 and "torn.jpg cannot be read as a picture" in done.stderr
+    assert done.returncode == 2 and "12 images labelled in" in done.stdout
+    assert "1 of 13 files could not be read to the end: ours/a-torn.jpg (" in done.stderr
+    assert path.read_text() == labelled
+    path.unlink()
+    for whole in (tmp_path / "ours").glob("[!a]*.jpg"):
+        whole.unlink()
+    done = command(*call, "ours", cwd=tmp_path)
+    assert done.returncode == 2 and "1 of 1 files could not be read to the end" in done.stderr and not path.exists()
 
 
 def run_columns(folder: Path) -> pd.Index:
