@@ -331,7 +331,9 @@ def make_plan(
     if OFFICIAL in scenario.evaluation.scoring:
         columns.append("mask")
         samples["mask"] = [
-            str(Path(root, mask)) if isinstance(mask, str) and mask.lower().endswith(picture.SUFFIXES) else ""
+            str(Path(root, mask).absolute())
+            if isinstance(mask, str) and mask.lower().endswith(picture.SUFFIXES)
+            else ""
             for root, mask in zip(samples["root"], samples["mask"], strict=True)
         ]
     listed = samples[["sample", "pixels_sha256", "mask_sha256"]].agg(" ".join, axis=1).groupby(samples["center"])
