@@ -27,7 +27,7 @@ from fedkvasir.report.study import answer, outcome_of
 from fedkvasir.report.tables import Column, Estimate, Interval, Row, Value, bracket
 from fedkvasir.report.tables import Table as ReportTable
 from fedkvasir.runs import Event, Run, failure_text
-from fedkvasir.scenario import Scenario
+from fedkvasir.scenario import POOLED, Scenario
 from fedkvasir.study import Line, Study
 from fedkvasir.sweep import explores, protocol_of, tried
 
@@ -131,6 +131,7 @@ class Screen:
         scenario = plan.scenario
         self.console.print(f"[bold]{plan.name}[/bold]  {escape(scenario.question)}")
         groups, rows = plan.samples.groupby("center")["group"].nunique(), []
+        groups[POOLED] = plan.samples.loc[plan.samples["split"] == "train", "group"].nunique()
         for center, row in plan.centers.iterrows():
             steps = plan.steps_per_round(str(center)) if row["train"] else 0
             numbers = *(int(row[split]) for split in ("train", "val", "test")), int(groups[center]), steps

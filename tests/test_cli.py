@@ -75,6 +75,13 @@ def test_dry_run_prints_the_plan_and_writes_no_run(command: Command, tiny: Path)
     assert not (tiny.parent / "runs").exists()
 
 
+def test_a_dry_run_of_pooled_training_has_a_line_of_what_is_pooled(command: Command, tiny: Path) -> None:
+    done = command("run", tiny, "--dry-run", "federation.train=pooled", cwd=tiny.parent)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line.split() for line in done.stdout.splitlines() if line.startswith("pooled"))
+    assert line[:3] == ["pooled", "train", "36"] and line[5] == "18"  # patients, of two pictures each
+
+
 def test_a_full_gpu_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Met where a step is measured or pictures are predicted; in a run, hospitals go on with fewer workers."""
 
