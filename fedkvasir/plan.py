@@ -498,12 +498,14 @@ def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
 
 
 def refuse_empty(plan: Plan) -> None:
-    """Raise UserError where a hospital has too little to train, or nobody has what selection looks at."""
+    """Raise UserError where a hospital has too little to train, or nobody has what is selected by or tested."""
     for hospital, name in plan.scenario.data.hospitals.items():
         train = int(plan.holdings["train"].get(hospital, 0))
         if train < 2:
             raise UserError(f"data.centers.{name}: {hospital} is left with {train} training image(s); it needs two")
     if plan.scenario.evaluation.select == "train-val" and not plan.centers["val"].sum():
         raise UserError("evaluation.select = train-val needs validation images: set val: 0.15 at the training centers")
+    if not plan.centers["test"].sum():
+        raise UserError("a run needs test images: set test: 0.2 at the training centers, or role: holdout at another")
     if plan.scenario.evaluation.select == "oracle" and not (plan.centers["role"] == "holdout").any():
         raise UserError("evaluation.select = oracle looks at a holdout; the scenario has none")

@@ -120,6 +120,10 @@ def test_a_full_disk_promises_to_go_on_only_of_what_does(
             ("protocol={kind: holdout}", "data.centers.oslo.dataset=kvasir-seg"),
             "kvasir-seg: say where it lies with --data",
         ),
+        (
+            ("data.centers={alta: {dataset: synthetic, center: alta, test: 0}}",),
+            "a run needs test images: set test: 0.2 at the training centers, or role: holdout at another",
+        ),
         (("faults=[{kind: crash}]", "--engine", "local"), "crash takes a process of its own"),
         (
             ("protocol={kind: holdout}", "faults=[{kind: crash}]", "--engine", "local"),
