@@ -273,12 +273,12 @@ class Screen:
         self._table(center_table(table, plan.scenario.task, sure))
         self.console.print(summary_text(table, plan.scenario.task, sure))
         result = run.result
-        chosen = SELECTED[plan.scenario.evaluation.select]
+        chosen = f"chosen {SELECTED[run.chosen_by]}" if run.chosen_by != "last" else SELECTED["last"]
         which = f"round {result['best_round']} of {result['rounds']}"
         if run.members:
             self._table(member_table(run.comparison(), plan.scenario.task))
             which = "every member at its best round"
-        self.console.print(f"{which}, chosen {chosen}; means over groups, 95 % intervals in brackets")
+        self.console.print(f"{which}, {chosen}; means over groups, 95 % intervals in brackets")
         if run.unscored:
             self.console.print(f"[yellow]selection[/yellow] {escape(run.unscored)}")
         if sure.warning:
@@ -334,6 +334,8 @@ def member_table(comparison: pd.DataFrame, task: str) -> ReportTable:
 def summary_text(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
     """Seen, unseen, gap and worst in one line."""
     summary = summarise(table, task)
+    if not summary.worst_center:
+        return f"{NAMES[summary.metric]}: no score, as no test image shows anything to be found"
     parts = [
         f"{word} {value:.3f} {_ends(sure.of(word))}".rstrip()
         for word, value in (("seen", summary.seen), ("unseen", summary.unseen), ("gap", summary.gap))

@@ -16,7 +16,7 @@ import pandas as pd
 from fedkvasir import scenario as scenarios
 from fedkvasir.data.datasets import DATASETS, find_dataset
 from fedkvasir.data.formats import picture
-from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, unlearnt
+from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, unfound, unlearnt
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
@@ -345,7 +345,7 @@ def make_plan(
         {str(center): hashlib.sha256("\n".join(lines).encode()).hexdigest() for center, lines in listed},
         device,
         precision_on(device, scenario.training.amp),
-        (*held.warnings, *leaks, *(() if only else unlearnt(scenario, samples))),
+        (*held.warnings, *leaks, *(() if only else (*unlearnt(scenario, samples), *unfound(scenario, samples)))),
         held.rendered,
     )
     if only:
