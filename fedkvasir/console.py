@@ -289,8 +289,10 @@ class Screen:
         self.warnings(plan)
         for failure in result["failures"]:
             self.console.print(f"[yellow]failed[/yellow] {escape(failure_text(failure))}")
-        if result["weights_sha256"]:
-            self.console.print(f"weights sha256 {result['weights_sha256']}")
+        best, last = result["best_sha256"], result["weights_sha256"]
+        if last:
+            both = f"{best} (best, round {result['best_round']}), {last} (last)"
+            self.console.print(f"weights sha256 {last if best == last else both}")
         report = run.folder / "report.html"
         self.console.print(f"run folder {run.folder}" + (f", report {report}" if report.is_file() else ""))
 
