@@ -27,7 +27,7 @@ from fedkvasir.report.study import answer, outcome_of
 from fedkvasir.report.tables import Column, Estimate, Interval, Row, Value, bracket
 from fedkvasir.report.tables import Table as ReportTable
 from fedkvasir.runs import Event, Run, failure_text
-from fedkvasir.scenario import Scenario
+from fedkvasir.scenario import POOLED, Scenario
 from fedkvasir.study import Line, Study
 from fedkvasir.sweep import explores, protocol_of, tried
 
@@ -131,6 +131,7 @@ class Screen:
         scenario = plan.scenario
         self.console.print(f"[bold]{plan.name}[/bold]  {escape(scenario.question)}")
         groups, rows = plan.samples.groupby("center")["group"].nunique(), []
+        groups[POOLED] = plan.samples.loc[plan.samples["split"] == "train", "group"].nunique()
         for center, row in plan.centers.iterrows():
             steps = plan.steps_per_round(str(center)) if row["train"] else 0
             numbers = *(int(row[split]) for split in ("train", "val", "test")), int(groups[center]), steps
@@ -272,12 +273,12 @@ class Screen:
         self._table(center_table(table, plan.scenario.task, sure))
         self.console.print(summary_text(table, plan.scenario.task, sure))
         result = run.result
-        chosen = SELECTED[plan.scenario.evaluation.select]
+        chosen = f"chosen {SELECTED[run.chosen_by]}" if run.chosen_by != "last" else SELECTED["last"]
         which = f"round {result['best_round']} of {result['rounds']}"
         if run.members:
             self._table(member_table(run.comparison(), plan.scenario.task))
             which = "every member at its best round"
-        self.console.print(f"{which}, chosen {chosen}; means over groups, 95 % intervals in brackets")
+        self.console.print(f"{which}, {chosen}; means over groups, 95 % intervals in brackets")
         if run.unscored:
             self.console.print(f"[yellow]selection[/yellow] {escape(run.unscored)}")
         if sure.warning:
@@ -288,8 +289,10 @@ class Screen:
         self.warnings(plan)
         for failure in result["failures"]:
             self.console.print(f"[yellow]failed[/yellow] {escape(failure_text(failure))}")
-        if result["weights_sha256"]:
-            self.console.print(f"weights sha256 {result['weights_sha256']}")
+        best, last = result["best_sha256"], result["weights_sha256"]
+        if last:
+            both = f"{best} (best, round {result['best_round']}), {last} (last)"
+            self.console.print(f"weights sha256 {last if best == last else both}")
         report = run.folder / "report.html"
         self.console.print(f"run folder {run.folder}" + (f", report {report}" if report.is_file() else ""))
 
@@ -333,6 +336,8 @@ def member_table(comparison: pd.DataFrame, task: str) -> ReportTable:
 def summary_text(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
     """Seen, unseen, gap and worst in one line."""
     summary = summarise(table, task)
+    if not summary.worst_center:
+        return f"{NAMES[summary.metric]}: no score, as no test image shows anything to be found"
     parts = [
         f"{word} {value:.3f} {_ends(sure.of(word))}".rstrip()
         for word, value in (("seen", summary.seen), ("unseen", summary.unseen), ("gap", summary.gap))

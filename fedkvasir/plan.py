@@ -16,7 +16,7 @@ import pandas as pd
 from fedkvasir import scenario as scenarios
 from fedkvasir.data.datasets import DATASETS, find_dataset
 from fedkvasir.data.formats import picture
-from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, unlearnt
+from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, unfound, unlearnt
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
@@ -331,7 +331,9 @@ def make_plan(
     if OFFICIAL in scenario.evaluation.scoring:
         columns.append("mask")
         samples["mask"] = [
-            str(Path(root, mask)) if isinstance(mask, str) and mask.lower().endswith(picture.SUFFIXES) else ""
+            str(Path(root, mask).absolute())
+            if isinstance(mask, str) and mask.lower().endswith(picture.SUFFIXES)
+            else ""
             for root, mask in zip(samples["root"], samples["mask"], strict=True)
         ]
     listed = samples[["sample", "pixels_sha256", "mask_sha256"]].agg(" ".join, axis=1).groupby(samples["center"])
@@ -343,7 +345,7 @@ def make_plan(
         {str(center): hashlib.sha256("\n".join(lines).encode()).hexdigest() for center, lines in listed},
         device,
         precision_on(device, scenario.training.amp),
-        (*held.warnings, *leaks, *(() if only else unlearnt(scenario, samples))),
+        (*held.warnings, *leaks, *(() if only else (*unlearnt(scenario, samples), *unfound(scenario, samples)))),
         held.rendered,
     )
     if only:
@@ -496,12 +498,14 @@ def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
 
 
 def refuse_empty(plan: Plan) -> None:
-    """Raise UserError where a hospital has too little to train, or nobody has what selection looks at."""
+    """Raise UserError where a hospital has too little to train, or nobody has what is selected by or tested."""
     for hospital, name in plan.scenario.data.hospitals.items():
         train = int(plan.holdings["train"].get(hospital, 0))
         if train < 2:
             raise UserError(f"data.centers.{name}: {hospital} is left with {train} training image(s); it needs two")
     if plan.scenario.evaluation.select == "train-val" and not plan.centers["val"].sum():
         raise UserError("evaluation.select = train-val needs validation images: set val: 0.15 at the training centers")
+    if not plan.centers["test"].sum():
+        raise UserError("a run needs test images: set test: 0.2 at the training centers, or role: holdout at another")
     if plan.scenario.evaluation.select == "oracle" and not (plan.centers["role"] == "holdout").any():
         raise UserError("evaluation.select = oracle looks at a holdout; the scenario has none")

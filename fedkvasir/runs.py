@@ -70,7 +70,7 @@ class Checkpoint:
     kept: dict[str, int] = field(default_factory=dict)
     """Center -> the round whose state it is to start from."""
     scores: dict[int, float] = field(default_factory=dict)
-    """Round -> selection score."""
+    """Round -> selection score; without those that nobody could score."""
     best: int = 0
     best_kept: dict[str, int] = field(default_factory=dict)
     """``kept`` as it was after the best round: hospitals must not forget those states."""
@@ -251,25 +251,44 @@ class Run:
         return read_table(path) if path.is_file() else pd.DataFrame()
 
     @property
+    def chosen_by(self) -> str:
+        """The rule that its best round was chosen by: ``last`` where, by the scenario's, it could be none."""
+        scored, due, _ = (0, 0, False) if self.members else self._chosen_among()
+        return "last" if due and not scored else self.plan.scenario.evaluation.select
+
+    @property
     def unscored(self) -> str:
-        """What has to be said where rounds could not be chosen, as a hospital's validation was not heard of in time."""
+        """What has to be said where rounds could not be chosen, as a hospital's validation was not heard of in time, or
+        as there is nothing to be found in any."""
         if members := self.members:
             return "; ".join(f"{name}: {run.unscored}" for name, run in members.items() if run.unscored)
-        rounds, evaluation = self.rounds, self.plan.scenario.evaluation
-        if evaluation.select != "train-val" or rounds.empty:
+        scored, due, heard = self._chosen_among()
+        if scored == due:
             return ""
-        numbers = range(1, int(rounds["round"].max()) + 1)
-        due = [n for n in numbers if not n % evaluation.every or n == self.plan.scenario.federation.rounds]
-        heard = rounds[rounds["phase"] == "val"].groupby("round")["center"].nunique()
-        scored = sum(int(heard.get(number, 0)) == len(self.plan.validated) for number in due)
-        if scored == len(due):
-            return ""
-        left = (
-            f"{scored} of {len(due)} rounds could be chosen" if scored else "no round could be chosen, it is the last"
-        )
+        left = f"{scored} of {due} rounds could be chosen" if scored else "no round could be chosen, it is the last"
+        if heard and not scored:
+            oracle = self.plan.scenario.evaluation.select == "oracle"
+            what = "test image of a holdout" if oracle else "validation image"
+            return f"{left}: no {what} shows anything to be found"
         return (
             f"{left}: {'in the others' if scored else 'in all'} the validation of a hospital was not heard of in time"
         )
+
+    def _chosen_among(self) -> tuple[int, int, bool]:
+        """How many rounds could be chosen, of how many, and whether of one at least every hospital was heard."""
+        rounds, plan, evaluation = self.rounds, self.plan, self.plan.scenario.evaluation
+        if evaluation.select == "last" or rounds.empty:
+            return 0, 0, False
+        numbers = range(1, int(rounds["round"].max()) + 1)
+        due = [n for n in numbers if not n % evaluation.every or n == plan.scenario.federation.rounds]
+        tested, asked = plan.centers[plan.centers["test"] > 0], len(plan.validated)
+        phase, role = "val", "train"
+        if evaluation.select == "oracle":
+            phase, role, asked = "test", "holdout", int((tested["role"] == "holdout").sum())
+        told = rounds[(rounds["phase"] == phase) & (rounds["role"] == role) & rounds["round"].isin(due)]
+        told = told[told["metric"] == headline(plan.scenario.task)].groupby("round")
+        heard = told["center"].nunique() == asked
+        return int((heard & told["value"].max().notna()).sum()), len(due), bool(heard.any())
 
     # ---- writing
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,7 +31,13 @@ from pydantic import (
 from fedkvasir.errors import UserError
 from fedkvasir.files import read_yaml
 
-CenterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]
+NAME, SPLIT = r"^[a-z0-9][a-z0-9-]*$", r"^(group|official(:.+)?)$"
+PATTERNS = {
+    NAME: "a name may hold a-z, 0-9 and '-', and begins with a letter or a digit",
+    SPLIT: "it is group, official or official:NAME",
+}
+"""What a text has to be like, in words."""
+CenterName = Annotated[str, Field(pattern=NAME, max_length=40)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -108,7 +115,7 @@ class Center(_Frozen):
     """Take only the dataset's own center of this name; null: all of it."""
     role: Literal["train", "holdout"] = "train"
     """train: trains, validates, tests; holdout: only ever tested, all of it."""
-    split: Annotated[str, Field(pattern=r"^(group|official(:.+)?)$")] = "group"
+    split: Annotated[str, Field(pattern=SPLIT)] = "group"
     """official: the usual published lists; official:NAME: another published split; group: whole groups at random, by
     `val` and `test`."""
     val: Share = 0.15
@@ -235,7 +242,7 @@ WHOLE = ("each", POOLED, LOCALS)
 
 
 class Federation(_Frozen):
-    train: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] = "each"
+    train: Annotated[str, Field(pattern=NAME)] = "each"
     """each: every hospital on its own images, a federation; pooled: all images in one place; ensemble-of-locals: every
     hospital alone, and the mean of their answers; NAME: that hospital alone, all others are only tested."""
     rounds: Annotated[int, Field(ge=1)] = 10
@@ -652,7 +659,15 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Scenario, under: tu
     first = min(problems, key=lambda problem: problem["type"] == "missing")  # a key that is misspelt is missing as well
     place = [str(part) for part in first["loc"] if part != "[key]"]
     key = ".".join([*under, *place]) or "the scenario"
-    if first["type"] == "extra_forbidden":
+    of_key = first["loc"][-1:] == ("[key]",)
+    given = key if of_key else f"{key} = {first['input']!r}"
+    if first["type"] == "invalid_key" or (of_key and first["type"] == "string_type"):
+        group = ".".join([*under, *place[:-1]]) or "the scenario"
+        text = f"{group}: YAML takes a key there for {first['input']!r}, which is no text: put it in quotes"
+    elif first["type"] == "string_pattern_mismatch":
+        text = f"{given}: {PATTERNS[first['ctx']['pattern']]}"
+        text += "; it is the file's where no name: is set" if key == "name" and kind is Scenario else ""
+    elif first["type"] == "extra_forbidden":
         known = _keys_at(place[:-1], kind.model_json_schema())
         text = f"unknown key {key}{did_you_mean(place[-1], known)}; allowed here: {', '.join(known)}"
     elif first["type"] == "missing":
@@ -660,7 +675,9 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Scenario, under: tu
     elif first["type"] == "value_error":
         text = f"{key}: {first['ctx']['error']!s}"
     else:
-        text = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        text = f"{given}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        if first["type"] == "string_type" and isinstance(first["input"], bool | int | float | date):
+            text += "; put it in quotes"
         if first["type"] == "literal_error":
             text += did_you_mean(
                 str(first["input"]),

@@ -153,9 +153,11 @@ class Federation:
         after, replies = self._train(number, before, rows)
         validated = self._validate(number, after, rows)
         if validated.scores and not validated.missing:  # scores of other centers are not comparable
-            after.scores[number] = selection_score(
+            score = selection_score(
                 pd.DataFrame(validated.scores), self.scenario.evaluation.select, headline(self.scenario.task)
             )
+            if not np.isnan(score):  # there is something to be found
+                after.scores[number] = score
         after.best = best_round(after.scores, self.scenario.evaluation.select, number)
         if after.best == number:
             after.best_kept = dict(after.kept)
@@ -375,7 +377,7 @@ class Federation:
         began = time.perf_counter()
         rows: list[dict[str, Any]] = []
         centers = list(self.plan.centers.index[self.plan.centers["test"] > 0])
-        select = self.scenario.evaluation.select
+        select = self.scenario.evaluation.select if last.scores else "last"
         self.watch(Event("test", last.round, {"best": last.best, "centers": centers, "select": select}))
         best = last if last.best == last.round else self.run.checkpoint(str(last.best))
         tested = self._evaluate(centers, "test", best, "best", rows, gallery=not self.remote)
@@ -408,7 +410,7 @@ class Federation:
         shared, buffers, local = (exchange.read(network, n) for n in (layout.shared, layout.buffers, layout.local))
         if isinstance(network, Ensemble) and network.weighted:
             chosen = [run.checkpoint("best") for run in self.run.members.values()]
-            scores = np.nan_to_num([checkpoint.scores[checkpoint.round] for checkpoint in chosen])
+            scores = np.nan_to_num([checkpoint.scores.get(checkpoint.round, 0.0) for checkpoint in chosen])
             if scores.sum() > 0:
                 buffers[WEIGHTS] = (scores / scores.sum()).astype(np.float32)
         return Checkpoint(0, shared, buffers, local, initial_sha256=exchange.sha256(shared | buffers | local))

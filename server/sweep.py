@@ -9,14 +9,14 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import chdir
+from contextlib import chdir, nullcontext
 from itertools import groupby
 from logging import CRITICAL
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # a trial's paths are the user's
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # it is the user's working folder, see _trial
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the table is ours
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once: runs can always go on
@@ -173,7 +173,8 @@ class Trials:
         if not lines:
             return
         watching = _Watching(lines, changed, axes)
-        own = tune.with_parameters(_trial, points=watching.points, execute=self.execute, axes=dict(axes))
+        given = {"points": watching.points, "execute": self.execute, "axes": dict(axes), "folder": Path.cwd()}
+        own = tune.with_parameters(_trial, **given)
         trial = tune.with_resources(own, self._resources(gpu))
         settings = tune.TuneConfig(
             num_samples=samples,
@@ -219,14 +220,18 @@ def _refuse_silence(address: str) -> None:
         ) from error
 
 
-def _trial(config: dict[str, Any], points: Sequence[Point], execute: Execute, axes: Axes) -> None:
-    """In the trial's process: run one point, report its rounds, at the end where its folder is or why it failed."""
+def _trial(config: dict[str, Any], points: Sequence[Point], execute: Execute, axes: Axes, folder: Path) -> None:
+    """In the trial's process: run one point, report its rounds, at the end where its folder is or why it failed.
+
+    folder: the user's working folder, which paths in a scenario are relative to; another node may have none.
+    """
 
     def told(run: Run, number: int, score: float) -> None:
         tune.report({TIME: number, SCORE: score, "so far": str(run.folder)})
 
     try:
-        run = execute(_point(config, points, axes).scenario, told)
+        with chdir(folder) if folder.is_dir() else nullcontext():
+            run = execute(_point(config, points, axes).scenario, told)
         tune.report({TIME: run.result["rounds"], SCORE: validation_score(run), "run": str(run.folder)})
     except Exception as error:  # one run's own; what Tune begins again is a process that died
         tune.report({TIME: 0, SCORE: WORST, "reason": reason_of(error)})

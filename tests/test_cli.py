@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import fedkvasir
 from fedkvasir import cli
 from fedkvasir.errors import UserError
 from fedkvasir.scenario import json_schema, load
-from tests.conftest import REPOSITORY, Command
+from tests.conftest import REPOSITORY, TINY, Command
+from tests.data.test_hospitals import pictures
 from tests.report.crafted import make_plan, make_run
 
 
@@ -85,6 +87,47 @@ def test_dry_run_prints_the_plan_and_writes_no_run(command: Command, tiny: Path)
     assert not (tiny.parent / "runs").exists()
 
 
+def test_a_dry_run_of_pooled_training_has_a_line_of_what_is_pooled(command: Command, tiny: Path) -> None:
+    done = command("run", tiny, "--dry-run", "federation.train=pooled", cwd=tiny.parent)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line.split() for line in done.stdout.splitlines() if line.startswith("pooled"))
+    assert line[:3] == ["pooled", "train", "36"] and line[5] == "18"  # patients, of two pictures each
+
+
+@pytest.mark.parametrize("shown", [False, True])
+@pytest.mark.parametrize("select", ["train-val", "oracle"])
+def test_where_nothing_is_to_be_found_nothing_is_chosen(
+    command: Command, tmp_path: Path, shown: bool, select: str
+) -> None:
+    """shown: the holdout shows something."""
+    names, own = [f"{n:02d}" for n in range(24)], yaml.safe_load(TINY)
+    folder = pictures(tmp_path / "ours", names)
+    for name in names[: 12 if shown else None]:
+        Image.new("L", (64, 48)).save(folder / "masks" / f"{name}.jpg")
+    rows = [f"images/{name}.jpg,masks/{name}.jpg,{'ab'[int(name) // 12]}" for name in names]
+    (folder / "samples.csv").write_text("\n".join(["image,mask,center", *rows]))
+    centers = {name: {"dataset": "folder", "root": str(folder), "center": name} for name in "ab"}
+    centers["b"]["role"] = "holdout"
+    own["data"] |= {"options": {}, "centers": centers}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    words = "federation.rounds=2", f"evaluation.select={select}", "--engine", "local"
+    done = command("run", tmp_path / "own.yaml", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = next((tmp_path / "runs").glob("*/report.html")).read_text()
+    for said in (done.stdout, page):
+        assert "a: its 1 validation image(s) show nothing to be found" in said
+        assert ("b: its 12 test image(s) show nothing" in said) != shown
+        assert ("no round could be chosen, it is the last" in said) == (select == "train-val" or not shown)
+    blank = "no test image of a holdout shows" if select == "oracle" else "no validation image shows"
+    assert "nan" not in done.stdout
+    if select == "train-val" or not shown:
+        assert blank in done.stdout and "best so far" not in done.stdout
+        assert "round 2 of 2, the last round, no selection" in done.stdout
+        assert "Selection by <code>last</code>: the last round, whatever its scores" in page
+    assert ("Dice: unseen" in done.stdout) == shown
+    assert ("no score, as no test image shows anything to be found" in done.stdout) != shown
+
+
 def test_a_full_gpu_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Met where a step is measured or pictures are predicted; in a run, hospitals go on with fewer workers."""
 
@@ -122,6 +165,10 @@ def test_a_full_disk_promises_to_go_on_only_of_what_does(
         (
             ("protocol={kind: holdout}", "data.centers.oslo.dataset=kvasir-seg"),
             "kvasir-seg: say where it lies with --data",
+        ),
+        (
+            ("data.centers={alta: {dataset: synthetic, center: alta, test: 0}}",),
+            "a run needs test images: set test: 0.2 at the training centers, or role: holdout at another",
         ),
         (("faults=[{kind: crash}]", "--engine", "local"), "crash takes a process of its own"),
         (

@@ -39,6 +39,17 @@ def test_every_number_of_the_table_of_centers_stands_there_whole(
     assert "holdout" in next(line for line in lines if line.startswith(CENTERS[-1]))
 
 
+def test_weights_are_named_by_whether_they_are_the_best_or_the_last(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for best, said in (("b" * 64, f"{'b' * 64} (best, round 1), {'a' * 64} (last)"), ("a" * 64, "a" * 64)):
+        facts = run.result | {"best_sha256": best, "weights_sha256": "a" * 64, "best_round": 1}
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "result", facts)
+            screen_of(300).result(run)
+        assert f"\nweights sha256 {said}\n" in re.sub(r" +\n", "\n", capsys.readouterr().out)
+
+
 def test_into_a_file_a_table_is_as_wide_as_it_is(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     Screen().result(run)
     titles = re.split("  +", capsys.readouterr().out.splitlines()[0])

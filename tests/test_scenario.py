@@ -36,6 +36,25 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         ("faults=[{kind: dropout, rounds: [0]}]", "faults.0.rounds.0 = 0"),
         ("faults=[{kind: hang}]", "would wait for ever (hang): set federation.deadline_s"),
         ("faults=[{kind: late, seconds: 1}]", "would wait for ever (late): set federation.deadline_s"),
+        (
+            "name=My_Study",
+            "name = 'My_Study': a name may hold a-z, 0-9 and '-', and begins with a letter or a digit; it is",
+        ),
+        ("data.centers.Oslo={dataset: folder}", "data.centers.Oslo: a name may hold a-z, 0-9 and '-', and begins"),
+        ("federation.train=Oslo", "federation.train = 'Oslo': a name may hold"),
+        (
+            "data.centers={no: {dataset: folder}}",
+            "data.centers: YAML takes a key there for False, which is no text: put",
+        ),
+        ("data={1: 2}", "data: YAML takes a key there for 1, which is no text"),
+        (
+            "data.centers.alta.center=3",
+            "data.centers.alta.center = 3: input should be a valid string; put it in quotes",
+        ),
+        (
+            "data.centers.alta.split=offical",
+            "data.centers.alta.split = 'offical': it is group, official or official:NAME",
+        ),
         ("training.lr", "is not of the form key.path=value"),
         ("task.x=1", "task is not a group of keys"),
     ],

@@ -183,6 +183,18 @@ def _without_trained(samples: pd.DataFrame, how: str, warnings: list[str]) -> pd
     return samples if how == "warn" else samples.drop(again[~own].index)
 
 
+def unfound(scenario: Scenario, samples: pd.DataFrame) -> list[str]:
+    """A warning for every center whose validation or test images show nothing to be found."""
+    if _labelled(scenario):
+        return []
+    return [
+        f"{center}: its {len(own)} {name} image(s) show nothing to be found and have no score"
+        for split, name in (("val", "validation"), ("test", "test"))
+        for center, own in samples[samples["split"] == split].groupby("center")
+        if not (own["area_px"] > 0).any()
+    ]
+
+
 def unlearnt(scenario: Scenario, samples: pd.DataFrame) -> list[str]:
     """A warning for every center whose test images show classes that no hospital trains: each counts as an error."""
     if not _labelled(scenario):

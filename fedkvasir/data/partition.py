@@ -35,7 +35,9 @@ def deal(
     )
     wanted = np.flatnonzero(goal > 0)
     if len(names) < len(wanted):
-        raise ValueError(f"{len(wanted)} parts cannot be cut from {len(names)} group(s)")
+        raise ValueError(
+            f"{len(wanted)} parts cannot be cut from {len(names)} group(s): give it more images or ask for fewer parts"
+        )
     order = np.random.default_rng(derive_seed(seed, "deal", *purpose)).permutation(len(names))
     if strata is not None:
         order = order[np.argsort(strata.to_numpy(dtype=object)[first[order]], kind="stable")]
@@ -68,7 +70,10 @@ def dirichlet(
     total = int(sizes["count"].sum())
     held = f"{total} samples in {len(sizes)} group(s)"
     if len(sizes) < parts or total < parts * minimum:
-        raise ValueError(f"{parts} parts of at least {minimum} samples cannot be cut from {held}")
+        raise ValueError(
+            f"{parts} parts of at least {minimum} samples cannot be cut from {held}: give it more images, ask for "
+            "fewer parts or lower minimum"
+        )
     for draw in range(DRAWS):
         rng = np.random.default_rng(derive_seed(seed, "dirichlet", *purpose, draw))
         part_of: dict[str, int] = {}
@@ -104,7 +109,8 @@ def shards(
     shards_wanted = parts * shards_per_center
     if len(sizes) < shards_wanted:
         raise ValueError(
-            f"{shards_wanted} shards ({parts} parts of {shards_per_center}) cannot be cut from {len(sizes)} group(s)"
+            f"{shards_wanted} shards ({parts} parts of {shards_per_center}) cannot be cut from {len(sizes)} group(s): "
+            "give it more images or ask for fewer"
         )
     rng = np.random.default_rng(derive_seed(seed, "shards", *purpose))
     sizes = sizes.iloc[rng.permutation(len(sizes))].sort_values("stratum", kind="stable")

@@ -32,12 +32,12 @@ def split_center(name: str, center: Center, samples: pd.DataFrame, seed: int) ->
     if center.role == "holdout":
         return samples
     test = published_val = pd.Series(False, index=samples.index)
+    dealt = center.split == "group" and center.test > 0
     try:
         if center.split != "group":
             test, published_val = (samples["official_split"] == part for part in ("test", "val"))
-        elif center.test > 0:
-            part = deal(samples["group"], (1 - center.test, center.test), seed, name, "test", strata=samples["balance"])
-            test = pd.Series(part == 1, index=samples.index)
+        elif dealt:
+            test = _part(samples, center.test, seed, name, "test", "set test: 0, or role: holdout")
         rest = samples.index[~test]
         if center.partition:
             part = _cut(center.partition, samples.loc[rest], published_val[rest], seed, name)
@@ -46,12 +46,23 @@ def split_center(name: str, center: Center, samples: pd.DataFrame, seed: int) ->
             if published_val.any():
                 val = published_val[own.index]
             else:
-                shares = (1 - center.val, center.val)
-                val = deal(own["group"], shares, seed, str(hospital), "val", strata=own["balance"]) == 1
+                fewer = " or test: 0" if dealt else ""
+                other = "ask for fewer parts" if center.partition else "role: holdout"
+                val = _part(own, center.val, seed, str(hospital), "val", f"set val: 0{fewer}, or {other}")
             samples.loc[own.index, "split"] = np.where(val, "val", "train")
     except ValueError as error:
-        raise UserError(f"data.centers.{name}: {error}; give it more images or ask for fewer parts") from error
+        raise UserError(f"data.centers.{name}: {error}") from error
     return samples
+
+
+def _part(samples: pd.DataFrame, share: float, seed: int, hospital: str, split: str, mend: str) -> pd.Series:
+    """Whether a sample is in a split of such a share. Raises ValueError that says what mends too few groups."""
+    try:
+        part = deal(samples["group"], (1 - share, share), seed, hospital, split, strata=samples["balance"])
+    except ValueError as error:
+        both = f"training and {'validation' if split == 'val' else split} images of {hospital}"
+        raise ValueError(f"{both} cannot be cut from {samples['group'].nunique()} group(s): {mend}") from error
+    return pd.Series(part == 1, index=samples.index)
 
 
 def _cut(partition: Partition, samples: pd.DataFrame, published_val: pd.Series, seed: int, name: str) -> np.ndarray:
@@ -76,7 +87,10 @@ def _cut(partition: Partition, samples: pd.DataFrame, published_val: pd.Series, 
             part = np.array([at.get(group, own) for group, own in zip(groups, part, strict=True)])
     smallest = int(np.bincount(part[~published_val.to_numpy()], minlength=parts).min())
     if smallest < partition.minimum:
-        raise ValueError(f"a hospital would be left with {smallest} images, fewer than partition.minimum")
+        raise ValueError(
+            f"a hospital would be left with {smallest} images, fewer than partition.minimum = {partition.minimum}: "
+            "give it more images, ask for fewer parts or lower minimum"
+        )
     return part
 
 

@@ -107,7 +107,7 @@ class Found:
 def describe(run: Run) -> dict[str, Any]:
     """Everything the template shows. ``None`` or empty: not there, or not there yet."""
     plan, scenario = run.plan, run.plan.scenario
-    metric, rule = TITLES[headline(scenario.task)], scenario.evaluation.select
+    metric, rule = TITLES[headline(scenario.task)], run.chosen_by
     state, found, curves = _state(run), _found(run), _curves(run)
     gallery, left_out = _gallery(run.folder / "gallery", plan, metric)
     tables, lines = _tables(run, found), {line.name: line for _, own in curves.values() for line in own}
@@ -141,6 +141,7 @@ def describe(run: Run) -> dict[str, Any]:
             Picture(title, charts.rounds_chart(own, title, best, best_label), data)
             for data, (title, own) in curves.items()
         ],
+        "chosen_by": rule,
         "rule": RULES[rule].format(metric=metric),
         "unscored": run.unscored,
         "gallery": gallery,

@@ -1,5 +1,7 @@
 """Dealing groups: every sample once, groups whole, shares kept, the same everywhere."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -140,7 +142,8 @@ def test_a_group_counts_by_its_most_frequent_label() -> None:
 def test_what_cannot_be_had_says_what_to_change() -> None:
     groups, strata = pd.Series([f"g{i}" for i in range(20)]), pd.Series(["a"] * 20)
     with pytest.raises(
-        ValueError, match=r"5 parts of at least 9 samples cannot be cut from 20 samples in 20 group\(s\)"
+        ValueError,
+        match=r"5 parts of at least 9 samples cannot be cut from 20 samples in 20 group\(s\): .* lower minimum",
     ):
         dirichlet(groups, strata, 5, 1, 9, 0)
     with pytest.raises(ValueError, match=r"in 100 draws with alpha 0.001 .* raise alpha or lower minimum"):
@@ -202,8 +205,34 @@ def test_the_official_test_list_stays_with_the_parent_of_a_cut_center() -> None:
 
 def test_more_parts_than_groups_is_one_sentence() -> None:
     center = Center.model_validate({"dataset": "x", "partition": {"kind": "iid", "parts": 9}})
-    with pytest.raises(UserError, match=r"data.centers.oslo: 9 parts cannot be cut from 4 group\(s\)"):
+    with pytest.raises(UserError, match=r"data.centers.oslo: 9 parts cannot be cut from 4 group\(s\): give it more"):
         split_center("oslo", center, samples(10), 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "groups", "sentence"),
+    [
+        ({}, 1, "training and test images of oslo cannot be cut from 1 group(s): set test: 0, or role: holdout"),
+        (
+            {},
+            2,
+            "and validation images of oslo cannot be cut from 1 group(s): set val: 0 or test: 0, or role: holdout",
+        ),
+        ({"test": 0}, 1, "of oslo cannot be cut from 1 group(s): set val: 0, or role: holdout"),
+        (
+            {"partition": {"kind": "iid", "parts": 2}, "test": 0},
+            2,
+            "validation images of oslo-1 cannot be cut from 1 group(s): set val: 0, or ask for fewer parts",
+        ),
+    ],
+)
+def test_too_few_groups_for_a_split_is_one_sentence_that_says_what_to_set(
+    keys: dict, groups: int, sentence: str
+) -> None:
+    center, table = Center.model_validate({"dataset": "x", **keys}), samples(12)
+    table = table.assign(group=[f"g{number % groups}" for number in range(len(table))])
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        split_center("oslo", center, table, 0)
 
 
 def test_skewed_hospitals_keep_to_their_minimum() -> None:
@@ -221,5 +250,5 @@ def test_skewed_hospitals_keep_to_their_minimum() -> None:
 
 def test_a_hospital_below_its_minimum_is_refused() -> None:
     center = Center.model_validate({"dataset": "x", "partition": {"kind": "iid", "parts": 4, "minimum": 5}})
-    with pytest.raises(UserError, match=r"data.centers.oslo: a hospital would be left with \d images, fewer than"):
+    with pytest.raises(UserError, match=r"oslo: a hospital would be left with \d images.*partition.minimum = 5: give"):
         split_center("oslo", center, samples(20), 0)

@@ -13,15 +13,19 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import yaml
 
 from fedkvasir import simulation
 from fedkvasir.console import Screen
 from fedkvasir.live import LiveTable
+from fedkvasir.models import build_model
 from fedkvasir.runs import Run
+from fedkvasir.scenario import load
 from fedkvasir.simulation import run_scenario, run_sweep
 from fedkvasir.study import Line, Study
 from fedkvasir.sweep import load_sweep
-from tests.conftest import Command
+from tests.conftest import TINY, Command
+from tests.data.test_hospitals import pictures
 from tests.integration.background import Background, command_of
 from tests.integration.crowded_point import crowded_point, seeing_point
 
@@ -78,6 +82,28 @@ def test_the_same_command_runs_only_what_is_not_there(
 def test_a_point_has_the_same_bits_alone(sweep: Study, scenario: Path, tmp_path: Path) -> None:
     alone = run_scenario(scenario, (*SHORT, "algorithm=fedbn", "training.lr=0.05"), out=tmp_path, engine="local")
     assert weights(sweep)["fedbn", "training.lr=0.05", 0] == alone.result["weights_sha256"]
+
+
+def test_paths_of_a_scenario_are_relative_to_the_working_folder(tmp_path: Path, command: Command) -> None:
+    names = [f"{n:02d}" for n in range(24)]
+    rows = [f"images/{name}.jpg,masks/{name}.jpg,{'ab'[int(name) % 2]}" for name in names]
+    (pictures(tmp_path / "ours", names) / "samples.csv").write_text("\n".join(["image,mask,center", *rows]))
+    own = yaml.safe_load(TINY)
+    own["data"] = {"image_size": 32, "roots": {"folder": "ours"}, "centers": {}}
+    own["data"]["centers"] = {name: {"dataset": "folder", "center": name} for name in "ab"}
+    own["data"]["centers"]["a"]["root"] = "ours"
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(own))
+    assert command("data", "split", path, "--freeze", "split.csv", cwd=tmp_path).returncode == 0
+    torch.save(build_model(load(path).model, "segmentation", 1, 0).body.state_dict(), tmp_path / "start.pth")
+    words = ["data.split_file=split.csv", "model.weights=start.pth", "federation.rounds=1", *RATES]
+    words += ["evaluation.scoring=[default,endocv2021-official]", "data.audit=warn"]
+    done = command("sweep", path, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (study,) = map(Study, (tmp_path / "runs").glob("own-sweep-*"))
+    # A worker of `run` is in another folder.
+    masks = [study.run(name).plan.samples["mask"] for name in study.index["run"]]
+    assert all(Path(mask).is_absolute() for own in masks for mask in own) and len(masks) == 2
 
 
 @pytest.mark.slow

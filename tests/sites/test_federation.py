@@ -38,10 +38,10 @@ MISSPELT = [
     ({"hospitals": ["oslo", "server"]}, "hospitals.1: 'server' is a folder beside the hospitals' kits"),
     ({"hospitals": ["ca"]}, "hospitals.0: 'ca' is a folder beside the hospitals' kits"),
     ({"hospitals": ["oslo", "pooled"]}, "hospitals.1: 'pooled' is what federation.train says of all hospitals"),
-    ({"hospitals": ["../oslo"]}, "hospitals.0 = '../oslo': string should match pattern"),
+    ({"hospitals": ["../oslo"]}, "hospitals.0 = '../oslo': a name may hold a-z, 0-9 and '-', and"),
     ({"hospitals": ["o" * 41]}, "string should have at most 40 characters"),
-    ({"hospitals": ["oslo\n"]}, "hospitals.0 = 'oslo\\n': string should match pattern"),
-    ({"hospitals": [False]}, "hospitals.0 = False"),
+    ({"hospitals": ["oslo\n"]}, "hospitals.0 = 'oslo\\n': a name may hold a-z, 0-9"),
+    ({"hospitals": [False]}, "hospitals.0 = False: input should be a valid string; put it in quotes"),
 ]
 
 
