@@ -718,7 +718,8 @@ def test_a_part_so_small_that_its_scores_are_a_patients_is_refused_unless_the_ho
         (asked, {"approve": [asked.sha256, APP]}),
         (nobody, {}),
     ):
-        Door(inside.folder, scenario, {"hospital": "oslo"} | allowed).surveyed()
+        door = Door(inside.folder, asked, {"hospital": "oslo"} | allowed)
+        answered(door.ask("query.survey", scenario=json.dumps(scenario.for_hospitals())))
 
 
 def pictures(door: Door) -> list[Path]:

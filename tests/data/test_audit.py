@@ -177,8 +177,8 @@ def test_what_weights_were_trained_on_is_found_by_content_also_where_it_is_left_
     ours = hospital(tmp_path / "ours", {f"o{number}": scene(number, 64, 80) for number in range(8)})
     others = hospital(tmp_path / "others", {"t0": scene(8, 64, 80), "copy": scene(3, 64, 80)[:, ::-1]})
     raw = scenario_of(ours, others, audit="drop")
-    alone = {**raw, "data": {**raw["data"], "centers": {"ours": raw["data"]["centers"]["ours"]}}}
-    make_plan(parse(alone, "test")).save(tmp_path / "run")
+    beside = scenario_of(ours, hospital(tmp_path / "beside", {"b0": scene(9, 64, 80)}))
+    make_plan(parse(beside, "test")).save(tmp_path / "run")
     (tmp_path / "run" / "best.safetensors").touch()
     weights = {"weights": str(tmp_path / "run" / "best.safetensors")}
     with pytest.raises(UserError, match="1 of 2 pictures tested here"):
