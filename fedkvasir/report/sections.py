@@ -441,19 +441,23 @@ def _holdings(plan: Plan) -> Table:
 
 
 def environment(run: Run) -> Sequence[tuple[str, str]]:
-    """On what, and with which versions, a run was computed."""
+    """On what, and with which versions, a run was computed; over real sites, on what it was coordinated."""
     facts, plan = _facts(run), run.plan
     machine, versions = facts["machine"], facts["versions"]
     parts = [machine["processor"], *filter(None, [machine.get("instructions")]), f"{machine['cores']} cores"]
     parts += [f"{machine['memory_gib']} GiB memory", f"GPU: {', '.join(machine['gpus']) or 'none'}"]
+    machines, system, python, packages = (
+        f"Coordinator's {name}" if facts["engine"] == "sites" else name.capitalize()
+        for name in ("machine", "system", "Python", "packages")
+    )
     return (
-        ("Machine", ", ".join(parts)),
-        ("System", machine["system"]),
+        (machines, ", ".join(parts)),
+        (system, machine["system"]),
         (
             "Computed on",
             f"{plan.device} in {plan.precision}, {plan.scenario.resources.threads_per_center} thread(s) a center",
         ),
         ("Engine", f"{facts['engine']}, {facts['workers']} worker(s)"),
-        ("Python", facts["python"]),
-        ("Packages", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        (python, facts["python"]),
+        (packages, ", ".join(f"{name} {version}" for name, version in versions.items())),
     )

@@ -240,4 +240,6 @@ def test_frames_per_second_of_every_center_with_the_machine() -> None:
     assert list(table["center"]) == ["oslo", "rome"] and list(table["images"]) == [40, 20]
     assert list(table["frames_per_second"]) == [4.0, 20.0] and list(table["peak_mib"]) == [950.0, 910.0]
     assert list(table["network_frames_per_second"]) == [16.0, 80.0] and list(table["network_s"]) == [2.5, 0.25]
+    sites = speed(rounds, {"engine": "sites", "workers": 2, "machine": machine})
+    assert set(sites["processor"]) == {""} and sites["cores"].isna().all()  # hospitals have their own
     assert set(table["processor"]) == {"Z80"} and set(table["gpus"]) == {"Voodoo"} and set(table["workers"]) == {2}

@@ -118,6 +118,18 @@ def test_what_was_not_looked_for_is_not_said_to_be_absent(tmp_path: Path) -> Non
     assert "No picture, near-duplicate or group" not in text
 
 
+def test_over_real_sites_the_machine_is_said_to_be_the_coordinators(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_plan("segmentation"))
+    assert "Machine" in dict(sections.environment(run))
+    path = run.folder / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"engine": "sites"}))
+    names = [name for name, _ in sections.environment(run)]
+    assert names == [
+        "Coordinator's machine", "Coordinator's system", "Computed on", "Engine", "Coordinator's Python",
+        "Coordinator's packages",
+    ]  # fmt: skip
+
+
 def test_diverged_run_has_a_report_that_says_why_there_is_no_interval(tmp_path: Path) -> None:
     run = make_run(tmp_path, make_plan("classification"))
     samples = run.samples
