@@ -120,11 +120,10 @@ class Plan:
         """Centers that train, sorted by name."""
         return list(self.centers.index[self.centers["train"] > 0])
 
-    @property
-    def validated(self) -> list[str]:
-        """Training centers with validation images, sorted by name: rounds are chosen by all of them."""
+    def holders(self, role: str, split: str) -> list[str]:
+        """Centers of a role with images of a split, sorted by name."""
         centers = self.centers
-        return list(centers.index[(centers["role"] == "train") & (centers["val"] > 0)])
+        return list(centers.index[(centers["role"] == role) & (centers[split] > 0)])
 
     @cached_property
     def weights(self) -> dict[str, float]:

@@ -281,13 +281,10 @@ class Run:
             return 0, 0, False
         numbers = range(1, int(rounds["round"].max()) + 1)
         due = [n for n in numbers if not n % evaluation.every or n == plan.scenario.federation.rounds]
-        tested, asked = plan.centers[plan.centers["test"] > 0], len(plan.validated)
-        phase, role = "val", "train"
-        if evaluation.select == "oracle":
-            phase, role, asked = "test", "holdout", int((tested["role"] == "holdout").sum())
+        phase, role = ("test", "holdout") if evaluation.select == "oracle" else ("val", "train")
         told = rounds[(rounds["phase"] == phase) & (rounds["role"] == role) & rounds["round"].isin(due)]
         told = told[told["metric"] == headline(plan.scenario.task)].groupby("round")
-        heard = told["center"].nunique() == asked
+        heard = told["center"].nunique() == len(plan.holders(role, phase))
         return int((heard & told["value"].max().notna()).sum()), len(due), bool(heard.any())
 
     # ---- writing

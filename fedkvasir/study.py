@@ -260,11 +260,11 @@ def best_setting(lines: Sequence[Line], point: Point) -> str | None:
 def validation_score(run: Run) -> float:
     """The score of a run's best round on validation images, uniform over its training centers; NaN without that of
     each of them."""
-    samples, best = run.samples, run.result["best_round"]
+    samples, best, wanted = run.samples, run.result["best_round"], {*run.plan.holders("train", "val")}
     if len(run.shared):  # hospitals told their scores
         rounds = run.rounds
         told = rounds[(rounds["phase"] == "val") & (rounds["round"] == best) & (rounds["role"] == "train")]
         told = told[told["metric"] == headline(run.plan.scenario.task)]
-        return float(told["value"].mean()) if {*told["center"]} == {*run.plan.validated} else math.nan
+        return float(told["value"].mean()) if {*told["center"]} == wanted else math.nan
     own = samples[(samples["split"] == "val") & (samples["checkpoint"] == str(best))]
-    return selection_score(own, "train-val") if len(own) and {*own["center"]} == {*run.plan.validated} else math.nan
+    return selection_score(own, "train-val") if len(own) and {*own["center"]} == wanted else math.nan

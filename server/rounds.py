@@ -279,13 +279,11 @@ class Federation:
         evaluation, last = self.scenario.evaluation, self.scenario.federation.rounds
         if number % evaluation.every and number != last:
             return Evaluated()
-        oracle = evaluation.select == "oracle"
-        split = "test" if oracle else "val"
-        wanted = self.plan.centers[self.plan.centers["role"] == ("holdout" if oracle else "train")]
+        split, role = ("test", "holdout") if evaluation.select == "oracle" else ("val", "train")
         # What strikes a train message must not strike validation, as it does not in a simulation.
         together = self.remote and not self.scenario.faults and number < last
         orders = self._orders(number + 1, checkpoint) if together else []
-        centers = list(wanted.index[wanted[split] > 0])
+        centers = self.plan.holders(role, split)
         validated = self._evaluate(centers, split, checkpoint, str(number), rows, orders=orders)
         self._missed(number, checkpoint, validated.missing, "not validated")
         return validated
@@ -341,8 +339,7 @@ class Federation:
             replies = {c: reply for c, reply in replies.items() if c not in again}
             replies |= self._ask([*again.values()], split, checkpoint.round, deadline_s)
         evaluated = Evaluated()
-        held = self.plan.centers
-        train = [*held.index[(held["role"] == "train") & (held[split] > 0)]]
+        train = self.plan.holders("train", split)
         heard = [center for center in train if not unheard(replies.get(center))]
         enough = split == "val" or len(heard) >= self.scenario.federation.needed(len(train))
         for center in sorted(centers):

@@ -12,6 +12,7 @@ import pytest
 
 from fedkvasir import cli
 from fedkvasir.data.miniatures import miniature
+from fedkvasir.scenario import Scenario, load
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Started in the background of a shell, or by some CI, this process ignores Ctrl-C, and so would all that tests start.
@@ -110,6 +111,14 @@ algorithm: fedavg
 federation: {rounds: 3}
 evaluation: {every: 1, select: train-val}
 """
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Scenario]:
+    """``faulty("{kind: dropout}", "seed=1")``: the scenario of :func:`tiny` with one fault."""
+    path = tmp_path_factory.mktemp("faults") / "tiny.yaml"
+    path.write_text(TINY)
+    return lambda fault, *overrides: load(path, (f"faults=[{fault}]", *overrides))
 
 
 @pytest.fixture

@@ -20,30 +20,21 @@ from fedkvasir.algorithms.base import from_record, to_record
 from fedkvasir.exchange import State
 from fedkvasir.models import build_model
 from fedkvasir.plan import make_plan
-from fedkvasir.scenario import Scenario, load
+from fedkvasir.scenario import Scenario
 from server.grid import LocalGrid, Node
 from server.rounds import complaint
-from tests.conftest import TINY
 
 OCCASIONS = [(number, attempt) for number in range(1, 101) for attempt in (1, 2, 3)]
-
-
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Scenario]:
-    """``scenario("{kind: dropout}", "seed=1")``: the tiny scenario with one fault."""
-    path = tmp_path_factory.mktemp("faults") / "tiny.yaml"
-    path.write_text(TINY)
-    return lambda fault, *overrides: load(path, (f"faults=[{fault}]", *overrides))
 
 
 # ---- who is struck
 
 
 def test_draws_are_replayed_and_attempts_rounds_centers_and_seeds_have_their_own(
-    scenario: Callable[..., Scenario],
+    faulty: Callable[..., Scenario],
 ) -> None:
     def struck(seed: int, center: str, attempt: int) -> list[bool]:
-        half = scenario("{kind: dropout, probability: 0.5}", f"seed={seed}")
+        half = faulty("{kind: dropout, probability: 0.5}", f"seed={seed}")
         return [bool(striking(half, center, number, attempt)) for number in range(1, 101)]
 
     cases = [(0, "alta", 1), (1, "alta", 1), (0, "bergen", 1), (0, "alta", 2)]
@@ -53,24 +44,24 @@ def test_draws_are_replayed_and_attempts_rounds_centers_and_seeds_have_their_own
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 1.0])
-def test_as_many_are_struck_as_the_probability_says(scenario: Callable[..., Scenario], probability: float) -> None:
-    fault = scenario(f"{{kind: dropout, probability: {probability}}}")
+def test_as_many_are_struck_as_the_probability_says(faulty: Callable[..., Scenario], probability: float) -> None:
+    fault = faulty(f"{{kind: dropout, probability: {probability}}}")
     share = np.mean([bool(striking(fault, "alta", *occasion)) for occasion in OCCASIONS])
     assert share == 1 if probability == 1 else abs(share - probability) < 0.1
 
 
 @given(st.integers(1, 9), st.sampled_from(["alta", "bergen"]))
 def test_a_fault_strikes_where_and_when_it_is_declared(
-    scenario: Callable[..., Scenario], number: int, center: str
+    faulty: Callable[..., Scenario], number: int, center: str
 ) -> None:
-    declared = scenario("{kind: dropout, center: bergen, rounds: [2, 5]}")
+    declared = faulty("{kind: dropout, center: bergen, rounds: [2, 5]}")
     assert bool(striking(declared, center, number, 1)) == (center == "bergen" and number in (2, 5))
 
 
-def test_only_a_crash_is_drawn_anew_when_a_message_is_handed_out_again(scenario: Callable[..., Scenario]) -> None:
+def test_only_a_crash_is_drawn_anew_when_a_message_is_handed_out_again(faulty: Callable[..., Scenario]) -> None:
     """A worker that somebody else killed must not change what the scenario's faults do."""
     for kind, alike in (("dropout", True), ("crash", False)):
-        half = scenario(f"{{kind: {kind}, probability: 0.5}}")
+        half = faulty(f"{{kind: {kind}, probability: 0.5}}")
         first, second = ([bool(striking(half, "alta", *when, n)) for when in OCCASIONS] for n in (1, 2))
         assert (first == second) == alike
 
@@ -110,32 +101,32 @@ def arrays(reply: Message) -> State:
     return from_record(reply.content.array_records["arrays"])
 
 
-def test_who_drops_out_answers_with_that_and_does_not_train(scenario: Callable[..., Scenario], answer: Answer) -> None:
-    reply, sent, _ = answer(scenario("{kind: dropout, center: alta}"))
+def test_who_drops_out_answers_with_that_and_does_not_train(faulty: Callable[..., Scenario], answer: Answer) -> None:
+    reply, sent, _ = answer(faulty("{kind: dropout, center: alta}"))
     assert complaint(reply, sent) == "dropped out, as the scenario's faults say"
 
 
-def test_slow_and_late_answers_are_right_and_take_longer(scenario: Callable[..., Scenario], answer: Answer) -> None:
-    plain, _, _ = answer(scenario("{kind: dropout, center: bergen}"))
+def test_slow_and_late_answers_are_right_and_take_longer(faulty: Callable[..., Scenario], answer: Answer) -> None:
+    plain, _, _ = answer(faulty("{kind: dropout, center: bergen}"))
     for fault, times, more_s in (
         ("{kind: slow, seconds: 0.7}", 1, 0.7),
         ("{kind: slow, factor: 3}", 3, 0.0),
         ("{kind: late, seconds: 0.5}", 0, 1.5),
     ):
-        reply, _, took_s = answer(scenario(fault, "federation.deadline_s=1"))
+        reply, _, took_s = answer(faulty(fault, "federation.deadline_s=1"))
         assert exchange.sha256(arrays(reply)) == exchange.sha256(arrays(plain))
         assert took_s >= times * reply.content.metric_records["metrics"]["seconds"] + more_s
 
 
-def test_corrupt_updates_and_what_the_server_says_to_them(scenario: Callable[..., Scenario], answer: Answer) -> None:
-    plain, sent, _ = answer(scenario("{kind: dropout, center: bergen}"))
+def test_corrupt_updates_and_what_the_server_says_to_them(faulty: Callable[..., Scenario], answer: Answer) -> None:
+    plain, sent, _ = answer(faulty("{kind: dropout, center: bergen}"))
     trained = arrays(plain)
     assert complaint(plain, sent) == ""
-    nan, _, _ = answer(scenario("{kind: corrupt, how: nan}"))
+    nan, _, _ = answer(faulty("{kind: corrupt, how: nan}"))
     assert complaint(nan, sent) == "sent values that are not numbers"
-    misshapen, _, _ = answer(scenario("{kind: corrupt, how: wrong-shape}"))
+    misshapen, _, _ = answer(faulty("{kind: corrupt, how: wrong-shape}"))
     assert complaint(misshapen, sent) == "sent arrays of other names, shapes or types"
-    scaled, _, _ = answer(scenario("{kind: corrupt, how: scaled, factor: -10}"))
+    scaled, _, _ = answer(faulty("{kind: corrupt, how: scaled, factor: -10}"))
     assert complaint(scaled, sent) == ""
     for name, array in arrays(scaled).items():
         start = sent["arrays"][name]
@@ -155,13 +146,13 @@ def in_a_fork(scenario: Scenario) -> int:
     return child
 
 
-def test_a_crash_is_kill_9_of_the_own_process(scenario: Callable[..., Scenario]) -> None:
-    _, status = os.waitpid(in_a_fork(scenario("{kind: crash}")), 0)
+def test_a_crash_is_kill_9_of_the_own_process(faulty: Callable[..., Scenario]) -> None:
+    _, status = os.waitpid(in_a_fork(faulty("{kind: crash}")), 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def test_who_hangs_never_answers(scenario: Callable[..., Scenario]) -> None:
-    child = in_a_fork(scenario("{kind: hang}", "federation.deadline_s=1"))
+def test_who_hangs_never_answers(faulty: Callable[..., Scenario]) -> None:
+    child = in_a_fork(faulty("{kind: hang}", "federation.deadline_s=1"))
     time.sleep(1.5)
     assert os.waitpid(child, os.WNOHANG) == (0, 0)
     os.kill(child, signal.SIGKILL)
