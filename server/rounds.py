@@ -308,7 +308,7 @@ class Federation:
         """One split at some centers under one checkpoint.
 
         orders: train messages of the next round, which go along; their answers are kept for it. An error may be that of
-        the training: who tells no scores is asked for the split alone.
+        the training, and one deadline too short for both: who tells no scores is asked for the split alone.
         Over real sites who trains and is not heard of is done without: in validation, and on its test images as long as
         the quorum of them is. Raises RunFailed where a hospital fails, and where another one is not heard of.
         """
@@ -334,7 +334,7 @@ class Federation:
                 replies |= self._ask([_marked(message) for message in late], split, checkpoint.round, deadline_s)
         if orders:
             self._begun = (checkpoint.round + 1, [*both.values()], {c: r for c, r in replies.items() if c in both})
-        if again := {c: alone[c] for c, reply in replies.items() if c in both and c in alone and unscored(reply, task)}:
+        if again := {c: alone[c] for c in both if c in alone and unscored(replies.get(c), task)}:
             messages |= again
             replies = {c: reply for c, reply in replies.items() if c not in again}
             replies |= self._ask([*again.values()], split, checkpoint.round, deadline_s)

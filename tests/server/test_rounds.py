@@ -81,15 +81,16 @@ def run_of(
     spoil: Spoil = untouched,
     remote: bool = True,
     watch: Watch = lambda event: None,
+    grid: type[SpoiltGrid] = SpoiltGrid,
 ) -> Run:
     """A run to its end, or on from where it stopped; remote: over real sites."""
     plan = make_plan(load(scenario, overrides))
     run = Run(out / plan.name)
-    grid = SpoiltGrid([Node(str(center), str(run.folder), 1, 1) for center in plan.centers.index], "clients.app:app", 1)
-    grid.spoil = spoil
+    there = grid([Node(str(center), str(run.folder), 1, 1) for center in plan.centers.index], "clients.app:app", 1)
+    there.spoil = spoil
     with run.writing():
         run.start(plan, "sites", 1)
-        federate(grid, roll_call(grid, plan), plan, run, watch, remote=remote)
+        federate(there, roll_call(there, plan), plan, run, watch, remote=remote)
     return run
 
 
@@ -131,6 +132,23 @@ def test_an_error_in_training_is_no_error_of_the_validation_it_came_with(
     assert sites.result["failures"] == simulation.result["failures"]
     assert sites.result["weights_sha256"] == simulation.result["weights_sha256"]
     assert sites.checkpoint().scores == simulation.checkpoint().scores and set(sites.checkpoint().scores) == {1, 2}
+
+
+def test_who_has_no_time_to_validate_and_train_by_one_deadline_is_asked_to_validate_alone(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """Every round can be chosen, and a hospital's training counts from its second attempt."""
+
+    class Slow(SpoiltGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            asked = [m for m in messages if not (to("bergen", m) and m.content.get("config", {}).get("validate"))]
+            return super().send_and_receive(asked, timeout=timeout)
+
+    overrides = ("federation.rounds=3", "federation.deadline_s=600")
+    slow, whole = (run_of(tiny, tmp_path / grid.__name__, *overrides, grid=grid) for grid in (Slow, SpoiltGrid))
+    assert [(f["round"], f["attempt"], f["mended"]) for f in slow.result["failures"]] == [(2, 1, True), (3, 1, True)]
+    assert slow.checkpoint().scores == whole.checkpoint().scores and set(slow.checkpoint().scores) == {1, 2, 3}
+    assert slow.result["weights_sha256"] == whole.result["weights_sha256"]
 
 
 def test_a_round_is_kept_when_the_next_one_finds_no_quorum(tiny: Path, tmp_path: Path) -> None:
