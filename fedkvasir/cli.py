@@ -37,7 +37,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
-            _end("stopped; the same command goes on from the last finished round of a run", 1)
+            _end(f"stopped{_kept()}", 1)
         sys.exit(code)
     except UserError as error:
         _end(str(error), 2)
@@ -77,8 +77,11 @@ def _end(text: str, code: int) -> None:
 
 def _disk(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
-    kept = "; what was finished is kept, and the same command goes on from there" if GOES_ON & {*sys.argv[1:2]} else ""
-    return f"{error.strerror or error}{where}{kept}"
+    return f"{error.strerror or error}{where}{_kept()}"
+
+
+def _kept() -> str:
+    return "; what was finished is kept, and the same command goes on from there" if GOES_ON & {*sys.argv[1:2]} else ""
 
 
 @app.command()

@@ -25,4 +25,5 @@ def main(grid: Grid, context: Context) -> None:
         run.start(plan, "flwr", len(plan.centers))
         if not run.finished:
             federate(grid, roll_call(grid, plan), plan, run, watch)
-        log(INFO, "run folder %s, weights sha256 %s", run.folder, run.result["weights_sha256"])
+        best, last = run.result["best_sha256"], run.result["weights_sha256"]
+        log(INFO, "run folder %s, weights sha256 %s (best), %s (last)", run.folder, best, last)

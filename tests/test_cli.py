@@ -143,20 +143,34 @@ def test_a_full_gpu_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(("word", "goes_on"), [("run", True), ("predict", False), ("export", False)])
-def test_a_full_disk_promises_to_go_on_only_of_what_does(
-    word: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        (OSError(28, "No space left on device", "masks"), "No space left on device (masks)"),
+        (KeyboardInterrupt(), "stopped"),
+    ],
+)
+def test_a_full_disk_and_ctrl_c_promise_to_go_on_only_of_what_does(
+    end: BaseException,
+    says: str,
+    word: str,
+    goes_on: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """predict begins again from the first picture."""
 
-    def app(**options: object) -> None:
-        raise OSError(28, "No space left on device", "masks")
+    def app(**options: object) -> int:
+        if isinstance(end, KeyboardInterrupt):
+            return cli.INTERRUPTED  # as typer does
+        raise end
 
     monkeypatch.setattr(sys, "argv", ["fedkvasir", word, "x"])
     monkeypatch.setattr(cli, "app", app)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         cli.main()
     said = capsys.readouterr().err
-    assert "No space left on device (masks)" in said and ("goes on from there" in said) == goes_on
+    assert ended.value.code == 1 and f"fedkvasir: {says}" in said and ("goes on from there" in said) == goes_on
 
 
 @pytest.mark.parametrize(
