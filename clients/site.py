@@ -34,9 +34,9 @@ from fedkvasir.exchange import State
 from fedkvasir.files import write_atomic
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan, make_plan
-from fedkvasir.scenario import POOLED, Scenario, load, parse
+from fedkvasir.scenario import Scenario, load, parse
 from fedkvasir.sites.federation import SiteKit
-from fedkvasir.sites.plan import facts_of, too_few
+from fedkvasir.sites.plan import facts_of, refuse_unfit, too_few
 
 LOG = logging.getLogger("fedkvasir.site")
 NODE = "site"
@@ -50,8 +50,6 @@ MEMBER = re.compile(r"|[a-z0-9][a-z0-9_+-]{0,80}")
 SCENARIO_CHARACTERS = 100_000
 LONGEST_S = 4 * 3600.0
 """What no run's deadline bounds, the first reading of a hospital's images above all, is given up after so long."""
-THREADS = 256
-"""More of them for one hospital end its process."""
 KEYS: dict[str, dict[str, type]] = {
     "query.survey": {"scenario": str, "salt": str},
     "query.enrol": {"scenario": str, "run": str, "classes": list, "counts": list},
@@ -190,6 +188,7 @@ class Site:
             raw = json.loads(text)
             scenario = parse(raw if isinstance(raw, dict) else {}, "the scenario")
             _refuse_elsewhere(scenario)
+            refuse_unfit(scenario)
         except (ValueError, RecursionError) as error:
             raise Refused("the scenario is not valid JSON") from error
         except UserError as error:
@@ -373,12 +372,6 @@ def _refuse_elsewhere(scenario: Scenario) -> None:
     models = (scenario.model, *members_of(scenario.model, scenario.task).values())
     if any(model.weights not in (None, "imagenet", "package") for model in models):
         refuse("the scenario names a file of weights; weights come with the messages")
-    if scenario.federation.train == POOLED:
-        refuse(f"federation.train = {POOLED} would take the images away from their hospitals")
-    if scenario.training.batch_size == "auto":
-        refuse("training.batch_size = auto is tried out on one machine; give a number")
-    if scenario.resources.threads_per_center > THREADS:
-        refuse(f"resources.threads_per_center is above {THREADS}")
 
 
 def refuse(sentence: str) -> NoReturn:

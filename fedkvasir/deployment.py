@@ -16,9 +16,10 @@ from fedkvasir.points import cells
 from fedkvasir.report.methods import Method, of_study
 from fedkvasir.report.study import build_study
 from fedkvasir.runs import Run
-from fedkvasir.scenario import POOLED, Scenario
+from fedkvasir.scenario import Scenario
 from fedkvasir.simulation import own_packages_first, see_through
 from fedkvasir.sites.federation import ServerKit
+from fedkvasir.sites.plan import refuse_unfit
 from fedkvasir.study import Study, one_by_one
 from fedkvasir.trackers import find_trackers
 
@@ -137,14 +138,7 @@ def _check(scenario: Scenario) -> None:
             "federation.deadline_s is not set: over real sites a round needs one, in seconds, after which it closes "
             "without those who have not answered; e.g. federation.deadline_s=3600"
         )
-    if scenario.data.split_file:
-        raise UserError("data.split_file names images, which stay at the hospitals: split by the centers' own keys")
-    if scenario.federation.train == POOLED:
-        raise UserError(f"{POOLED}: images of real hospitals stay where they are; take it out")
-    if cut := next((name for name, center in scenario.data.centers.items() if center.partition), None):
-        raise UserError(f"data.centers.{cut}.partition: a real hospital is one; give it a center of its own")
-    if scenario.training.batch_size == "auto":
-        raise UserError("training.batch_size = auto is tried out on one machine; give a number")
+    refuse_unfit(scenario)
     check_names(scenario)  # a hospital keeps the words of what is wrong to itself
 
 

@@ -349,13 +349,18 @@ def make_plan(
     )
     if only:
         return plan
-    refuse_empty(plan)
+    return fix_batch_size(settled(plan))
+
+
+def settled(plan: Plan) -> Plan:
+    """A plan of all hospitals as it is trained. Raises UserError where it cannot be."""
+    _refuse_empty(plan)
     plan = plan.as_trained()
-    if scenario.federation.train == LOCALS and len(plan.training_centers) < 2:
+    if plan.scenario.federation.train == LOCALS and len(plan.training_centers) < 2:
         raise UserError(f"federation.train = {LOCALS} needs two hospitals or more")
     plan.loss()
     plan.stage("")
-    return fix_batch_size(plan)
+    return plan
 
 
 def _half(validation: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -496,7 +501,7 @@ def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
     return warnings
 
 
-def refuse_empty(plan: Plan) -> None:
+def _refuse_empty(plan: Plan) -> None:
     """Raise UserError where a hospital has too little to train, or nobody has what is selected by or tested."""
     for hospital, name in plan.scenario.data.hospitals.items():
         train = int(plan.holdings["train"].get(hospital, 0))

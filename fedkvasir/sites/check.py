@@ -262,9 +262,12 @@ def _data(kit: SiteKit) -> Iterator[Finding]:
 def _scenario(kit: SiteKit, scenario: Scenario) -> Iterator[Finding]:
     from fedkvasir import wire
     from fedkvasir.plan import make_plan
-    from fedkvasir.sites.plan import too_few
+    from fedkvasir.points import cells
+    from fedkvasir.sites.plan import refuse_unfit, too_few
 
     try:
+        for run in [point.scenario for point in cells(scenario)] if scenario.protocol else [scenario]:
+            refuse_unfit(run)
         plan = make_plan(scenario, kit.data, only=kit.hospital)
     except UserError as error:
         yield Finding("fail", f"{scenario.name}: {error}")

@@ -13,14 +13,37 @@ import pandas as pd
 from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import MINIMUM
-from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, UNCHECKED, Plan, refuse_empty
+from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, UNCHECKED, Plan, settled
 from fedkvasir.pretrained import trained_on
-from fedkvasir.scenario import Scenario
+from fedkvasir.scenario import POOLED, Scenario
 from fedkvasir.sites.federation import SHA256, SiteKit
 
 SPLITS = ("train", "val", "test")
 MOST = 10_000_000
 """Images that a hospital may say it holds."""
+THREADS = 256
+"""More of them for one hospital end its process."""
+
+
+def refuse_unfit(scenario: Scenario) -> None:
+    """Raises UserError for a run that is for simulations alone, wherever it is met: at the coordinator's, at a
+    hospital's door, and where a hospital looks beforehand."""
+    if scenario.data.split_file:
+        raise UserError("data.split_file names images, which stay at the hospitals: split by the centers' own keys")
+    if scenario.federation.train == POOLED:
+        raise UserError(f"{POOLED}: images of real hospitals stay where they are; take it out")
+    if cut := next((name for name, center in scenario.data.centers.items() if center.partition), None):
+        raise UserError(f"data.centers.{cut}.partition: a real hospital is one; give it a center of its own")
+    if scenario.training.batch_size == "auto":
+        raise UserError("training.batch_size = auto is tried out on one machine; give a number")
+    if scenario.resources.threads_per_center > THREADS:
+        raise UserError(f"resources.threads_per_center is above {THREADS}")
+    ensemble = parse(scenario.model, scenario.task)
+    if ensemble and ensemble.fusion.name == "learned":
+        raise UserError(
+            "model.fusion = learned is fitted on half of a hospital's validation groups, and real hospitals do not "
+            "tell how many images of which classes these hold; set model.fusion=mean or model.fusion=weighted"
+        )
 
 
 def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
@@ -74,16 +97,11 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
     """The plan that the coordinator works with; its hash is that of a plan made from the images themselves.
 
     sites: hospital -> :func:`facts_of` its own plan. Near-duplicates at different hospitals cannot be found.
-    Raises UserError for a fusion that is learned, where a hospital's fedkvasir gets other numbers, where it tells other
+    Raises UserError as :func:`refuse_unfit`, where a hospital's fedkvasir gets other numbers, where it tells other
     numbers of images than of hashes, where masks differ in what they show, where a picture lies at two hospitals, and
-    as :func:`fedkvasir.plan.make_plan` where a hospital has too little.
+    as :func:`fedkvasir.plan.settled`.
     """
-    ensemble = parse(scenario.model, scenario.task)
-    if ensemble and ensemble.fusion.name == "learned":
-        raise UserError(
-            "model.fusion = learned is fitted on half of a hospital's validation groups, and real hospitals do not "
-            "tell how many images of which classes these hold; set model.fusion=mean or model.fusion=weighted"
-        )
+    refuse_unfit(scenario)
     for hospital, facts in sites.items():
         _refuse_impossible(hospital, facts)
     classes = {tuple(facts["classes"]) for facts in sites.values()}
@@ -92,29 +110,24 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
         raise UserError(f"masks of the hospitals do not show the same: {shown}; train on one kind")
     named = {name for names in classes for name in names}
     names = next(iter(classes)) if scenario.task == "segmentation" else tuple(sorted(named))
-    source_of = {hospital: scenario.data.hospitals.get(hospital, hospital) for hospital in sites}
     samples = pd.concat(
         [_rows(hospital, facts, split, names) for hospital, facts in sorted(sites.items()) for split in SPLITS],
         ignore_index=True,
     )
-    centers = samples["center"].map(source_of).map(scenario.data.centers)
+    centers = samples["center"].map(scenario.data.centers)
     samples["dataset"], samples["role"] = ([getattr(center, key) for center in centers] for key in ("dataset", "role"))
     plan = Plan(
         scenario,
         samples.assign(label=None, row=0, store="", width=0, height=0)[[*COLUMNS]],
         names,
-        {source_of[hospital]: str(facts["catalog_sha256"]) for hospital, facts in sites.items()},
+        {hospital: str(facts["catalog_sha256"]) for hospital, facts in sites.items()},
         {hospital: str(facts["pixels_sha256"]) for hospital, facts in sites.items()},
         " and ".join(sorted({str(facts["device"]) for facts in sites.values()})),
         " and ".join(sorted({str(facts["precision"]) for facts in sites.values()})),
         _warnings(scenario, sites),
         all(facts["rendered"] for facts in sites.values()),
     )
-    refuse_empty(plan)
-    plan = plan.as_trained()
-    plan.loss()
-    plan.stage("")
-    return plan
+    return settled(plan)
 
 
 def _refuse_impossible(hospital: str, facts: Mapping[str, Any]) -> None:

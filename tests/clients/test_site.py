@@ -523,7 +523,7 @@ SCENARIOS: dict[str, tuple[str, Change, str]] = {
     "models of others": (
         "query.survey",
         scenario(lambda s: s["federation"].update(train="pooled")),
-        "would take the images away",
+        "images of real hospitals stay where they are",
     ),
     "a batch size to be tried": (
         "query.survey",

@@ -246,6 +246,12 @@ def test_a_scenario_that_the_hospital_will_refuse_as_it_scores_single_patients(
         assert [finding.state for finding in found] == ["fail"] * told
 
 
+@pytest.mark.parametrize("override", ["federation.train=pooled", "protocol={kind: holdout, baselines: [pooled]}"])
+def test_a_scenario_that_no_hospital_can_carry_out(kits: Path, tiny: Path, override: str) -> None:
+    found = [finding for finding in examine(site(kits), load(tiny, (override,))) if finding.state == "fail"]
+    assert "tiny: pooled: images of real hospitals stay where they are; take it out" in [own.what for own in found]
+
+
 def test_of_a_study_every_run_that_there_can_be_is_named_by_its_hash(kits: Path, tiny: Path) -> None:
     study = load(
         tiny, ("protocol={kind: holdout, baselines: [local], seeds: [0, 1], tune: {training.lr: [0.01, 0.1]}}",)

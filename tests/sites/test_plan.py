@@ -13,9 +13,9 @@ from PIL import Image
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import UNCHECKED, Plan, make_plan
-from fedkvasir.scenario import Scenario, load, parse, variant
+from fedkvasir.scenario import LOCALS, Scenario, load, parse, variant
 from fedkvasir.sites.federation import SiteKit
-from fedkvasir.sites.plan import SPLITS, facts_of, plan_of_sites, too_few
+from fedkvasir.sites.plan import SPLITS, facts_of, plan_of_sites, refuse_unfit, too_few
 from tests.conftest import Miniatures
 
 SALT = "0123456789abcdef"
@@ -147,20 +147,28 @@ def test_a_fusion_that_is_learned_is_refused(hospitals: Hospitals) -> None:
         plan_of_sites(variant(ensemble, {"model.fusion": "learned"}), told(ensemble, together.centers.index))
 
 
-def test_a_source_that_is_cut_into_hospitals_with_a_common_test_set(miniatures: Miniatures) -> None:
-    data = miniatures("kvasir-seg").parent
-    cut = {"kind": "quantity", "shares": [50, 30, 20]}
-    raw = {
-        "name": "cut",
-        "model": MODEL,
-        "data": {
-            "image_size": 32,
-            "centers": {"baerum": {"dataset": "kvasir-seg", "test": 0.25, "val": 0.2, "partition": cut}},
-        },
-    }
-    plan, _ = same(parse(raw, "test"), data)
-    assert plan.training_centers == ["baerum-1", "baerum-2", "baerum-3"]
-    assert plan.centers["test"].to_dict() == {"baerum": 6, "baerum-1": 0, "baerum-2": 0, "baerum-3": 0}
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.centers.alta.partition={kind: iid, parts: 2}", "data.centers.alta.partition: a real hospital is one"),
+        ("data.split_file=split.csv", "data.split_file names images, which stay at the hospitals"),
+        ("federation.train=pooled", "pooled: images of real hospitals stay where they are"),
+        ("training.batch_size=auto", "training.batch_size = auto is tried out on one machine; give a number"),
+        ("resources.threads_per_center=300", "resources.threads_per_center is above 256"),
+    ],
+)
+def test_what_is_for_simulations_alone_is_refused(tiny: Path, override: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        refuse_unfit(load(tiny, (override,)))
+
+
+def test_an_ensemble_of_hospitals_models_needs_two_of_them_as_in_a_simulation(tiny: Path) -> None:
+    own = {name: {"dataset": "synthetic", "center": name, "val": 0.2, "test": 0.2} for name in ("alta", "edinburgh")}
+    own["edinburgh"] |= {"val": 0, "test": 0, "role": "holdout"}
+    scenario = variant(load(tiny), {"data.centers": own, "federation.train": LOCALS})
+    for make in (make_plan, lambda scenario: plan_of_sites(scenario, told(scenario, own))):
+        with pytest.raises(UserError, match=f"federation.train = {LOCALS} needs two hospitals or more"):
+            make(scenario)
 
 
 def test_a_hospital_with_a_fedkvasir_of_other_numbers_is_refused(tiny: Path) -> None:
