@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from fedkvasir import ensembles
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import center_table, headline, summarise
+from fedkvasir.evaluation.selection import is_due, looked_at
 from fedkvasir.evaluation.shared import share
 from fedkvasir.exchange import State, load_groups, save_groups, sha256, write
 from fedkvasir.files import atomic_folder, lock, read_json, read_table, unreadable, write_atomic
@@ -280,8 +281,8 @@ class Run:
         if evaluation.select == "last" or rounds.empty:
             return 0, 0, False
         numbers = range(1, int(rounds["round"].max()) + 1)
-        due = [n for n in numbers if not n % evaluation.every or n == plan.scenario.federation.rounds]
-        phase, role = ("test", "holdout") if evaluation.select == "oracle" else ("val", "train")
+        due = [n for n in numbers if is_due(n, evaluation.every, plan.scenario.federation.rounds)]
+        phase, role = looked_at(evaluation.select)
         told = rounds[(rounds["phase"] == phase) & (rounds["role"] == role) & rounds["round"].isin(due)]
         told = told[told["metric"] == headline(plan.scenario.task)].groupby("round")
         heard = told["center"].nunique() == len(plan.holders(role, phase))

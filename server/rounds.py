@@ -24,7 +24,7 @@ from fedkvasir.algorithms import build_algorithm
 from fedkvasir.algorithms.base import Algorithm, arrays_of, from_record, to_record
 from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.protocol import headline, metric_names
-from fedkvasir.evaluation.selection import best_round, selection_score
+from fedkvasir.evaluation.selection import best_round, is_due, looked_at, selection_score
 from fedkvasir.evaluation.shared import is_samples, is_share
 from fedkvasir.gpu import is_full
 from fedkvasir.models import build_model
@@ -277,9 +277,9 @@ class Federation:
     def _validate(self, number: int, checkpoint: Checkpoint, rows: list[dict[str, Any]]) -> "Evaluated":
         """This round's validation, or that of the holdouts under ``oracle``; of nobody in rounds that skip it."""
         evaluation, last = self.scenario.evaluation, self.scenario.federation.rounds
-        if number % evaluation.every and number != last:
+        if not is_due(number, evaluation.every, last):
             return Evaluated()
-        split, role = ("test", "holdout") if evaluation.select == "oracle" else ("val", "train")
+        split, role = looked_at(evaluation.select)
         # What strikes a train message must not strike validation, as it does not in a simulation.
         together = self.remote and not self.scenario.faults and number < last
         orders = self._orders(number + 1, checkpoint) if together else []

@@ -5,6 +5,16 @@ import pandas as pd
 from fedkvasir.evaluation.protocol import headline, scores_by_center, task_of
 
 
+def looked_at(rule: str) -> tuple[str, str]:
+    """(split, role) of the records that rounds are scored by; under ``last`` too, where it chooses nothing."""
+    return ("test", "holdout") if rule == "oracle" else ("val", "train")
+
+
+def is_due(number: int, every: int, rounds: int) -> bool:
+    """Is a round scored? Every so many of ``rounds``, and the last."""
+    return not number % every or number == rounds
+
+
 def selection_score(samples: pd.DataFrame, rule: str, metric: str | None = None) -> float:
     """The score of one round's records under a rule, uniform over centers, higher is better.
 
@@ -12,13 +22,13 @@ def selection_score(samples: pd.DataFrame, rule: str, metric: str | None = None)
     ``train-val``: training centers' validation; ``oracle``: the holdouts' test sets, an upper bound and never a result.
     Raises ValueError when handed a holdout's or a test record under any rule but ``oracle``.
     """
-    wanted = ("holdout", "test") if rule == "oracle" else ("train", "val")
+    split, role = looked_at(rule)
     if rule == "oracle":
         samples = samples[(samples["role"] == "holdout") & (samples["split"] == "test")]
     elif (samples["role"] == "holdout").any() or (samples["split"] == "test").any():
         raise ValueError(f"selection by {rule} was handed records of a holdout or of a test set")
     if samples.empty:
-        raise ValueError(f"selection by {rule} needs {wanted[1]} records of {wanted[0]} centers; there are none")
+        raise ValueError(f"selection by {rule} needs {split} records of {role} centers; there are none")
     if metric is not None:
         return float(samples[metric].mean())
     metric = headline(task_of(samples))

@@ -15,6 +15,7 @@ from fedkvasir import ensembles
 from fedkvasir.data.catalog import Card
 from fedkvasir.data.datasets import DATASETS
 from fedkvasir.evaluation.protocol import center_table, headline, is_shared
+from fedkvasir.evaluation.selection import looked_at
 from fedkvasir.evaluation.suite import speed
 from fedkvasir.files import read_json
 from fedkvasir.metrics.classification import BINS
@@ -302,19 +303,14 @@ def _rounds(run: Run, done: int) -> str:
 # ---- over rounds
 
 
-def _selected_on(plan: Plan) -> tuple[str, str]:
-    """(phase, metric) of the records that a round's score is made of."""
-    oracle = plan.scenario.evaluation.select == "oracle"
-    return "test" if oracle else "val", headline(plan.scenario.task)
-
-
 def _curves(run: Run) -> dict[str, tuple[str, list[Line]]]:
     """What is drawn over rounds: the name of its table -> (title, a line a center); nothing before round 1."""
-    rounds, (phase, metric) = run.rounds, _selected_on(run.plan)
+    rounds, scenario = run.rounds, run.plan.scenario
+    (phase, role), metric = looked_at(scenario.evaluation.select), headline(scenario.task)
     title = f"{'Holdout test' if phase == 'test' else 'Validation'} {TITLES[metric]}"
     curves = {
-        "curve-loss": ("Training loss", _lines(rounds, "train", "loss")),
-        f"curve-{metric}": (title, _lines(rounds, phase, metric)),
+        "curve-loss": ("Training loss", _lines(rounds, "train", "train", "loss")),
+        f"curve-{metric}": (title, _lines(rounds, phase, role, metric)),
     }
     return {name: curve for name, curve in curves.items() if any(line.points for line in curve[1])}
 
@@ -329,11 +325,10 @@ def _curve_table(title: str, lines: Sequence[Line]) -> Table:
     return Table(f"{title} by round", tuple(Column(line.name) for line in lines), tuple(rows), head="Round")
 
 
-def _lines(rounds: pd.DataFrame, phase: str, metric: str) -> list[Line]:
+def _lines(rounds: pd.DataFrame, phase: str, role: str, metric: str) -> list[Line]:
     """One line a center, of more than :data:`MANY` their tenths; and their mean where there are several validated."""
     if rounds.empty:
         return []
-    role = "holdout" if phase == "test" else "train"
     chosen = rounds[(rounds["phase"] == phase) & (rounds["metric"] == metric) & (rounds["role"] == role)]
     # An ensemble in which nothing is trained has a round 0 and no curve.
     chosen = chosen[chosen["round"] > 0]

@@ -17,6 +17,7 @@ import pandas as pd
 
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import headline, summarise
+from fedkvasir.evaluation.selection import looked_at
 from fedkvasir.plan import Plan
 from fedkvasir.runs import Event, Run, Watch
 from fedkvasir.scenario import did_you_mean
@@ -139,11 +140,12 @@ def key_of(member: str, name: str) -> str:
 def round_values(rounds: pd.DataFrame, plan: Plan) -> Values:
     """One round out of its rows of ``rounds.parquet``.
 
-    ``loss`` (mean over centers, weighted as in aggregation), ``selection_score`` and the ``val_dice/CENTER`` that it is
-    the mean of (``val_macro_f1/...``; ``test_...`` of the holdouts under ``oracle``), ``wall_s``.
+    ``loss`` (mean over centers, weighted as in aggregation), ``selection_score``, where every center was heard, and the
+    ``val_dice/CENTER`` that it is the mean of (``val_macro_f1/...``; ``test_...`` of the holdouts under ``oracle``),
+    ``wall_s``.
     """
     scenario, metric = plan.scenario, headline(plan.scenario.task)
-    phase, role = ("test", "holdout") if scenario.evaluation.select == "oracle" else ("val", "train")
+    phase, role = looked_at(scenario.evaluation.select)
     trained = rounds[(rounds["phase"] == "train") & (rounds["metric"] == "loss")]
     weights = trained["samples"] if scenario.federation.weighting == "samples" else None
     scored = rounds[(rounds["phase"] == phase) & (rounds["role"] == role) & (rounds["metric"] == metric)]
@@ -151,7 +153,7 @@ def round_values(rounds: pd.DataFrame, plan: Plan) -> Values:
     scores = scored.drop_duplicates("center").set_index("center")["value"]
     values = {
         "loss": np.average(trained["value"], weights=weights),
-        "selection_score": scores.mean(),
+        "selection_score": scores.mean() if {*scores.index} == {*plan.holders(role, phase)} else math.nan,
         **{f"{phase}_{metric}/{center}": score for center, score in scores.items()},
         "wall_s": rounds.loc[rounds["phase"] == "round", "value"].iloc[0],
     }

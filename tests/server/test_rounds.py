@@ -21,9 +21,11 @@ from fedkvasir.report import build_report
 from fedkvasir.runs import Event, Run, Watch, failure_text
 from fedkvasir.scenario import load
 from fedkvasir.study import validation_score
+from fedkvasir.trackers import round_values
 from server.grid import LocalGrid, Node
 from server.rounds import complaint, federate, roll_call
 
+SCORE = "selection_score"
 Spoil = Callable[[Message, Message], Message]
 """A message and its answer -> what the server gets."""
 
@@ -181,6 +183,8 @@ def test_what_a_round_was_chosen_among_is_said(tiny: Path, tmp_path: Path, heard
     run = run_of(tiny, tmp_path, "federation.deadline_s=600", "federation.quorum=0.6", spoil=late)
     assert run.unscored == says and run.result["best_round"] == {(1,): 1, (): 3}.get(heard, run.result["best_round"])
     assert np.isnan(validation_score(run)) == (not heard)
+    tracked = {number for number, rows in run.rounds.groupby("round") if SCORE in round_values(rows, run.plan)}
+    assert tracked == {*run.checkpoint().scores} == {*heard}
     assert (says in build_report(run).read_text()) and (
         "Selection:" in (run.folder / "report.html").read_text()
     ) == bool(says)
