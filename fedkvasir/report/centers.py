@@ -14,8 +14,10 @@ from fedkvasir.errors import UserError
 from fedkvasir.evaluation.groups import ABSENT, ROLES, shown
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import headline, is_shared, summarise
-from fedkvasir.evaluation.suite import ALL, alarms, by_size, suite
+from fedkvasir.evaluation.suite import ALL, alarms, by_size, challenge, suite
 from fedkvasir.metrics import classification, segmentation
+from fedkvasir.metrics.endocv2021 import OFFICIAL
+from fedkvasir.metrics.segmentation import DEFAULT
 from fedkvasir.plan import Plan
 from fedkvasir.report import charts
 from fedkvasir.report.charts import Mark, Marks, Reliability, Spread
@@ -234,6 +236,19 @@ def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
     wide = found[list(titles)]
     wide.columns = pd.MultiIndex.from_tuples([(name, "mean" if "rate" in name else "sum") for name in titles])
     return _by_center("Missed, and false alarms", [*map(Column, titles.values())], wide, plan, _silent(samples))
+
+
+def challenge_table(samples: pd.DataFrame) -> Table:
+    """Segmentation: EndoCV2021's scores, corrected and as its own code computes them, of both sets."""
+    titles = {
+        "images": "Images", "dice": "Dice", "jaccard": "Jaccard", "f2": "F2", "ppv": "PPV", "recall": "Recall",
+        "hausdorff": "Hausdorff", "score": "Score", "score_sd": "SD",
+        "generalisation": "Generalisation", "deviation": "Deviation",
+    }  # fmt: skip
+    found = challenge(samples).reindex(columns=["scoring", "set", *titles]).astype({"images": object})
+    found["scoring"] = found["scoring"].map({DEFAULT: "corrected", OFFICIAL: "official"})
+    rows = tuple(Row(f"{code}, {name}", "", tuple(values)) for code, name, *values in found.itertuples(index=False))
+    return Table("EndoCV2021's scores", tuple(map(Column, titles.values())), rows, head="Code")
 
 
 def _withheld(count: float) -> Value:

@@ -19,6 +19,7 @@ from fedkvasir.evaluation.selection import looked_at
 from fedkvasir.evaluation.suite import speed
 from fedkvasir.files import read_json
 from fedkvasir.metrics.classification import BINS
+from fedkvasir.metrics.endocv2021 import OFFICIAL
 from fedkvasir.plan import LEAK, UNCHECKED, Plan
 from fedkvasir.report import centers, charts
 from fedkvasir.report.centers import LOWEST, MANY, TITLES, Uncertainty, in_order, uncertainty
@@ -179,7 +180,8 @@ def missing(run: Run) -> list[str]:
     if not len(run.shared):
         return []
     if run.plan.scenario.task == "segmentation":
-        texts = ["how the scores of a center's images are spread", "EndoCV2021's scores"]
+        texts = ["how the scores of a center's images are spread"]
+        texts += ["EndoCV2021's scores"] if OFFICIAL in run.plan.scenario.evaluation.scoring else []
     else:
         texts = ["which class was taken for which", "calibration curves"]
     if run.plan.scenario.published:
@@ -201,6 +203,8 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
             tables["alarms"] = centers.alarms_table(found.tested, plan)
             if sizes := centers.sizes_table(found.tested, plan):
                 tables["sizes"] = sizes
+        if OFFICIAL in plan.scenario.evaluation.scoring and not found.stayed:
+            tables["challenge"] = centers.challenge_table(run.samples)
         if task == "classification" and not found.stayed:
             matrices = centers.confusion_tables(found.tested)
             tables |= {f"confusion-{scope}": table for scope, table in matrices.items()}

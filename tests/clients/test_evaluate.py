@@ -21,6 +21,7 @@ from fedkvasir.metrics.segmentation import by_image
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.prediction import native_mask
+from fedkvasir.report.sections import run_tables
 from fedkvasir.scenario import load
 from fedkvasir.simulation import run_scenario
 
@@ -94,6 +95,12 @@ def test_a_run_with_both_scorings_has_the_tables_of_a_run_without(tiny: Path, tm
     assert len(both.samples) == 2 * len(alone.samples)
     cases = [json.loads((run.folder / "gallery" / "edinburgh.json").read_text()) for run in (alone, both)]
     assert cases[0] == cases[1]
+    tables, more = run_tables(alone), run_tables(both)
+    assert more.keys() - tables.keys() == {"challenge"}
+    assert [row.head for row in more["challenge"].rows] == [
+        f"{code}, {name}" for code in ("corrected", "official") for name in ("seen", "unseen")
+    ]
+    assert "As the EndoCV2021 challenge" in (both.folder / "report.html").read_text()
 
 
 def test_the_scenario_says_what_can_be_asked_for(tiny: Path) -> None:
