@@ -15,7 +15,7 @@ from fedkvasir.metrics import endocv2021
 from fedkvasir.metrics.boundary import distances
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.metrics.segmentation import DEFAULT, count
-from fedkvasir.prediction import native_mask
+from fedkvasir.models.network import native_mask
 from fedkvasir.scenario import Evaluation, Scenario
 
 

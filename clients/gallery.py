@@ -13,7 +13,7 @@ from clients.evaluate import predict
 from fedkvasir.data.loader import Samples, eval_batches
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics import classification, segmentation
-from fedkvasir.prediction import native_mask
+from fedkvasir.models.network import native_mask
 from fedkvasir.scenario import Scenario
 
 WIDTH = 240

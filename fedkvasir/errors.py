@@ -10,5 +10,6 @@ class RunFailed(Exception):
 
 
 def reason_of(error: Exception) -> str:
-    """Why one run of several failed: the sentence of an error of ours; of another one its kind as well."""
-    return str(error) if isinstance(error, (UserError, RunFailed)) else f"{type(error).__name__}: {error}"
+    """Why one of several failed, on one line: the sentence of an error of ours; of another one its kind as well."""
+    text = str(error) if isinstance(error, (UserError, RunFailed)) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())

@@ -121,11 +121,12 @@ def save_groups(path: Path, groups: dict[str, State], note: str = "") -> None:
     write_atomic(path, save(tensors, {"note": note}))
 
 
-def load_groups(path: Path) -> tuple[dict[str, State], str]:
-    """What :func:`save_groups` wrote. Raises FileNotFoundError, or SafetensorError for a file cut short."""
+def load_groups(path: Path, arrays: bool = True) -> tuple[dict[str, State], str]:
+    """What :func:`save_groups` wrote, or its text alone. Raises FileNotFoundError, or SafetensorError for a file cut
+    short."""
     groups: dict[str, State] = {}
     with safe_open(path, framework="numpy") as file:
-        for key in file.keys():  # noqa: SIM118  (not a dict)
+        for key in file.keys() if arrays else ():
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = file.get_tensor(key)
         return groups, file.metadata()["note"]

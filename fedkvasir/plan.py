@@ -42,7 +42,6 @@ NUMBERS = 2
 LEAK = "LEAKAGE: "
 UNCHECKED = "LEAKAGE NOT RULED OUT: "
 """Begin a warning of what was found on both sides of train and test, and of what could not be looked for."""
-"""How a warning begins that test and training data overlap."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,21 @@ class Plan:
         """Centers of a role with images of a split, sorted by name."""
         centers = self.centers
         return list(centers.index[(centers["role"] == role) & (centers[split] > 0)])
+
+    @property
+    def leaks(self) -> list[str]:
+        """Warnings of what was found on both sides of train and test."""
+        return [text.removeprefix(LEAK) for text in self.warnings if text.startswith(LEAK)]
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Warnings of what could not be looked for on both sides."""
+        return [text.removeprefix(UNCHECKED) for text in self.warnings if text.startswith(UNCHECKED)]
+
+    @property
+    def cautions(self) -> list[str]:
+        """All other warnings."""
+        return [text for text in self.warnings if not text.startswith((LEAK, UNCHECKED))]
 
     @cached_property
     def weights(self) -> dict[str, float]:

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedkvasir.data import formats
 from fedkvasir.data.catalog import readable
@@ -28,6 +27,7 @@ from fedkvasir.files import refuse_unwritable, unread, write_atomic
 from fedkvasir.gpu import precision_on
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.models.ensemble import OneAtATime
+from fedkvasir.models.network import mask_of, native_logits
 from fedkvasir.plan import choose_device
 from fedkvasir.runs import Run
 
@@ -43,26 +43,6 @@ OUTLINE = (255, 64, 200)
 """Of overlays (RGB): the colour of predictions in reports."""
 
 
-def native_logits(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """(K, S, S) logits -> (K, H, W) float32 for ``shape`` (H, W): back to the native size bilinearly."""
-    return F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0]
-
-
-def native_mask(logits: Tensor, shape: tuple[int, ...], threshold: float) -> np.ndarray:
-    """(K, S, S) logits -> uint8 of ``shape`` (H, W): back to the native size bilinearly, then the threshold.
-
-    0 is background; a pixel that passes for several classes belongs to the likeliest, 1 to K.
-    """
-    return _mask(native_logits(logits, shape), threshold)
-
-
-def _mask(logits: Tensor, threshold: float) -> np.ndarray:
-    native, least = logits.numpy(), math.log(threshold / (1 - threshold))
-    if len(native) == 1:  # a hundred times faster than asking which class is the likeliest
-        return (native[0] > least).astype(np.uint8)
-    return np.where(native.max(axis=0) > least, native.argmax(axis=0) + 1, 0).astype(np.uint8)
-
-
 def fuse(views: Sequence[Tensor], shape: tuple[int, ...], threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Logits (K, S, S) of the same picture by several networks, or of its mirror images turned back; S may differ.
 
@@ -74,7 +54,7 @@ def fuse(views: Sequence[Tensor], shape: tuple[int, ...], threshold: float) -> t
     mean = torch.as_tensor(total) / len(views)
     # Of one view the logits themselves: the mask is the one that evaluation scores, to the last pixel.
     logits = native_logits(views[0], shape) if len(views) == 1 else mean.logit()
-    return _mask(logits, threshold), mean.numpy()
+    return mask_of(logits, threshold), mean.numpy()
 
 
 @torch.inference_mode()

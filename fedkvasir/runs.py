@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -219,7 +219,7 @@ class Run:
         """``last``, ``best`` or the number of a kept round. Raises UserError where there is none, or a broken one."""
         if which in ("best", "last") and self.finished:
             number = self.result["best_round" if which == "best" else "rounds"]
-        elif (last := self.latest()) is None:
+        elif (last := self.committed()) is None:
             raise UserError(f"{self.folder} holds no checkpoint yet")
         else:
             number = last.best if which == "best" else last.round if which == "last" else int(which)
@@ -231,9 +231,16 @@ class Run:
         except BROKEN as error:
             raise unreadable(path) from error
 
+    def committed(self) -> Checkpoint | None:
+        """The last committed round without its weights. Another process may write in the folder: nothing changes."""
+        for path in self._checkpoints():
+            with suppress(OSError, *BROKEN):
+                return _load(path, weights=False)
+        return None
+
     def latest(self) -> Checkpoint | None:
-        """The last committed round; one cut short by a broken disk is passed over for the one before."""
-        for path in sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), key=round_of, reverse=True):
+        """The last committed round, to go on from; one cut short by a broken disk is put aside for the one before."""
+        for path in self._checkpoints():
             try:
                 return _load(path)
             except BROKEN:
@@ -243,7 +250,7 @@ class Run:
     def _records(self, table: str) -> pd.DataFrame:
         if self.finished:
             return read_table(self.folder / f"{table}.parquet")
-        last = self.latest()
+        last = self.committed()
         parts = [part for part in self._parts(table) if round_of(part) <= (last.round if last else 0)]
         return pd.concat(map(read_table, parts), ignore_index=True) if parts else pd.DataFrame()
 
@@ -351,7 +358,7 @@ class Run:
                 write_atomic(self._part(table, f"{checkpoint.round:04d}"), rows.to_parquet(index=False))
         _save(checkpoint, self._checkpoint(checkpoint.round))
         keep = {checkpoint.round, checkpoint.round - 1, checkpoint.best}
-        for path in (self.folder / "checkpoints").glob("[0-9]*.safetensors"):
+        for path in self._checkpoints():
             if round_of(path) not in keep:
                 path.unlink()
 
@@ -405,6 +412,10 @@ class Run:
     def _checkpoint(self, number: int) -> Path:
         return self.folder / "checkpoints" / f"{number:04d}.safetensors"
 
+    def _checkpoints(self) -> list[Path]:
+        """Of all rounds that are kept, the last first."""
+        return sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), key=round_of, reverse=True)
+
     def _part(self, table: str, stem: str) -> Path:
         return self.folder / "records" / f"{table}-{stem}.parquet"
 
@@ -424,8 +435,8 @@ def _save(checkpoint: Checkpoint, path: Path) -> None:
     save_groups(path, groups, json.dumps({name: getattr(checkpoint, name) for name in FACTS}))
 
 
-def _load(path: Path) -> Checkpoint:
-    groups, note = load_groups(path)
+def _load(path: Path, weights: bool = True) -> Checkpoint:
+    groups, note = load_groups(path, weights)
     facts = json.loads(note)
     facts["scores"] = {int(number): score for number, score in facts["scores"].items()}
     server = {name.removeprefix(SERVER): state for name, state in groups.items() if name.startswith(SERVER)}

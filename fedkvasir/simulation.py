@@ -1,4 +1,4 @@
-"""Runs and studies on this machine: the composition root, the only module here that imports clients and server."""
+"""Runs and studies on this machine: with ``deployment``, over real sites, what imports clients and server here."""
 
 import json
 import logging

@@ -5,7 +5,6 @@ who call it by that name, hands out nothing but HTML from inside the folder, and
 """
 
 import fcntl
-import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,10 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from safetensors import SafetensorError, safe_open
-
 from fedkvasir.baselines import CENTER_WISE
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, reason_of
 from fedkvasir.evaluation.protocol import headline, summarise
 from fedkvasir.plan import Plan
 from fedkvasir.points import LOCAL, in_words
@@ -29,7 +26,7 @@ from fedkvasir.report import TEMPLATES
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.sections import describe
 from fedkvasir.report.tables import three_decimals
-from fedkvasir.runs import Checkpoint, Run, round_of
+from fedkvasir.runs import Run
 from fedkvasir.scenario import WHOLE
 from fedkvasir.study import Study
 
@@ -50,21 +47,6 @@ HEADERS = {
 REFRESH_S = 5
 MARKS = ("plan.json", "scenario.yaml", "result.json", "checkpoints")
 """Any of them makes a folder a run, if perhaps a broken one."""
-
-
-class Glance(Run):
-    """A run folder that is looked at while another process may write in it: no weights are loaded, nothing changes."""
-
-    def stage(self, member: str) -> "Glance":
-        return Glance(self.folder / "members" / member) if member else self
-
-    def latest(self) -> Checkpoint | None:
-        for path in sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), key=round_of, reverse=True):
-            with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, framework="numpy") as file:
-                facts = json.loads(file.metadata()["note"])
-                facts["scores"] = {int(number): score for number, score in facts["scores"].items()}
-                return Checkpoint(facts.pop("round"), {}, {}, **facts)
-        return None
 
 
 @dataclass(frozen=True)
@@ -109,7 +91,7 @@ def _entry(folder: Path, root: Path) -> Entry:
         stamp = tuple(part.stat().st_mtime_ns for part in parts)
         entry = _study_entry(folder, stamp) if Study.there(folder) else _run_entry(folder, stamp)
     except Exception as error:  # whatever is wrong with one folder, the others are shown
-        entry = Entry(folder.name, _changed(folder), "broken", reason=_reason(error))
+        entry = Entry(folder.name, _changed(folder), "broken", reason=reason_of(error))
     if entry.state in ("stopped", "broken") and _held(folder / "lock"):
         return replace(entry, state="running")
     return entry
@@ -118,13 +100,13 @@ def _entry(folder: Path, root: Path) -> Entry:
 @lru_cache(maxsize=4096)
 def _run_entry(folder: Path, stamp: tuple[int, ...]) -> Entry:
     """stamp: what is remembered of the folder holds as long as no file in it is replaced."""
-    run = Glance(folder)
+    run = Run(folder)
     plan, stages = run.plan, {**run.members, "": run}
     scenario = plan.scenario
-    done = sum(last.round for stage in stages.values() if (last := stage.latest()))
+    done = sum(last.round for stage in stages.values() if (last := stage.committed()))
     of = sum(plan.stage(name).scenario.federation.rounds for name in stages)
     current = next((stage for stage in stages.values() if not stage.finished), run)
-    last = current.latest()
+    last = current.committed()
     entry = Entry(
         folder.name,
         _changed(folder / "result.json" if run.finished else current.folder / ("checkpoints" if last else "plan.json")),
@@ -182,11 +164,6 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def _reason(error: Exception) -> str:
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
-
-
 def _render(template: str, **facts: Any) -> bytes:
     return TEMPLATES.get_template(template).render(facts).encode()
 
@@ -220,7 +197,7 @@ class Viewer(ThreadingHTTPServer):
             return None
         if not file.is_relative_to(self.root) or file.suffix != ".html":
             return None
-        run = Glance(file.parent)
+        run = Run(file.parent)
         if file.name == "report.html" and (run.folder / "plan.json").is_file() and not (there and run.finished):
             return _render("report.html", **describe(run)), not run.finished
         return (file.read_bytes(), False) if there else None
@@ -242,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             found = self.server.page(self.path)
         except Exception as error:
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=_reason(error))
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=reason_of(error))
             return
         if found is None:
             self.send_error(HTTPStatus.NOT_FOUND, explain="There is no such page; the list of runs is at /.")

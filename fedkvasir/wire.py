@@ -1,4 +1,4 @@
-"""Flower's HTTP APIs, as far as real sites need them: the one place that touches what Flower keeps to itself.
+"""Flower's HTTP APIs, as far as real sites need them, which Flower keeps to itself.
 
 A SuperLink and every SuperNode only carry messages (``--isolation process``). Who works on them is a process of ours:
 it acquires the task with a secret, is given a token for it, and sends signs of life until it is done. Tests fail loudly

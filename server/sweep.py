@@ -151,7 +151,7 @@ class Trials:
         halving = AsyncHyperBandScheduler(TIME, SCORE, "max", max_t=rounds + 1, reduction_factor=3)
         tuner: Any = None
         for line in over:
-            last = self.study.run(line.run).latest()
+            last = self.study.run(line.run).committed()
             known = Trial("", trial_id=line.run, stub=True)
             halving.on_trial_add(tuner, known)
             for number, score in sorted(last.scores.items()) if last else ():

@@ -23,7 +23,8 @@ from fedkvasir.data.synthetic import render
 from fedkvasir.data.synthetic.looks import LOOKS
 from fedkvasir.errors import UserError
 from fedkvasir.export import export
-from fedkvasir.prediction import OUTLINE, fuse, native_mask, predict_images
+from fedkvasir.models.network import native_mask
+from fedkvasir.prediction import OUTLINE, fuse, predict_images
 from fedkvasir.runs import Run
 from fedkvasir.simulation import run_scenario
 from tests.conftest import TINY, Command, Miniatures

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.runs import Checkpoint, Run
-from fedkvasir.view import Glance
 from tests.report.crafted import make_plan
 
 
@@ -16,8 +15,7 @@ def test_rounds_are_in_order_past_the_four_digits_of_their_names(tmp_path: Path)
     for number in (9000, 10499, 10500):
         state = {"w": np.zeros(1, np.float32)}
         run.commit(Checkpoint(number, state, {}, best=9000), pd.DataFrame({"round": [number]}), pd.DataFrame())
-    for reader in (run, Glance(tmp_path)):
-        last = reader.latest()
+    for last in (run.latest(), run.committed()):
         assert last is not None and last.round == 10500
     run.drop_uncommitted(10500)
     assert list(run.rounds["round"]) == [9000, 10499, 10500]

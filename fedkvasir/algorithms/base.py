@@ -1,6 +1,6 @@
 """The contract of a federated algorithm: a frozen parameter dataclass with two halves.
 
-The hospital half has four hooks with neutral defaults; the server half is a Flower ``Strategy``. What crosses between
+The hospital half has five hooks with neutral defaults; the server half is a Flower ``Strategy``. What crosses between
 them is a message: ``arrays`` (shared parameters) always, and whatever named records the two halves agree on.
 """
 

@@ -1,8 +1,10 @@
-"""What every architecture is wrapped in."""
+"""What every architecture is wrapped in, and what becomes of its logits at native size."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
@@ -71,3 +73,21 @@ def log_odds(logits: Tensor) -> Tensor:
     channels = range(1, logits.shape[1])
     others = [torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1).logsumexp(dim=1) for k in channels]
     return logits[:, 1:] - torch.stack(others, dim=1)
+
+
+def native_logits(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(K, S, S) logits -> (K, H, W) float32 for ``shape`` (H, W): back to the native size bilinearly."""
+    return F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0]
+
+
+def native_mask(logits: Tensor, shape: tuple[int, ...], threshold: float) -> np.ndarray:
+    """(K, S, S) logits -> uint8 of ``shape`` (H, W): back to the native size bilinearly, then :func:`mask_of`."""
+    return mask_of(native_logits(logits, shape), threshold)
+
+
+def mask_of(logits: Tensor, threshold: float) -> np.ndarray:
+    """(K, H, W) logits -> uint8 (H, W): 0, or the likeliest class of those that pass the threshold, 1 to K."""
+    native, least = logits.numpy(), math.log(threshold / (1 - threshold))
+    if len(native) == 1:  # a hundred times faster than asking which class is the likeliest
+        return (native[0] > least).astype(np.uint8)
+    return np.where(native.max(axis=0) > least, native.argmax(axis=0) + 1, 0).astype(np.uint8)

@@ -17,7 +17,6 @@ from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import headline, is_shared, task_of
 from fedkvasir.evaluation.ranking import Ranking, rank
 from fedkvasir.evaluation.shared import combine
-from fedkvasir.plan import LEAK
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.methods import SEEN, Method
 from fedkvasir.report.tables import MINUS, p_value
@@ -67,8 +66,8 @@ class Findings:
             plans = [run.plan for run in method.runs]
             if any(plan.scenario.evaluation.select == "oracle" for plan in plans):
                 texts.append(f"{method.name} is an upper bound, not a result: its rounds were chosen by the holdout")
-            if leak := next((text for plan in plans for text in plan.warnings if text.startswith(LEAK)), None):
-                texts.append(f"{method.name}: test and training data overlap: {leak.removeprefix(LEAK)}")
+            if leak := next((text for plan in plans for text in plan.leaks), None):
+                texts.append(f"{method.name}: test and training data overlap: {leak}")
         return tuple(texts)
 
     @property

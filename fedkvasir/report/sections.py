@@ -20,7 +20,7 @@ from fedkvasir.evaluation.suite import speed
 from fedkvasir.files import read_json
 from fedkvasir.metrics.classification import BINS
 from fedkvasir.metrics.endocv2021 import OFFICIAL
-from fedkvasir.plan import LEAK, UNCHECKED, Plan
+from fedkvasir.plan import Plan
 from fedkvasir.report import centers, charts
 from fedkvasir.report.centers import LOWEST, MANY, TITLES, Uncertainty, in_order, uncertainty
 from fedkvasir.report.charts import Line, Reliability, Spread
@@ -124,9 +124,6 @@ def describe(run: Run) -> dict[str, Any]:
         "answer": centers.answer(found.table, scenario.task, found.sure) if found else None,
         "cards": cards(plan),
         "rendered": plan.rendered,
-        "leaks": [text.removeprefix(LEAK) for text in plan.warnings if text.startswith(LEAK)],
-        "unchecked": [text.removeprefix(UNCHECKED) for text in plan.warnings if text.startswith(UNCHECKED)],
-        "warnings": [text for text in plan.warnings if not text.startswith((LEAK, UNCHECKED))],
         "tables": tables,
         "download": partial(download, tables),
         "uncertainty": found.sure.warning if found else None,
@@ -253,7 +250,7 @@ def _state(run: Run) -> dict[str, Any]:
     """What ``result.json`` says, or will say: rounds done, best round, seconds, failures, the weights' sha256."""
     if run.finished:
         return {**run.result, "finished": True}
-    last = run.latest() or Checkpoint(0, {}, {})
+    last = run.committed() or Checkpoint(0, {}, {})
     return {
         "rounds": last.round,
         "best_round": last.best,

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -18,7 +18,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import headline
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics.segmentation import scored
-from fedkvasir.plan import LEAK, UNCHECKED
+from fedkvasir.plan import Plan
 from fedkvasir.points import LOCAL, cautions, in_words
 from fedkvasir.report import TEMPLATES, comparison
 from fedkvasir.report.centers import TITLES
@@ -137,12 +137,12 @@ class Outcome:
     @property
     def overlaps(self) -> Sequence[str]:
         """Of test and training data, where runs were made all the same."""
-        return [text.removeprefix(LEAK) for text in self._warnings if text.startswith(LEAK)]
+        return self._once(lambda plan: plan.leaks)
 
     @property
     def unchecked(self) -> Sequence[str]:
         """Overlaps that could not be looked for."""
-        return [text.removeprefix(UNCHECKED) for text in self._warnings if text.startswith(UNCHECKED)]
+        return self._once(lambda plan: plan.unchecked)
 
     @property
     def cautions(self) -> Sequence[str]:
@@ -154,11 +154,11 @@ class Outcome:
     def warnings(self) -> Sequence[str]:
         """Of the runs' plans, besides overlaps, and of how their rounds were chosen."""
         unscored = [f"{name}: {run.unscored}" for name, run in self.runs.items() if run.unscored]
-        return [*(text for text in self._warnings if not text.startswith((LEAK, UNCHECKED))), *unscored]
+        return [*self._once(lambda plan: plan.cautions), *unscored]
 
-    @property
-    def _warnings(self) -> Sequence[str]:
-        return list(dict.fromkeys(chain.from_iterable(run.plan.warnings for run in self.runs.values())))
+    def _once(self, texts: Callable[[Plan], Sequence[str]]) -> Sequence[str]:
+        """What the plans of the runs say, each once."""
+        return list(dict.fromkeys(chain.from_iterable(texts(run.plan) for run in self.runs.values())))
 
     @property
     def rule(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, reason_of
 from fedkvasir.evaluation.protocol import headline, summarise
 from fedkvasir.evaluation.selection import looked_at
 from fedkvasir.plan import Plan
@@ -128,8 +128,9 @@ class Audience:
                 say(tracker)
             except Exception as error:
                 del self.trackers[name]
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                self.warn(f"{name} has failed and is left out, the run is as good without it ({reason[:300]})")
+                self.warn(
+                    f"{name} has failed and is left out, the run is as good without it ({reason_of(error)[:300]})"
+                )
 
 
 def key_of(member: str, name: str) -> str:

@@ -4,13 +4,10 @@ A database, for MLflow no longer develops its store of plain files. Read it with
 ``mlflow ui --backend-store-uri sqlite:///runs/mlflow.db``.
 """
 
-import json
 import logging
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 # Before the import: what is on the local disk is not to be reported elsewhere, usage statistics included.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -22,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from fedkvasir.files import lock, write_atomic
 from fedkvasir.plan import Plan
 from fedkvasir.runs import Run
+from fedkvasir.scenario import flat
 from fedkvasir.trackers import Values, key_of
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -74,17 +72,8 @@ class MLflow:
         experiment = self.client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self.client.create_experiment(name, artifacts)
         page = self.client.create_run(number, run_name=run.folder.name).info.run_id
-        params = [Param(*pair) for pair in flatten(plan.scenario.model_dump(mode="json"))]
+        params = [Param(*pair) for pair in flat(plan.scenario.model_dump(mode="json")).items()]
         for start in range(0, len(params), PARAMS):
             self.client.log_batch(page, params=params[start : start + PARAMS])
         write_atomic(run.folder / ID, page)
         return page
-
-
-def flatten(scenario: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """``{"training": {"lr": 0.1}}`` -> ``("training.lr", "0.1")``, as overrides spell it."""
-    for key, value in scenario.items():
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value if isinstance(value, str) else json.dumps(value)

@@ -19,8 +19,8 @@ from fedkvasir.evaluation.protocol import center_scores
 from fedkvasir.evaluation.selection import selection_score
 from fedkvasir.metrics.segmentation import by_image
 from fedkvasir.models import build_model
+from fedkvasir.models.network import native_mask
 from fedkvasir.plan import Plan, make_plan
-from fedkvasir.prediction import native_mask
 from fedkvasir.report.sections import run_tables
 from fedkvasir.scenario import load
 from fedkvasir.simulation import run_scenario

@@ -122,8 +122,8 @@ def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(tmp_path: Path
     run = run_scenario(tiny, ("federation.rounds=2",), out=tmp_path, engine="local")
     last = run.folder / "checkpoints" / "0002.safetensors"
     last.write_bytes(last.read_bytes()[:1000])
-    latest = run.latest()
-    assert latest is not None and latest.round == 1
+    looked_at, latest = run.committed(), run.latest()
+    assert looked_at is not None and latest is not None and looked_at.round == latest.round == 1
 
 
 @pytest.fixture
