@@ -251,6 +251,7 @@ class Federation(_Frozen):
     quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the round's centers that must answer for the round to count."""
     deadline_s: Annotated[float, Field(gt=0)] | None = None
+    """That a hospital has to answer, each time it is asked; null: it is waited for."""
     weighting: Literal["samples", "uniform"] = "samples"
     buffers: Literal["average", "local"] = "average"
     """Running statistics of normalisation layers: averaged like weights, or kept at each center."""

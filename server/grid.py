@@ -60,7 +60,11 @@ class Node:
 
 
 class _OwnGrid(Grid):
-    """What both grids share: who is there, and ids for messages."""
+    """What both grids share: who is there, and ids for messages.
+
+    Hospitals that share a process would, at sites of their own, work at the same time. So a timeout is one for each of
+    them, from when its work is begun: who is late takes nothing from those who come after it.
+    """
 
     def __init__(self, nodes: Iterable[Node], threads: int) -> None:
         _identify()
@@ -117,13 +121,28 @@ def _address(message: Message) -> Message:
     return message
 
 
-def _handle(app: ClientApp, message: Message, context: Context) -> Message:
-    """Run a ClientApp on a message; what it raises becomes an error reply."""
+def _handle(app: ClientApp, message: Message, context: Context) -> tuple[Message, float]:
+    """Run a ClientApp on a message: its reply, which is an error where it raises one, and the seconds it took."""
+    began = time.monotonic()
     try:
-        return app(message, context)
+        reply = app(message, context)
     except Exception as error:  # the boundary of a hospital: whatever went wrong there must not end the others
         reason = f"{type(error).__name__}: {error}"
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+        reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+    return reply, time.monotonic() - began
+
+
+@dataclass
+class _Task:
+    """A message in a worker's hands."""
+
+    worker: int
+    message: Message
+    delivery: int
+    beside: int
+    """Workers there were when it was handed out."""
+    end: float = float("inf")
+    """When its hospital's time is over."""
 
 
 class LocalGrid(_OwnGrid):
@@ -134,11 +153,11 @@ class LocalGrid(_OwnGrid):
         self._app = _load(client_app)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        replies, end = [], time.monotonic() + timeout if timeout else None
+        replies = []
         for message in map(_address, messages):
             node = self.nodes[message.metadata.dst_node_id]
-            reply = _handle(self._app, message, node.context())
-            if end is None or time.monotonic() <= end:
+            reply, took_s = _handle(self._app, message, node.context())
+            if timeout is None or took_s <= timeout:
                 replies.append(reply)
             self.on_reply(node.center)
         return replies
@@ -149,9 +168,9 @@ class RayGrid(_OwnGrid):
     fast as the others: its state lies on disk, so that who does the work changes nothing.
 
     A worker gets one message at a time: one that dies counts against that message alone, is replaced, and the message
-    is handed out again. One that finds no memory, of a GPU or of the host, is done without from then on. At a timeout
-    busy workers are replaced, and what nobody has begun stays unanswered. Arrays go into Ray's object store once a
-    round, however many hospitals read them.
+    is handed out again. One that finds no memory, of a GPU or of the host, is done without from then on; one whose
+    hospital has had its time is replaced. Arrays go into Ray's object store once a round, however many hospitals read
+    them.
 
     gpus: of this machine, for a Ray of its own; gpu: a worker's share of one. In a trial of a sweep, which has its part
     of the cluster already, a worker takes what was set aside for it there.
@@ -182,7 +201,11 @@ class RayGrid(_OwnGrid):
             gpu = group.bundle_specs[0].get("GPU", 0.0)
         options = {"num_cpus": threads, "num_gpus": gpu, "max_restarts": 0}
         self._make: Callable[[], Any] = lambda: ray.remote(_Worker).options(**options).remote(client_app)
-        self._workers: dict[int, Any] = {worker: self._make() for worker in range(workers)}
+        self._workers: dict[int, Any] = {}
+        self._starting: dict[Any, int] = {}
+        """What is answered once a worker's process is there -> the worker."""
+        for worker in range(workers):
+            self._start(worker)
 
     def seat(self, nodes: Iterable[Node]) -> None:
         super().seat(nodes)
@@ -192,10 +215,10 @@ class RayGrid(_OwnGrid):
         return super().serves(threads, workers) and workers <= len(self._workers)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        ray, end = self._ray, time.monotonic() + timeout if timeout else None
+        ray = self._ray
         stored: dict[int, Any] = {}
         queues: list[deque[tuple[Message, int]]] = [deque() for _ in range(self._size)]
-        busy: dict[Any, tuple[int, Message, int, int]] = {}
+        busy: dict[Any, _Task] = {}
         for message in sorted(map(_address, messages), key=lambda m: -self.nodes[m.metadata.dst_node_id].train_work):
             queues[self._worker_of[message.metadata.dst_node_id]].append((message, 1))
 
@@ -204,40 +227,56 @@ class RayGrid(_OwnGrid):
                 stored[id(record)] = ray.put(record)
             return stored[id(record)]
 
+        def begin(task: _Task) -> None:
+            task.end = time.monotonic() + timeout if timeout else task.end
+
         def hand_out(worker: int) -> None:
-            if task := take(queues, worker):
-                message, delivery = task
+            if given := take(queues, worker):
+                message, delivery = given
                 light, arrays = _strip(message)
                 context = self.nodes[message.metadata.dst_node_id].context(delivery)
                 references = [reference(record) for record in arrays.values()]
                 answer = self._workers[worker].handle.remote(light, context, list(arrays), *references)
-                busy[answer] = worker, message, delivery, len(self._workers)
+                busy[answer] = task = _Task(worker, message, delivery, len(self._workers))
+                if worker not in self._starting.values():
+                    begin(task)
 
         def hand_out_to_idle() -> None:
-            for worker in self._workers.keys() - {worker for worker, *_ in busy.values()}:
+            for worker in self._workers.keys() - {task.worker for task in busy.values()}:
                 hand_out(worker)
 
         hand_out_to_idle()
         replies = []
         while busy:
-            left = float("inf") if end is None else max(end - time.monotonic(), 0)
-            done, _ = ray.wait(list(busy), num_returns=1, timeout=min(left, LOOK_S))
-            if not done and left > LOOK_S:
+            left_s = max(min(task.end for task in busy.values()) - time.monotonic(), 0)
+            done, _ = ray.wait([*busy, *self._starting], num_returns=1, timeout=min(left_s, LOOK_S))
+            if not done and left_s > LOOK_S:
                 refuse_dead_ray()
                 continue
             if not done:
-                for worker, *_ in busy.values():
-                    self._replace(worker)
-                break
-            worker, message, delivery, beside = busy.pop(done[0])
-            center = self.nodes[message.metadata.dst_node_id].center
-            reply, lacks = self._outcome(done[0])
-            if lacks and beside > len(self._workers):  # it had less room than there is now
+                for answer, task in [*busy.items()]:
+                    if task.end <= time.monotonic():
+                        del busy[answer]
+                        self._replace(task.worker)
+                        self.on_reply(self._center(task.message))
+                hand_out_to_idle()
+                continue
+            if done[0] in self._starting:
+                worker = self._starting.pop(done[0])
+                for task in busy.values():
+                    if task.worker == worker:
+                        begin(task)
+                continue
+            task = busy.pop(done[0])
+            worker, message, delivery = task.worker, task.message, task.delivery
+            reply, took_s, lacks = self._outcome(done[0])
+            if lacks and task.beside > len(self._workers):  # it had less room than there is now
                 self._replace(worker)
                 queues[worker].appendleft((message, delivery))
             elif lacks and len(self._workers) > 1:
                 self._dismiss(worker)
-                self.on_notice(f"{center}: out of {lacks}; goes on with {len(self._workers)} worker(s)")
+                notice = f"out of {lacks}; goes on with {len(self._workers)} worker(s)"
+                self.on_notice(f"{self._center(message)}: {notice}")
                 queues[worker].appendleft((message, delivery))
             elif reply is None and delivery < ATTEMPTS:
                 self._replace(worker)
@@ -247,20 +286,25 @@ class RayGrid(_OwnGrid):
                     self._replace(worker)
                     reason = f"its worker died {ATTEMPTS} times; out of memory?"
                     reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message)
-                replies.append(reply)
-                self.on_reply(center)
+                if timeout is None or took_s <= timeout:
+                    replies.append(reply)
+                self.on_reply(self._center(message))
             hand_out_to_idle()
         return replies
 
-    def _outcome(self, answer: Any) -> tuple[Message | None, str]:
-        """A worker's reply, none where it died; and which memory there was too little of, if that was it."""
+    def _center(self, message: Message) -> str:
+        return self.nodes[message.metadata.dst_node_id].center
+
+    def _outcome(self, answer: Any) -> tuple[Message | None, float, str]:
+        """A worker's reply, none where it died; the seconds it took; and which memory there was too little of, if that
+        was it."""
         try:
-            reply = self._ray.get(answer)
-            return reply, "GPU memory" if reply.has_error() and is_full(str(reply.error.reason)) else ""
+            reply, took_s = self._ray.get(answer)
+            return reply, took_s, "GPU memory" if reply.has_error() and is_full(str(reply.error.reason)) else ""
         except self._ray.exceptions.OutOfMemoryError:  # Ray killed it before the host's was gone
-            return None, "memory"
+            return None, 0.0, "memory"
         except self._ray.exceptions.RayActorError:
-            return None, ""
+            return None, 0.0, ""
 
     def close(self) -> None:
         if self._own:
@@ -269,11 +313,16 @@ class RayGrid(_OwnGrid):
             for worker in self._workers.values():
                 self._ray.kill(worker)
 
+    def _start(self, worker: int) -> None:
+        self._starting = {answer: other for answer, other in self._starting.items() if other != worker}
+        self._workers[worker] = self._make()
+        self._starting[self._workers[worker].ready.remote()] = worker
+
     def _replace(self, worker: int) -> None:
         """Put a new worker in the place of one that is dead or hangs."""
         with suppress(ValueError):  # already gone
             self._ray.kill(self._workers[worker])
-        self._workers[worker] = self._make()
+        self._start(worker)
 
     def _dismiss(self, worker: int) -> None:
         """Do without a worker from now on: what it held on a GPU is free as soon as its process is gone."""
@@ -299,13 +348,18 @@ class _Worker:
     def __init__(self, client_app: str) -> None:
         self._app = _load(client_app)
 
-    def handle(self, message: Message, context: Context, names: list[str], *arrays: ArrayRecord) -> Message:
+    def ready(self) -> None:
+        """Answered once the process is there."""
+
+    def handle(
+        self, message: Message, context: Context, names: list[str], *arrays: ArrayRecord
+    ) -> tuple[Message, float]:
         for name, record in zip(names, arrays, strict=True):
             message.content[name] = record
-        reply = _handle(self._app, message, context)
+        reply, took_s = _handle(self._app, message, context)
         if reply.has_error() and is_lost() and int(context.node_config["delivery"]) < ATTEMPTS:
             os._exit(1)  # another process may fare better with it, and with what comes after it
-        return reply
+        return reply, took_s
 
     def leave(self) -> None:
         """End the process."""

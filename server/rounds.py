@@ -211,7 +211,8 @@ class Federation:
         cohort = self._cohort(number)
         records = {"buffers": to_record(before.buffers), "local": to_record(before.local), "frozen": self.frozen}
         view = CohortGrid(self.grid, [self.nodes[center] for center in cohort])
-        messages = list(self.strategy.configure_train(number, to_record(before.shared), ConfigRecord(), view))
+        ordered = self.strategy.configure_train(number, to_record(before.shared), ConfigRecord(), view)
+        messages = sorted(ordered, key=self._center)  # Flower samples them in random order
         for message in messages:
             center, own = self._center(message), ConfigRecord(dict(cast(ConfigRecord, message.content["config"])))
             own["run"], own["member"], own["attempt"], own["validate"] = self.name, self.member, 1, ""

@@ -22,7 +22,7 @@ from fedkvasir.simulation import Simulation, run_scenario
 
 TWO_ROUNDS, MAJORITY = "federation.rounds=2", "federation.quorum=0.6"
 DEADLINE = "federation.deadline_s=8"
-"""Longer than two hospitals take one after the other on a busy machine, and than a worker takes to start."""
+"""Longer than a hospital takes on a busy machine."""
 
 Federate = Callable[..., Run]
 
@@ -120,12 +120,13 @@ def test_the_same_faults_in_other_processes_are_the_same(federate: Federate, fed
     assert outcome(federate_on_workers(CORRUPT, MAJORITY)) == outcome(federate(CORRUPT, MAJORITY))
 
 
-@pytest.mark.slow
-def test_a_late_reply_enters_neither_this_round_nor_the_next(federate_on_workers: Federate) -> None:
-    """As if it had dropped out, though it trained."""
-    late = federate_on_workers("{kind: late, center: alta, rounds: [1], seconds: 1}", MAJORITY, DEADLINE)
+@pytest.mark.parametrize("engine", ["federate", pytest.param("federate_on_workers", marks=pytest.mark.slow)])
+def test_a_late_reply_enters_neither_this_round_nor_the_next(engine: str, request: pytest.FixtureRequest) -> None:
+    """As if it had dropped out, though it trained; who comes after it in the same process has a deadline of its own."""
+    federate = request.getfixturevalue(engine)
+    late = federate("{kind: late, center: alta, rounds: [1], seconds: 1}", MAJORITY, DEADLINE)
     assert [f["reason"] for f in late.result["failures"]] == ["no answer before the deadline"]
-    dropped = federate_on_workers("{kind: dropout, center: alta, rounds: [1]}", MAJORITY)
+    dropped = federate("{kind: dropout, center: alta, rounds: [1]}", MAJORITY)
     assert outcome(late) == outcome(dropped)
 
 
@@ -142,9 +143,12 @@ def test_the_report_says_what_was_declared_and_what_failed(federate: Federate) -
 
 
 @pytest.mark.slow
-def test_a_hung_hospital_is_cut_at_the_deadline_and_does_not_keep_the_process(scenario: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_hung_hospital_is_cut_at_the_deadline_and_does_not_keep_the_process(
+    scenario: Path, tmp_path: Path, federate: Federate, workers: str
+) -> None:
     command = [str(Path(sys.executable).with_name("fedkvasir")), "run", str(scenario), TWO_ROUNDS, MAJORITY, DEADLINE]
-    command += ["faults=[{kind: hang, center: bergen, rounds: [1]}]", "--workers", "2", "--out", str(tmp_path)]
+    command += ["faults=[{kind: hang, center: bergen, rounds: [1]}]", "--workers", workers, "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     children: dict[int, Any] = {}
     try:
@@ -161,6 +165,7 @@ def test_a_hung_hospital_is_cut_at_the_deadline_and_does_not_keep_the_process(sc
     assert "round 1, bergen: no answer before the deadline" in said
     run = Run(next(tmp_path.iterdir()))
     assert (trained(run, 1), trained(run, 2)) == ({"alta", "cadiz"}, {"alta", "bergen", "cadiz"})
+    assert outcome(run) == outcome(federate("{kind: dropout, center: bergen, rounds: [1]}", MAJORITY))
 
 
 def test_too_few_hospitals_stop_the_run_with_its_last_round_kept(scenario: Path, tmp_path: Path) -> None:
