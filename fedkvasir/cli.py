@@ -395,9 +395,9 @@ def compare(
     Run folders whose scenarios differ only in the seed are one method; NAME=RUN,RUN gives a method a name.
     """
     from fedkvasir.console import Screen
+    from fedkvasir.methods import methods_of
     from fedkvasir.report.comparison import build_comparison, tables
     from fedkvasir.report.findings import find, long_csv
-    from fedkvasir.report.methods import methods_of
     from fedkvasir.report.tables import latex, markdown
 
     if format not in ("text", "markdown", "latex", "csv"):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from fedkvasir.console import Screen
 from fedkvasir.errors import RunFailed, UserError
+from fedkvasir.methods import Method, of_study
 from fedkvasir.plan import Plan, check_names
 from fedkvasir.points import cells
-from fedkvasir.report.methods import Method, of_study
 from fedkvasir.report.study import build_study
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Scenario

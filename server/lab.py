@@ -25,9 +25,9 @@ from fedkvasir.algorithms.base import arrays_of
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.evaluation.groups import ROLES
 from fedkvasir.evaluation.shared import is_paired
+from fedkvasir.methods import Method
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan
-from fedkvasir.report.methods import Method
 from fedkvasir.scenario import Scenario
 from fedkvasir.sites.check import clock_off, is_untrusted, why_not
 from fedkvasir.sites.federation import ServerKit

@@ -18,11 +18,11 @@ from fedkvasir.evaluation.comparison import compare, holm
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.ranking import Ranking, rank
 from fedkvasir.files import read_json, write_atomic
+from fedkvasir.methods import methods_of
 from fedkvasir.plan import NUMBERS
 from fedkvasir.report import charts
 from fedkvasir.report.comparison import tables
 from fedkvasir.report.findings import Findings, find, ranking_sentence
-from fedkvasir.report.methods import methods_of
 from fedkvasir.report.tables import MINUS, csv_text
 from fedkvasir.runs import Run
 from tests.conftest import Command

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from fedkvasir.errors import UserError
+from fedkvasir.methods import of_study
 from fedkvasir.plan import NUMBERS
 from fedkvasir.points import Point
-from fedkvasir.report.methods import of_study
 from fedkvasir.scenario import Range, load
 from fedkvasir.study import Changed, Line, Study
 from fedkvasir.sweep import changes_of, load_sweep, protocol_of, tried

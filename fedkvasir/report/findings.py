@@ -17,8 +17,8 @@ from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.protocol import headline, is_shared, task_of
 from fedkvasir.evaluation.ranking import Ranking, rank
 from fedkvasir.evaluation.shared import combine
+from fedkvasir.methods import SEEN, Method
 from fedkvasir.report.centers import TITLES
-from fedkvasir.report.methods import SEEN, Method
 from fedkvasir.report.tables import MINUS, p_value
 
 NUMBERS = {

@@ -17,13 +17,13 @@ from fedkvasir.data.catalog import Card
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import headline
 from fedkvasir.files import write_atomic
+from fedkvasir.methods import of_study
 from fedkvasir.metrics.segmentation import scored
 from fedkvasir.plan import Plan
 from fedkvasir.points import LOCAL, cautions, in_words
 from fedkvasir.report import TEMPLATES, comparison
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.findings import Findings, find, is_shown
-from fedkvasir.report.methods import of_study
 from fedkvasir.report.sections import ONE, RULES, cards, download, environment
 from fedkvasir.report.tables import Column, Row, Table, Value, bracket, three_decimals, without_empty
 from fedkvasir.report.tuning import importance_table, sentences, settings_table

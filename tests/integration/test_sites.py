@@ -26,9 +26,9 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from fedkvasir import wire
 from fedkvasir.deployment import run_on, study_on
 from fedkvasir.errors import RunFailed
+from fedkvasir.methods import of_study
 from fedkvasir.plan import make_plan
 from fedkvasir.report.findings import find
-from fedkvasir.report.methods import of_study
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from fedkvasir.simulation import Simulation, run_scenario

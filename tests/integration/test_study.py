@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fedkvasir.errors import UserError
-from fedkvasir.report.methods import methods_of, of_study
+from fedkvasir.methods import methods_of, of_study
 from fedkvasir.report.study import study_tables
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Scenario, load

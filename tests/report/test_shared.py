@@ -11,11 +11,11 @@ from fedkvasir.console import Screen
 from fedkvasir.evaluation.comparison import compare
 from fedkvasir.evaluation.groups import ROLES, STAYED
 from fedkvasir.evaluation.shared import compare_here, share
+from fedkvasir.methods import SEEN, Method, methods_of, of_study
 from fedkvasir.report import build_report
 from fedkvasir.report.centers import WITHHELD
 from fedkvasir.report.comparison import build_comparison
 from fedkvasir.report.findings import find
-from fedkvasir.report.methods import SEEN, Method, methods_of, of_study
 from fedkvasir.report.sections import run_tables
 from fedkvasir.report.study import answer, build_study, outcome_of
 from fedkvasir.report.tables import csv_text

@@ -20,11 +20,11 @@ from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.fairness import fairness
 from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.files import write_atomic
+from fedkvasir.methods import of_study
 from fedkvasir.plan import COLUMNS, Plan
 from fedkvasir.points import cells
 from fedkvasir.report import study as report
 from fedkvasir.report.findings import Findings
-from fedkvasir.report.methods import of_study
 from fedkvasir.report.study import SHARES, answer, build_study, outcome_of, study_tables
 from fedkvasir.report.tables import MINUS, csv_text, latex, markdown
 from fedkvasir.runs import Checkpoint, Run

@@ -15,9 +15,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.shared import compare_here
+from fedkvasir.methods import methods_of
 from fedkvasir.packing import pack
 from fedkvasir.plan import make_plan
-from fedkvasir.report.methods import methods_of
 from fedkvasir.scenario import Scenario, load
 from fedkvasir.sites.federation import Federation, ServerKit
 from fedkvasir.sites.kit import revoke, write_kits
