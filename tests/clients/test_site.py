@@ -38,7 +38,7 @@ from tests.clients.door import (
     said,
     table,
 )
-from tests.conftest import TINY, Miniatures
+from tests.conftest import REPOSITORY, TINY, Miniatures
 
 Settle = Callable[..., Door]
 
@@ -73,6 +73,12 @@ def simulated(door: Door, kind: str, folder: Path, states: dict[str, State] | No
 
 
 # ---- good messages
+
+
+def test_the_messages_are_those_of_the_docs() -> None:
+    rows = [line.split(" | ") for line in (REPOSITORY / "docs" / "code.md").read_text().splitlines()]
+    told = {row[0].strip("| `"): row[2].split(", ") for row in rows if len(row) == 4}
+    assert {kind: [*keys] for kind, keys in site.KEYS.items()} == {kind: told[kind] for kind in site.KEYS}
 
 
 @pytest.mark.parametrize("algorithm", ["fedavg", pytest.param("fedbn", marks=pytest.mark.slow), "scaffold"])
