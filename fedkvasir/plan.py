@@ -325,7 +325,8 @@ def make_plan(
     samples = held.samples if only is None else held.samples[held.samples["center"] == only].reset_index(drop=True)
     index = {name: number for number, name in enumerate(held.classes)}
     samples["target"] = [index.get(label, 0) for label in samples["label"]]
-    samples["store"] = [str(held.stores[root].folder) for root in samples["root"]]
+    places = samples[["dataset", "root"]].itertuples(index=False)
+    samples["store"] = [str(held.stores[dataset, root].folder) for dataset, root in places]
     columns = [*COLUMNS] if only is None else [*COLUMNS, "pixels_sha256"]
     if OFFICIAL in scenario.evaluation.scoring:
         columns.append("mask")

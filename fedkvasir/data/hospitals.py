@@ -41,14 +41,14 @@ class Hospitals:
 
     ``samples``: one row a sample: the catalog's columns, ``source`` (the scenario's center), ``center`` (hospital),
     ``role``, ``split`` (train, val, test), ``group`` (near-duplicates joined), ``label`` (of the scenario's label
-    space), ``root`` and ``row`` (place in the root's store), :data:`PIXEL_FACTS`.
+    space), ``root`` and ``row`` (place in the store), :data:`PIXEL_FACTS`.
     """
 
     samples: pd.DataFrame
     catalogs: dict[str, Catalog]
-    """By scenario center (by root in a survey)."""
-    stores: dict[str, Store]
-    """By root."""
+    """By scenario center (by dataset and root in a survey)."""
+    stores: dict[tuple[str, str], Store]
+    """By dataset and root: one folder may hold several datasets."""
     pairs: pd.DataFrame
     """Near-duplicates, see :func:`fedkvasir.data.audit.near_duplicates`; positions in ``samples``."""
     leaks: pd.DataFrame
@@ -66,14 +66,14 @@ class Hospitals:
     def picture(self, position: int) -> np.ndarray:
         """(S, S, 3) uint8 of the sample at this position."""
         sample = self.samples.iloc[position]
-        return np.asarray(self.stores[sample["root"]].images[sample["row"]])
+        return np.asarray(self.stores[sample["dataset"], sample["root"]].images[sample["row"]])
 
     def mask(self, position: int) -> np.ndarray | None:
         """(S, S) uint8, 0 = background; null where the sample has no mask and its absence says nothing."""
         sample = self.samples.iloc[position]
         if pd.isna(sample["area_px"]):
             return None
-        return np.asarray(self.stores[sample["root"]].masks[sample["row"]])
+        return np.asarray(self.stores[sample["dataset"], sample["root"]].masks[sample["row"]])
 
 
 def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress | None = None) -> Hospitals:
@@ -83,15 +83,16 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     """
     catalogs = _read_all(scenario, data_dir, progress)
     classes = () if _labelled(scenario) else _mask_classes(catalogs)
-    by_root = {str(catalog.root): catalog for catalog in catalogs.values()}
-    warnings = [f"{catalog.dataset}: {text}" for catalog in by_root.values() for text in catalog.warnings]
+    by_place = {(catalog.dataset, str(catalog.root)): catalog for catalog in catalogs.values()}
+    warnings = [f"{catalog.dataset}: {text}" for catalog in by_place.values() for text in catalog.warnings]
     parts = [_choose(scenario, name, catalog, warnings) for name, catalog in catalogs.items()]
     chosen = pd.concat(parts, ignore_index=True)
     _one_holder(scenario, chosen)
     size, skip = scenario.data.image_size, scenario.data.skip_unreadable
-    stores = {root: _open(catalog, size, skip, progress) for root, catalog in by_root.items()}
+    stores = {place: _open(catalog, size, skip, progress) for place, catalog in by_place.items()}
     samples = _with_pixels(chosen, stores, warnings)
-    thumbs = np.stack([stores[root].thumbs[row] for root, row in zip(samples["root"], samples["row"], strict=True)])
+    rows = samples[["dataset", "root", "row"]].itertuples(index=False)
+    thumbs = np.stack([stores[dataset, root].thumbs[row] for dataset, root, row in rows])
     pairs = _near_duplicates(thumbs, list(samples["pixels_sha256"]))
     samples["group"] = audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs)
     samples["position"] = range(len(samples))
@@ -130,11 +131,13 @@ def survey(roots: Sequence[Path], image_size: int, progress: Progress | None = N
         raise UserError(
             f"no dataset found under {', '.join(map(str, roots))}; `fedkvasir data list` names the known ones"
         )
-    catalogs = _told_apart({str(root): dataset.read(root) for dataset, root in found})
+    read = [dataset.read(root) for dataset, root in found]
+    catalogs = _told_apart({f"{catalog.dataset} {catalog.root}": catalog for catalog in read})
     warnings = [f"{catalog.dataset}: {text}" for catalog in catalogs.values() for text in catalog.warnings]
     stores, chosen = {}, list[pd.DataFrame]()
-    for root, catalog in catalogs.items():
-        stores[root] = _open(catalog, image_size, skip_unreadable=True, progress=progress)
+    for catalog in catalogs.values():
+        root = str(catalog.root)
+        stores[catalog.dataset, root] = _open(catalog, image_size, skip_unreadable=True, progress=progress)
         several = catalog.table["center"].nunique() > 1 or catalog.dataset == FOLDER
         named = [f"{catalog.dataset} {center}" if several else catalog.dataset for center in catalog.table["center"]]
         if any(set(named) & set(other["center"]) for other in chosen):
@@ -350,12 +353,13 @@ def _open(catalog: Catalog, image_size: int, skip_unreadable: bool, progress: Pr
     return open_store(catalog, image_size, skip_unreadable, watch)
 
 
-def _with_pixels(chosen: pd.DataFrame, stores: dict[str, Store], warnings: list[str]) -> pd.DataFrame:
+def _with_pixels(chosen: pd.DataFrame, stores: dict[tuple[str, str], Store], warnings: list[str]) -> pd.DataFrame:
     """``chosen`` with :data:`PIXEL_FACTS` out of the stores, unreadable samples left out and named."""
     parts = []
-    for root, own in chosen.groupby("root", sort=False):
-        facts = stores[str(root)].table.iloc[own["row"]][PIXEL_FACTS]
-        parts.append(own.assign(**{column: facts[column].to_numpy() for column in facts}))
+    for (dataset, root), own in chosen.groupby(["dataset", "root"], sort=False):
+        facts = stores[dataset, root].table.iloc[own["row"]]
+        assert facts["sample"].tolist() == own["sample"].tolist()  # else these are pixels of other samples
+        parts.append(own.assign(**{column: facts[column].to_numpy() for column in PIXEL_FACTS}))
     samples = pd.concat(parts, ignore_index=True)
     bad = samples[samples["error"].notna()]
     warnings += [

@@ -1,5 +1,7 @@
 """Hospitals out of datasets: what a scenario's centers take, what is left out and told, what is refused."""
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,25 @@ def test_folders_that_are_called_alike_are_hospitals_of_their_own(tmp_path: Path
     assert "images/images/0.jpg" in set(alone.samples["sample"])
     seen = survey([tmp_path], 32).samples["center"].value_counts()
     assert sorted(seen) == [6, 6] and all("images" in name for name in seen.index)
+
+
+def test_two_datasets_in_one_folder_keep_their_own_pictures(miniatures: Miniatures, tmp_path: Path) -> None:
+    """As two archives lie that were unpacked side by side."""
+    for name in ("bkai-neopolyp", "pranet"):
+        shutil.copytree(miniatures(name), tmp_path, dirs_exist_ok=True)
+    centers = {
+        "hanoi": {"dataset": "bkai-neopolyp", "root": str(tmp_path)},
+        "baerum": {"dataset": "pranet", "center": "kvasir", "root": str(tmp_path), "role": "holdout"},
+    }
+    held, seen = gather(scenario(centers)), survey([tmp_path], 32)
+    assert set(seen.samples["dataset"]) >= {"bkai-neopolyp", "pranet"}
+    for samples in (held.samples, seen.samples):
+        for sample in samples.itertuples():
+            with Image.open(tmp_path / sample.image) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            assert sample.pixels_sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
+    plan = make_plan(scenario(centers)).samples
+    assert plan.groupby("dataset")["store"].nunique().tolist() == [1, 1] and plan["store"].nunique() == 2
 
 
 def test_one_folder_under_two_names_is_no_two_hospitals(tmp_path: Path) -> None:
