@@ -31,7 +31,8 @@ Progress = Callable[[str, int, int], None]
 """(what, done, total)"""
 
 FOLDER = "folder"
-"""The dataset of a user's own: its root's name says nothing of what is in it."""
+OWN = (FOLDER, "supervisely")
+"""Datasets of a user's own: what their files and patients are called says nothing of where they come from."""
 PIXEL_FACTS = ["width", "height", "area_px", "pixels_sha256", "mask_sha256", "phash", "error"]
 
 
@@ -236,22 +237,27 @@ def _read_all(scenario: Scenario, data_dir: Path | None, progress: Progress | No
 
 
 def _told_apart(catalogs: dict[str, Catalog]) -> dict[str, Catalog]:
-    """Of a user's own folders that are called alike, samples and groups get in front the name that the folder first
+    """Of a user's own datasets whose samples begin alike, samples and groups get in front the name that the root first
     comes under: their files and patients may be called alike as well."""
-    first: dict[Path, str] = {}
+    first: dict[tuple[str, Path], str] = {}
+    beginnings = Counter[str]()
     for name, catalog in catalogs.items():
-        if catalog.dataset == FOLDER:
-            first.setdefault(catalog.root.resolve(), name)
-    called = Counter(root.name for root in first)
+        place = catalog.dataset, catalog.root.resolve()
+        if catalog.dataset in OWN and place not in first:
+            first[place] = name
+            beginnings[_beginning(catalog)] += 1
     found = {}
     for name, catalog in catalogs.items():
-        root = catalog.root.resolve()
-        if catalog.dataset == FOLDER and called[root.name] > 1:
-            table, front = catalog.table, f"{first[root]}/"
+        if catalog.dataset in OWN and beginnings[_beginning(catalog)] > 1:
+            table, front = catalog.table, f"{first[catalog.dataset, catalog.root.resolve()]}/"
             groups = [group and front + group for group in table["group"]]
             catalog = replace(catalog, table=table.assign(sample=front + table["sample"], group=groups))
         found[name] = catalog
     return found
+
+
+def _beginning(catalog: Catalog) -> str:
+    return str(catalog.table["sample"].iloc[0]).partition("/")[0]
 
 
 def options_of(scenario: Scenario, name: str) -> dict[str, Any]:

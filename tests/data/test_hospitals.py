@@ -1,6 +1,7 @@
 """Hospitals out of datasets: what a scenario's centers take, what is left out and told, what is refused."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -157,6 +158,51 @@ def test_folders_that_are_called_alike_are_hospitals_of_their_own(tmp_path: Path
     assert "images/images/0.jpg" in set(alone.samples["sample"])
     seen = survey([tmp_path], 32).samples["center"].value_counts()
     assert sorted(seen) == [6, 6] and all("images" in name for name in seen.index)
+
+
+def test_links_called_alike_lead_to_hospitals_of_their_own(tmp_path: Path) -> None:
+    for seed, name in enumerate(("oslo", "bergen")):
+        root = pictures(tmp_path / "disk" / name, [f"{n}" for n in range(6)], seed)
+        rows = [f"images/{n}.jpg,masks/{n}.jpg,patient-{n // 2}" for n in range(6)]
+        (root / "samples.csv").write_text("\n".join(["image,mask,group", *rows]))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").symlink_to(root)
+    centers = {
+        name: {"dataset": "folder", "root": str(tmp_path / name / "data"), "role": role}
+        for name, role in (("oslo", "train"), ("bergen", "holdout"))
+    }
+    held = gather(scenario(centers))
+    assert held.leaks.empty and held.samples["group"].nunique() == 6
+    assert {"oslo/images/0.jpg", "bergen/images/0.jpg"} <= set(held.samples["sample"])
+
+
+def test_projects_whose_patients_are_numbered_alike_are_hospitals_of_their_own(
+    miniatures: Miniatures, tmp_path: Path
+) -> None:
+    """Two exports of Supervisely; in both the patients are 0 to 5."""
+    polyps = sorted((miniatures("supervisely") / "segmented-images" / "img").iterdir())
+    for number, name in enumerate(("bergen", "cadiz")):
+        root = tmp_path / name
+        for part in ("img", "ann"):
+            (root / "ward" / part).mkdir(parents=True)
+        shutil.copy(miniatures("supervisely") / "meta.json", root)
+        for place, image in enumerate(polyps[6 * number : 6 * number + 6]):
+            shutil.copy(image, root / "ward" / "img" / f"{place}.jpg")
+            annotation = json.loads((image.parents[1] / "ann" / f"{image.name}.json").read_text())
+            annotation["tags"] = [{"name": "patient", "value": str(place)}]
+            (root / "ward" / "ann" / f"{place}.jpg.json").write_text(json.dumps(annotation))
+    cadiz = {"dataset": "supervisely", "root": str(tmp_path / "cadiz"), "role": "holdout"}
+    held = gather(scenario({"bergen": {"dataset": "supervisely", "root": str(tmp_path / "bergen")}, "cadiz": cadiz}))
+    assert held.leaks.empty and held.samples["group"].nunique() == 12
+    assert "cadiz/supervisely/ward/0.jpg" in set(held.samples["sample"])
+
+
+def test_a_folder_is_the_same_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pictures(tmp_path / "ward", [f"{n}" for n in range(6)])
+    (root / "samples.csv").write_text("\n".join(["image,mask", *(f"images/{n}.jpg,masks/{n}.jpg" for n in range(6))]))
+    named = make_plan(scenario({"ours": {"dataset": "folder"}}), root)
+    monkeypatch.chdir(root)
+    assert make_plan(scenario({"ours": {"dataset": "folder"}}), Path()).hash == named.hash
 
 
 def test_two_datasets_in_one_folder_keep_their_own_pictures(miniatures: Miniatures, tmp_path: Path) -> None:
