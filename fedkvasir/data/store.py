@@ -26,7 +26,7 @@ from fedkvasir.data.fingerprint import fingerprint, perceptual_hash
 from fedkvasir.errors import UserError
 from fedkvasir.files import atomic_folder, lock
 
-VERSION = "5"
+VERSION = "6"
 BATCH = 256
 """Samples decoded from one file at a time: bounds the memory that a video or a file of patches takes."""
 FACTS = ("width", "height", "area_px", "labels", "pixels_sha256", "mask_sha256", "phash")
