@@ -50,8 +50,9 @@ class Plan:
     """Everything a run needs to know; the same on every machine but for ``store``, ``mask`` and ``device``.
 
     ``samples``: one row a sample with :data:`COLUMNS`, sorted by center, split, sample; ``target`` is the class index,
-    ``store`` a folder, ``row`` the place in it, ``width`` and ``height`` the native size in pixels. Where the scenario
-    asks for scoring ``endocv2021-official`` there is ``mask`` as well: the picture file, or an empty text.
+    ``store`` a folder, ``row`` the place in it, ``width`` and ``height`` the native size in pixels. Where it was made
+    from the images there is ``pixels_sha256`` as well, and where the scenario asks for scoring ``endocv2021-official``
+    ``mask``: the picture file, or an empty text.
     """
 
     scenario: Scenario
@@ -309,8 +310,7 @@ def make_plan(
 ) -> Plan:
     """Check names, read catalogs, build stores, form groups, split, audit.
 
-    only: a hospital of which there is to be a plan without the others, made from its own images alone; its samples come
-    with ``pixels_sha256``.
+    only: a hospital of which there is to be a plan without the others, made from its own images alone.
     Raises UserError at the first thing wrong; every check that needs no pixel comes before the first pixel is read.
     """
     from fedkvasir.batch_size import fix_batch_size
@@ -327,7 +327,7 @@ def make_plan(
     samples["target"] = [index.get(label, 0) for label in samples["label"]]
     places = samples[["dataset", "root"]].itertuples(index=False)
     samples["store"] = [str(held.stores[dataset, root].folder) for dataset, root in places]
-    columns = [*COLUMNS] if only is None else [*COLUMNS, "pixels_sha256"]
+    columns = [*COLUMNS, "pixels_sha256"]
     if OFFICIAL in scenario.evaluation.scoring:
         columns.append("mask")
         samples["mask"] = [
@@ -488,7 +488,13 @@ def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
                 f"{UNCHECKED}model.weights: what {source} was trained on is not known; it may be tested here"
             )
             continue
-        here = {held.groups[sample] for sample in trained["sample"] if sample in held.groups}
+        if "pixels_sha256" not in trained:  # a plan from before it was kept
+            warnings.append(
+                f"{UNCHECKED}model.weights: the plan of {source} is of an older fedkvasir and knows names alone; "
+                "whether its pictures are tested here under other names was not looked for"
+            )
+        known = {*trained["sample"], *trained.get("pixels_sha256", ())}
+        here = {held.groups[picture] for picture in known & held.groups.keys()}
         again = test.isin(here | {*trained["group"]}).sum()
         if not again:
             continue

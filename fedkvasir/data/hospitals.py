@@ -57,7 +57,8 @@ class Hospitals:
     classes: tuple[str, ...]
     warnings: tuple[str, ...]
     groups: dict[str, str] = field(default_factory=dict)
-    """Of every sample, those included that are left out of training because they are tested on."""
+    """Of every sample and of every ``pixels_sha256``, those included that are left out of training because they are
+    tested on."""
 
     @property
     def rendered(self) -> bool:
@@ -108,7 +109,8 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
             for name, center in scenario.data.centers.items()
         ]
         samples = pd.concat(cut)
-    groups = dict(zip(samples["sample"], samples["group"], strict=True))
+    pictures = [*samples["sample"], *samples["pixels_sha256"]]
+    groups = dict(zip(pictures, [*samples["group"]] * 2, strict=True))
     if scenario.data.audit == "drop":
         samples = _without_test(samples, warnings)
     samples = _without_trained(samples, scenario.data.audit, warnings)
