@@ -16,7 +16,7 @@ import pandas as pd
 from fedkvasir import scenario as scenarios
 from fedkvasir.data.datasets import DATASETS, find_dataset
 from fedkvasir.data.formats import picture
-from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, unfound, unlearnt
+from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, spelt_alike, unfound, unlearnt
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
@@ -336,6 +336,11 @@ def make_plan(
             else ""
             for root, mask in zip(samples["root"], samples["mask"], strict=True)
         ]
+    warnings = [*held.warnings, *leaks]
+    if only is None:
+        warnings += [*unlearnt(scenario, samples), *unfound(scenario, samples)]
+    if only is None and scenario.task == "classification":
+        warnings += spelt_alike(samples.groupby("source")["label"].unique())
     listed = samples[["sample", "pixels_sha256", "mask_sha256"]].agg(" ".join, axis=1).groupby(samples["center"])
     plan = Plan(
         scenario,
@@ -345,7 +350,7 @@ def make_plan(
         {str(center): hashlib.sha256("\n".join(lines).encode()).hexdigest() for center, lines in listed},
         device,
         precision_on(device, scenario.training.amp),
-        (*held.warnings, *leaks, *(() if only else (*unlearnt(scenario, samples), *unfound(scenario, samples)))),
+        tuple(warnings),
         held.rendered,
     )
     if only:

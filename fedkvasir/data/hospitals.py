@@ -5,8 +5,9 @@ Reading, choosing and naming come first, so that a user's mistake shows before a
 
 import hashlib
 import inspect
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -212,6 +213,20 @@ def unlearnt(scenario: Scenario, samples: pd.DataFrame) -> list[str]:
         f"{center}: {len(own)} of its {(tested['center'] == center).sum()} test images show classes that no hospital "
         f"trains, {', '.join(sorted(own['label'].unique())[:5])}{translate}"
         for center, own in odd.groupby("center")
+    ]
+
+
+def spelt_alike(classes: Mapping[str, Iterable[str]]) -> list[str]:
+    """A warning for classes that differ in capitals, spaces, "_" and "-" alone; classes: those of every center."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for center, names in classes.items():
+        for name in names:
+            found.setdefault(re.sub(r"[\s_-]+", "-", name.casefold()), {}).setdefault(name, []).append(center)
+    alike = [[f"{name} ({', '.join(at[:3])})" for name, at in sorted(names.items())] for names in found.values()]
+    return [
+        f"{' and '.join(names)} are different classes by their spelling alone; write them alike if they are one"
+        for names in alike
+        if len(names) > 1
     ]
 
 

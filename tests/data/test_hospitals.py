@@ -129,6 +129,19 @@ def test_classes_that_nobody_trains_are_told(miniatures: Miniatures) -> None:
     assert not any("no hospital trains" in text for text in make_plan(parse(raw, "test")).warnings)
 
 
+def test_classes_that_are_spelt_in_two_ways_are_told(tmp_path: Path) -> None:
+    centers = {}
+    for seed, (name, classes) in enumerate({"a": ("Z_Line", "polyp"), "b": ("z-line", "polyp")}.items()):
+        root = pictures(tmp_path / name, [f"{n}" for n in range(12)], seed)
+        rows = [f"images/{n}.jpg,{classes[n % 2]}" for n in range(12)]
+        (root / "samples.csv").write_text("\n".join(["image,label", *rows]))
+        centers[name] = {"dataset": "folder", "root": str(root)}
+    task = {"task": "classification", "model": {"name": "resnet18"}}
+    plan = make_plan(parse({"name": "t", "data": {"image_size": 32, "centers": centers}, **task}, "test"))
+    told = "Z_Line (a) and z-line (b) are different classes by their spelling alone; write them alike if they are one"
+    assert [text for text in plan.warnings if "spelling" in text] == [told]
+
+
 def test_a_holdout_says_that_its_split_has_no_say(kvasir: Path) -> None:
     there = pictures(kvasir.parent / "there", [f"{n}" for n in range(8)], seed=2)
     rows = [f"images/{n}.jpg,masks/{n}.jpg" for n in range(8)]
