@@ -138,6 +138,9 @@ class Screen:
             rows.append(Row(str(center), row["role"], (row["role"], *(number or math.nan for number in numbers))))
         columns = map(Column, ("role", "train", "val", "test", "groups", "steps a round"))
         self._table(ReportTable("", tuple(columns), tuple(rows), head="center"))
+        if scenario.task == "classification":
+            counts = ", ".join(f"{name} {count}" for name, count in plan.class_counts.items())
+            self.console.print(f"training images of each class: {escape(counts)}")
         encoder = f", {scenario.model.encoder}" if scenario.model.encoder else ""
         self.console.print(
             f"{scenario.algorithm.name}, {scenario.federation.rounds} rounds of {scenario.training.epochs} local "

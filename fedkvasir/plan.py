@@ -16,7 +16,7 @@ import pandas as pd
 from fedkvasir import scenario as scenarios
 from fedkvasir.data.datasets import DATASETS, find_dataset
 from fedkvasir.data.formats import picture
-from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, unfound, unlearnt
+from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, spelt_alike, unfound, unlearnt
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
@@ -49,8 +49,9 @@ class Plan:
     """Everything a run needs to know; the same on every machine but for ``store``, ``mask`` and ``device``.
 
     ``samples``: one row a sample with :data:`COLUMNS`, sorted by center, split, sample; ``target`` is the class index,
-    ``store`` a folder, ``row`` the place in it, ``width`` and ``height`` the native size in pixels. Where the scenario
-    asks for scoring ``endocv2021-official`` there is ``mask`` as well: the picture file, or an empty text.
+    ``store`` a folder, ``row`` the place in it, ``width`` and ``height`` the native size in pixels. Where it was made
+    from the images there is ``pixels_sha256`` as well, and where the scenario asks for scoring ``endocv2021-official``
+    ``mask``: the picture file, or an empty text.
     """
 
     scenario: Scenario
@@ -323,8 +324,7 @@ def make_plan(
 ) -> Plan:
     """Check names, read catalogs, build stores, form groups, split, audit.
 
-    only: a hospital of which there is to be a plan without the others, made from its own images alone; its samples come
-    with ``pixels_sha256``.
+    only: a hospital of which there is to be a plan without the others, made from its own images alone.
     Raises UserError at the first thing wrong; every check that needs no pixel comes before the first pixel is read.
     """
     from fedkvasir.batch_size import fix_batch_size
@@ -339,8 +339,9 @@ def make_plan(
     samples = held.samples if only is None else held.samples[held.samples["center"] == only].reset_index(drop=True)
     index = {name: number for number, name in enumerate(held.classes)}
     samples["target"] = [index.get(label, 0) for label in samples["label"]]
-    samples["store"] = [str(held.stores[root].folder) for root in samples["root"]]
-    columns = [*COLUMNS] if only is None else [*COLUMNS, "pixels_sha256"]
+    places = samples[["dataset", "root"]].itertuples(index=False)
+    samples["store"] = [str(held.stores[dataset, root].folder) for dataset, root in places]
+    columns = [*COLUMNS, "pixels_sha256"]
     if OFFICIAL in scenario.evaluation.scoring:
         columns.append("mask")
         samples["mask"] = [
@@ -349,6 +350,11 @@ def make_plan(
             else ""
             for root, mask in zip(samples["root"], samples["mask"], strict=True)
         ]
+    warnings = [*held.warnings, *leaks]
+    if only is None:
+        warnings += [*unlearnt(scenario, samples), *unfound(scenario, samples)]
+    if only is None and scenario.task == "classification":
+        warnings += spelt_alike(samples.groupby("source")["label"].unique())
     listed = samples[["sample", "pixels_sha256", "mask_sha256"]].agg(" ".join, axis=1).groupby(samples["center"])
     plan = Plan(
         scenario,
@@ -358,7 +364,7 @@ def make_plan(
         {str(center): hashlib.sha256("\n".join(lines).encode()).hexdigest() for center, lines in listed},
         device,
         precision_on(device, scenario.training.amp),
-        (*held.warnings, *leaks, *(() if only else (*unlearnt(scenario, samples), *unfound(scenario, samples)))),
+        tuple(warnings),
         held.rendered,
     )
     if only:
@@ -501,7 +507,13 @@ def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
                 f"{UNCHECKED}model.weights: what {source} was trained on is not known; it may be tested here"
             )
             continue
-        here = {held.groups[sample] for sample in trained["sample"] if sample in held.groups}
+        if "pixels_sha256" not in trained:  # a plan from before it was kept
+            warnings.append(
+                f"{UNCHECKED}model.weights: the plan of {source} is of an older fedkvasir and knows names alone; "
+                "whether its pictures are tested here under other names was not looked for"
+            )
+        known = {*trained["sample"], *trained.get("pixels_sha256", ())}
+        here = {held.groups[picture] for picture in known & held.groups.keys()}
         again = test.isin(here | {*trained["group"]}).sum()
         if not again:
             continue

@@ -126,6 +126,12 @@ class Center(_Frozen):
     root: str | None = None
     """This center's own copy of the dataset (for `dataset: folder`, say)."""
 
+    def hospitals(self, name: str) -> list[str]:
+        """Those that train of a center of this name: itself, what it is cut into, or none."""
+        if self.role != "train":
+            return []
+        return [f"{name}-{n + 1}" for n in range(len(self.partition.weights))] if self.partition else [name]
+
 
 class Data(_Frozen):
     centers: Annotated[dict[CenterName, Center], Field(min_length=1)]
@@ -149,14 +155,7 @@ class Data(_Frozen):
     @property
     def hospitals(self) -> dict[str, str]:
         """Hospitals that train -> the center that each is, or is cut from."""
-        return {
-            hospital: name
-            for name, center in self.centers.items()
-            if center.role == "train"
-            for hospital in (
-                [f"{name}-{n + 1}" for n in range(len(center.partition.weights))] if center.partition else [name]
-            )
-        }
+        return {hospital: name for name, center in self.centers.items() for hospital in center.hospitals(name)}
 
     @property
     def holdouts(self) -> list[str]:
@@ -482,6 +481,12 @@ class Scenario(_Frozen):
             raise ValueError("data.centers: no center has role train")
         if taken := next((name for name in WHOLE if name in self.data.centers), None):
             raise ValueError(f"data.centers: {taken} is what federation.train says of all hospitals; rename the center")
+        for name, center in self.data.centers.items():
+            if clash := next((own for own in center.hospitals(name) if own != name and own in self.data.centers), None):
+                raise ValueError(
+                    f"data.centers.{name}: its partition makes a hospital {clash}, and another center is called "
+                    f"{clash}; rename one of the two centers"
+                )
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from fedkvasir.console import Screen, center_table, table_text
+from fedkvasir.estimate import Estimate as Cost
 from fedkvasir.report.centers import uncertainty
 from fedkvasir.report.tables import Column, Estimate, Row, Table
 from fedkvasir.runs import Run
@@ -48,6 +49,13 @@ def test_weights_are_named_by_whether_they_are_the_best_or_the_last(
             patch.setattr(Run, "result", facts)
             screen_of(300).result(run)
         assert f"\nweights sha256 {said}\n" in re.sub(r" +\n", "\n", capsys.readouterr().out)
+
+
+def test_the_plan_of_a_classification_names_the_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan("classification")
+    screen_of(300).plan(plan, Cost(parameters=1, workers=1, step_s=1, total_s=1, worker_mib=1))
+    counts = ", ".join(f"{name} {plan.class_counts[name]}" for name in plan.classes)
+    assert f"\ntraining images of each class: {counts}\n" in re.sub(r" +\n", "\n", capsys.readouterr().out)
 
 
 def test_into_a_file_a_table_is_as_wide_as_it_is(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         ("federation.quorum=2", "federation.quorum = 2"),
         ("evaluation.select=best-on-test", "evaluation.select = 'best-on-test'"),
         ("data.centers.alta.partition={kind: quantity}", "kind quantity takes shares"),
+        (
+            "data.centers={alta: {dataset: folder, partition: {kind: iid, parts: 2}}, alta-1: {dataset: folder}}",
+            "data.centers.alta: its partition makes a hospital alta-1, and another center is called alta-1; rename one",
+        ),
+        (
+            "data.centers={a-1: {dataset: x, role: holdout}, a: {dataset: x, partition: {kind: iid, parts: 2}}}",
+            "data.centers.a: its partition makes a hospital a-1, and another center is called a-1",
+        ),
         ("faults=[{kind: dropuot}]", "(did you mean 'dropout'?)"),
         ("faults=[{kind: dropout, centre: alta}]", "unknown key faults.0.centre (did you mean 'center'?)"),
         ("faults=[{kind: dropout, factor: 2}]", "faults.0: kind dropout takes no key of its own, here: factor"),

@@ -5,8 +5,9 @@ Reading, choosing and naming come first, so that a user's mistake shows before a
 
 import hashlib
 import inspect
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,8 @@ Progress = Callable[[str, int, int], None]
 """(what, done, total)"""
 
 FOLDER = "folder"
-"""The dataset of a user's own: its root's name says nothing of what is in it."""
+OWN = (FOLDER, "supervisely")
+"""Datasets of a user's own: what their files and patients are called says nothing of where they come from."""
 PIXEL_FACTS = ["width", "height", "area_px", "pixels_sha256", "mask_sha256", "phash", "error"]
 
 
@@ -41,14 +43,14 @@ class Hospitals:
 
     ``samples``: one row a sample: the catalog's columns, ``source`` (the scenario's center), ``center`` (hospital),
     ``role``, ``split`` (train, val, test), ``group`` (near-duplicates joined), ``label`` (of the scenario's label
-    space), ``root`` and ``row`` (place in the root's store), :data:`PIXEL_FACTS`.
+    space), ``root`` and ``row`` (place in the store), :data:`PIXEL_FACTS`.
     """
 
     samples: pd.DataFrame
     catalogs: dict[str, Catalog]
-    """By scenario center (by root in a survey)."""
-    stores: dict[str, Store]
-    """By root."""
+    """By scenario center (by dataset and root in a survey)."""
+    stores: dict[tuple[str, str], Store]
+    """By dataset and root: one folder may hold several datasets."""
     pairs: pd.DataFrame
     """Near-duplicates, see :func:`fedkvasir.data.audit.near_duplicates`; positions in ``samples``."""
     leaks: pd.DataFrame
@@ -56,7 +58,8 @@ class Hospitals:
     classes: tuple[str, ...]
     warnings: tuple[str, ...]
     groups: dict[str, str] = field(default_factory=dict)
-    """Of every sample, those included that are left out of training because they are tested on."""
+    """Of every sample and of every ``pixels_sha256``, those included that are left out of training because they are
+    tested on."""
 
     @property
     def rendered(self) -> bool:
@@ -66,14 +69,14 @@ class Hospitals:
     def picture(self, position: int) -> np.ndarray:
         """(S, S, 3) uint8 of the sample at this position."""
         sample = self.samples.iloc[position]
-        return np.asarray(self.stores[sample["root"]].images[sample["row"]])
+        return np.asarray(self.stores[sample["dataset"], sample["root"]].images[sample["row"]])
 
     def mask(self, position: int) -> np.ndarray | None:
         """(S, S) uint8, 0 = background; null where the sample has no mask and its absence says nothing."""
         sample = self.samples.iloc[position]
         if pd.isna(sample["area_px"]):
             return None
-        return np.asarray(self.stores[sample["root"]].masks[sample["row"]])
+        return np.asarray(self.stores[sample["dataset"], sample["root"]].masks[sample["row"]])
 
 
 def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress | None = None) -> Hospitals:
@@ -83,15 +86,16 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     """
     catalogs = _read_all(scenario, data_dir, progress)
     classes = () if _labelled(scenario) else _mask_classes(catalogs)
-    by_root = {str(catalog.root): catalog for catalog in catalogs.values()}
-    warnings = [f"{catalog.dataset}: {text}" for catalog in by_root.values() for text in catalog.warnings]
+    by_place = {(catalog.dataset, str(catalog.root)): catalog for catalog in catalogs.values()}
+    warnings = [f"{catalog.dataset}: {text}" for catalog in by_place.values() for text in catalog.warnings]
     parts = [_choose(scenario, name, catalog, warnings) for name, catalog in catalogs.items()]
     chosen = pd.concat(parts, ignore_index=True)
     _one_holder(scenario, chosen)
     size, skip = scenario.data.image_size, scenario.data.skip_unreadable
-    stores = {root: _open(catalog, size, skip, progress) for root, catalog in by_root.items()}
+    stores = {place: _open(catalog, size, skip, progress) for place, catalog in by_place.items()}
     samples = _with_pixels(chosen, stores, warnings)
-    thumbs = np.stack([stores[root].thumbs[row] for root, row in zip(samples["root"], samples["row"], strict=True)])
+    rows = samples[["dataset", "root", "row"]].itertuples(index=False)
+    thumbs = np.stack([stores[dataset, root].thumbs[row] for dataset, root, row in rows])
     pairs = _near_duplicates(thumbs, list(samples["pixels_sha256"]))
     samples["group"] = audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs)
     samples["position"] = range(len(samples))
@@ -106,7 +110,8 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
             for name, center in scenario.data.centers.items()
         ]
         samples = pd.concat(cut)
-    groups = dict(zip(samples["sample"], samples["group"], strict=True))
+    pictures = [*samples["sample"], *samples["pixels_sha256"]]
+    groups = dict(zip(pictures, [*samples["group"]] * 2, strict=True))
     if scenario.data.audit == "drop":
         samples = _without_test(samples, warnings)
     samples = _without_trained(samples, scenario.data.audit, warnings)
@@ -130,11 +135,13 @@ def survey(roots: Sequence[Path], image_size: int, progress: Progress | None = N
         raise UserError(
             f"no dataset found under {', '.join(map(str, roots))}; `fedkvasir data list` names the known ones"
         )
-    catalogs = _told_apart({str(root): dataset.read(root) for dataset, root in found})
+    read = [dataset.read(root) for dataset, root in found]
+    catalogs = _told_apart({f"{catalog.dataset} {catalog.root}": catalog for catalog in read})
     warnings = [f"{catalog.dataset}: {text}" for catalog in catalogs.values() for text in catalog.warnings]
     stores, chosen = {}, list[pd.DataFrame]()
-    for root, catalog in catalogs.items():
-        stores[root] = _open(catalog, image_size, skip_unreadable=True, progress=progress)
+    for catalog in catalogs.values():
+        root = str(catalog.root)
+        stores[catalog.dataset, root] = _open(catalog, image_size, skip_unreadable=True, progress=progress)
         several = catalog.table["center"].nunique() > 1 or catalog.dataset == FOLDER
         named = [f"{catalog.dataset} {center}" if several else catalog.dataset for center in catalog.table["center"]]
         if any(set(named) & set(other["center"]) for other in chosen):
@@ -209,6 +216,20 @@ def unlearnt(scenario: Scenario, samples: pd.DataFrame) -> list[str]:
     ]
 
 
+def spelt_alike(classes: Mapping[str, Iterable[str]]) -> list[str]:
+    """A warning for classes that differ in capitals, spaces, "_" and "-" alone; classes: those of every center."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for center, names in classes.items():
+        for name in names:
+            found.setdefault(re.sub(r"[\s_-]+", "-", name.casefold()), {}).setdefault(name, []).append(center)
+    alike = [[f"{name} ({', '.join(at[:3])})" for name, at in sorted(names.items())] for names in found.values()]
+    return [
+        f"{' and '.join(names)} are different classes by their spelling alone; write them alike if they are one"
+        for names in alike
+        if len(names) > 1
+    ]
+
+
 def _labelled(scenario: Scenario) -> bool:
     return scenario.task == "classification"
 
@@ -233,22 +254,27 @@ def _read_all(scenario: Scenario, data_dir: Path | None, progress: Progress | No
 
 
 def _told_apart(catalogs: dict[str, Catalog]) -> dict[str, Catalog]:
-    """Of a user's own folders that are called alike, samples and groups get in front the name that the folder first
+    """Of a user's own datasets whose samples begin alike, samples and groups get in front the name that the root first
     comes under: their files and patients may be called alike as well."""
-    first: dict[Path, str] = {}
+    first: dict[tuple[str, Path], str] = {}
+    beginnings = Counter[str]()
     for name, catalog in catalogs.items():
-        if catalog.dataset == FOLDER:
-            first.setdefault(catalog.root.resolve(), name)
-    called = Counter(root.name for root in first)
+        place = catalog.dataset, catalog.root.resolve()
+        if catalog.dataset in OWN and place not in first:
+            first[place] = name
+            beginnings[_beginning(catalog)] += 1
     found = {}
     for name, catalog in catalogs.items():
-        root = catalog.root.resolve()
-        if catalog.dataset == FOLDER and called[root.name] > 1:
-            table, front = catalog.table, f"{first[root]}/"
+        if catalog.dataset in OWN and beginnings[_beginning(catalog)] > 1:
+            table, front = catalog.table, f"{first[catalog.dataset, catalog.root.resolve()]}/"
             groups = [group and front + group for group in table["group"]]
             catalog = replace(catalog, table=table.assign(sample=front + table["sample"], group=groups))
         found[name] = catalog
     return found
+
+
+def _beginning(catalog: Catalog) -> str:
+    return str(catalog.table["sample"].iloc[0]).partition("/")[0]
 
 
 def options_of(scenario: Scenario, name: str) -> dict[str, Any]:
@@ -350,12 +376,13 @@ def _open(catalog: Catalog, image_size: int, skip_unreadable: bool, progress: Pr
     return open_store(catalog, image_size, skip_unreadable, watch)
 
 
-def _with_pixels(chosen: pd.DataFrame, stores: dict[str, Store], warnings: list[str]) -> pd.DataFrame:
+def _with_pixels(chosen: pd.DataFrame, stores: dict[tuple[str, str], Store], warnings: list[str]) -> pd.DataFrame:
     """``chosen`` with :data:`PIXEL_FACTS` out of the stores, unreadable samples left out and named."""
     parts = []
-    for root, own in chosen.groupby("root", sort=False):
-        facts = stores[str(root)].table.iloc[own["row"]][PIXEL_FACTS]
-        parts.append(own.assign(**{column: facts[column].to_numpy() for column in facts}))
+    for (dataset, root), own in chosen.groupby(["dataset", "root"], sort=False):
+        facts = stores[dataset, root].table.iloc[own["row"]]
+        assert facts["sample"].tolist() == own["sample"].tolist()  # else these are pixels of other samples
+        parts.append(own.assign(**{column: facts[column].to_numpy() for column in PIXEL_FACTS}))
     samples = pd.concat(parts, ignore_index=True)
     bad = samples[samples["error"].notna()]
     warnings += [

@@ -103,11 +103,12 @@ def thaw(path: Path, samples: pd.DataFrame, centers: Mapping[str, Center], warni
     """``samples`` with ``center`` and ``split`` as frozen; what the file does not list is left out, counted. Groups of
     the file that are one by now are joined.
 
-    Raises UserError where a frozen sample is missing, belongs to another center, or is another picture now.
+    Raises UserError where a frozen sample is missing, belongs to another center, is at a hospital that the scenario
+    does not have, or is another picture now.
     """
     here = f"data.split_file {path}"
     try:
-        frozen = read_csv(path, dtype=str)
+        frozen = read_csv(path, dtype=str, keep_default_na=False, na_values=[""])  # a hospital may be called null
     except FileNotFoundError as error:
         raise UserError(f"{here} does not exist; `fedkvasir data split SCENARIO --freeze FILE` writes one") from error
     except (ValueError, OSError) as error:
@@ -135,6 +136,14 @@ def thaw(path: Path, samples: pd.DataFrame, centers: Mapping[str, Center], warni
     ):
         if wrong.any():
             raise UserError(f"{here}: {both['sample'][wrong].iloc[0]} {why} ({wrong.sum()} like it)")
+    for row in both[["sample", "source", "center", "split"]].itertuples():
+        # Of a center that is cut the common test set stays with its own name.
+        known = dict.fromkeys(centers[row.source].hospitals(row.source) + [row.source] * (row.split == "test"))
+        if row.center not in known:
+            at = "no hospital" if pd.isna(row.center) else row.center
+            raise UserError(
+                f"{here}: {row.sample} ({row.split}) is at {at}; the column center must say {' or '.join(known)}"
+            )
     if len(both) < len(samples):
         warnings.append(f"{len(samples) - len(both)} images are not in {path} and left out")
     return both.drop(columns=["source_frozen", "pixels_sha256_frozen", "group_frozen"])

@@ -1,7 +1,8 @@
 """The store: every image decoded and resized once, memory-mapped, shared by every process of the machine.
 
 A store belongs to one dataset root and one image size. Its folder is named by content (listing, file sizes and times),
-so a changed file means another store. It is built under a temporary name and renamed: it is whole or it is not there.
+so a changed file means another store; the one before stays, as others may be reading it. It is built under a temporary
+name and renamed: it is whole or it is not there.
 """
 
 import errno
@@ -26,7 +27,7 @@ from fedkvasir.data.fingerprint import fingerprint, perceptual_hash
 from fedkvasir.errors import UserError
 from fedkvasir.files import atomic_folder, lock
 
-VERSION = "5"
+VERSION = "6"
 BATCH = 256
 """Samples decoded from one file at a time: bounds the memory that a video or a file of patches takes."""
 FACTS = ("width", "height", "area_px", "labels", "pixels_sha256", "mask_sha256", "phash")
@@ -123,7 +124,10 @@ def _content_key(catalog: Catalog, image_size: int) -> str:
                 status = (catalog.root / path).stat()
             except FileNotFoundError as error:
                 raise UserError(f"{catalog.dataset}: {catalog.root / path} is gone") from error
-            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+            # Archives and copies bring the time of modification along, and a mask without compression keeps its size
+            # when it is corrected. The time of change nobody sets; at worst, after a change of rights, a store is built
+            # again. It is the file server's, the same for every user and machine; inodes are not everywhere.
+            digest.update(f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode())
     return digest.hexdigest()
 
 

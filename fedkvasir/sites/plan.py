@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedkvasir.data.hospitals import spelt_alike
 from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import MINIMUM
@@ -175,6 +176,8 @@ def _warnings(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> tup
         for hospital, facts in sorted(sites.items())
         if facts["warnings"]
     ]
+    if scenario.task == "classification":
+        texts += spelt_alike({hospital: facts["classes"] for hospital, facts in sorted(sites.items())})
     shared = _shared(sites)
     leaks = shared[(shared["split_x"] != "test") & (shared["split_y"] == "test")]
     others = shared[(shared["center_x"] < shared["center_y"]) & ~shared["hash"].isin(leaks["hash"])]

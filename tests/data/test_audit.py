@@ -1,5 +1,6 @@
 """Near-duplicates are found by content, joined into groups, and never allowed on both sides."""
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from fedkvasir.data.audit import join_groups, leaks, near_duplicates
 from fedkvasir.data.datasets import cvc_clinicdb, find_dataset, find_root, kvasir_seg
 from fedkvasir.data.fingerprint import content_box, fingerprint
 from fedkvasir.errors import UserError
-from fedkvasir.plan import make_plan
+from fedkvasir.plan import UNCHECKED, make_plan
 from fedkvasir.scenario import parse
 from tests.data.test_fingerprint import bordered, recompressed, scene
 
@@ -183,6 +184,23 @@ def test_what_weights_were_trained_on_is_found_by_content_also_where_it_is_left_
     weights = {"weights": str(tmp_path / "run" / "best.safetensors")}
     with pytest.raises(UserError, match="1 of 2 pictures tested here"):
         make_plan(parse({**raw, "model": {**raw["model"], **weights}}, "test"))
+
+
+def test_what_weights_were_trained_on_is_found_under_other_names(tmp_path: Path) -> None:
+    """The folder was copied since, under another name."""
+    ours = hospital(tmp_path / "ours", {f"o{number}": scene(number, 64, 80) for number in range(8)})
+    beside = hospital(tmp_path / "beside", {f"b{number}": scene(10 + number, 64, 80) for number in range(8)})
+    make_plan(parse(scenario_of(ours, beside), "test")).save(tmp_path / "run")
+    (tmp_path / "run" / "best.safetensors").touch()
+    shutil.copytree(ours, tmp_path / "copied")
+    raw = scenario_of(beside, tmp_path / "copied")
+    raw["model"]["weights"] = str(tmp_path / "run" / "best.safetensors")
+    with pytest.raises(UserError, match=r"8 of 8 pictures tested here, .*trained or chose the weights of .*run"):
+        make_plan(parse(raw, "test"))
+    plan = tmp_path / "run" / "plan.parquet"
+    pd.read_parquet(plan).drop(columns="pixels_sha256").to_parquet(plan)  # of an older fedkvasir
+    (warning,) = [text for text in make_plan(parse(raw, "test")).warnings if "model.weights" in text]
+    assert warning.startswith(UNCHECKED) and warning.endswith("under other names was not looked for")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Hospitals out of datasets: what a scenario's centers take, what is left out and told, what is refused."""
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +129,19 @@ def test_classes_that_nobody_trains_are_told(miniatures: Miniatures) -> None:
     assert not any("no hospital trains" in text for text in make_plan(parse(raw, "test")).warnings)
 
 
+def test_classes_that_are_spelt_in_two_ways_are_told(tmp_path: Path) -> None:
+    centers = {}
+    for seed, (name, classes) in enumerate({"a": ("Z_Line", "polyp"), "b": ("z-line", "polyp")}.items()):
+        root = pictures(tmp_path / name, [f"{n}" for n in range(12)], seed)
+        rows = [f"images/{n}.jpg,{classes[n % 2]}" for n in range(12)]
+        (root / "samples.csv").write_text("\n".join(["image,label", *rows]))
+        centers[name] = {"dataset": "folder", "root": str(root)}
+    task = {"task": "classification", "model": {"name": "resnet18"}}
+    plan = make_plan(parse({"name": "t", "data": {"image_size": 32, "centers": centers}, **task}, "test"))
+    told = "Z_Line (a) and z-line (b) are different classes by their spelling alone; write them alike if they are one"
+    assert [text for text in plan.warnings if "spelling" in text] == [told]
+
+
 def test_a_holdout_says_that_its_split_has_no_say(kvasir: Path) -> None:
     there = pictures(kvasir.parent / "there", [f"{n}" for n in range(8)], seed=2)
     rows = [f"images/{n}.jpg,masks/{n}.jpg" for n in range(8)]
@@ -155,6 +171,70 @@ def test_folders_that_are_called_alike_are_hospitals_of_their_own(tmp_path: Path
     assert "images/images/0.jpg" in set(alone.samples["sample"])
     seen = survey([tmp_path], 32).samples["center"].value_counts()
     assert sorted(seen) == [6, 6] and all("images" in name for name in seen.index)
+
+
+def test_links_called_alike_lead_to_hospitals_of_their_own(tmp_path: Path) -> None:
+    for seed, name in enumerate(("oslo", "bergen")):
+        root = pictures(tmp_path / "disk" / name, [f"{n}" for n in range(6)], seed)
+        rows = [f"images/{n}.jpg,masks/{n}.jpg,patient-{n // 2}" for n in range(6)]
+        (root / "samples.csv").write_text("\n".join(["image,mask,group", *rows]))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").symlink_to(root)
+    centers = {
+        name: {"dataset": "folder", "root": str(tmp_path / name / "data"), "role": role}
+        for name, role in (("oslo", "train"), ("bergen", "holdout"))
+    }
+    held = gather(scenario(centers))
+    assert held.leaks.empty and held.samples["group"].nunique() == 6
+    assert {"oslo/images/0.jpg", "bergen/images/0.jpg"} <= set(held.samples["sample"])
+
+
+def test_projects_whose_patients_are_numbered_alike_are_hospitals_of_their_own(
+    miniatures: Miniatures, tmp_path: Path
+) -> None:
+    """Two exports of Supervisely; in both the patients are 0 to 5."""
+    polyps = sorted((miniatures("supervisely") / "segmented-images" / "img").iterdir())
+    for number, name in enumerate(("bergen", "cadiz")):
+        root = tmp_path / name
+        for part in ("img", "ann"):
+            (root / "ward" / part).mkdir(parents=True)
+        shutil.copy(miniatures("supervisely") / "meta.json", root)
+        for place, image in enumerate(polyps[6 * number : 6 * number + 6]):
+            shutil.copy(image, root / "ward" / "img" / f"{place}.jpg")
+            annotation = json.loads((image.parents[1] / "ann" / f"{image.name}.json").read_text())
+            annotation["tags"] = [{"name": "patient", "value": str(place)}]
+            (root / "ward" / "ann" / f"{place}.jpg.json").write_text(json.dumps(annotation))
+    cadiz = {"dataset": "supervisely", "root": str(tmp_path / "cadiz"), "role": "holdout"}
+    held = gather(scenario({"bergen": {"dataset": "supervisely", "root": str(tmp_path / "bergen")}, "cadiz": cadiz}))
+    assert held.leaks.empty and held.samples["group"].nunique() == 12
+    assert "cadiz/supervisely/ward/0.jpg" in set(held.samples["sample"])
+
+
+def test_a_folder_is_the_same_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pictures(tmp_path / "ward", [f"{n}" for n in range(6)])
+    (root / "samples.csv").write_text("\n".join(["image,mask", *(f"images/{n}.jpg,masks/{n}.jpg" for n in range(6))]))
+    named = make_plan(scenario({"ours": {"dataset": "folder"}}), root)
+    monkeypatch.chdir(root)
+    assert make_plan(scenario({"ours": {"dataset": "folder"}}), Path()).hash == named.hash
+
+
+def test_two_datasets_in_one_folder_keep_their_own_pictures(miniatures: Miniatures, tmp_path: Path) -> None:
+    """As two archives lie that were unpacked side by side."""
+    for name in ("bkai-neopolyp", "pranet"):
+        shutil.copytree(miniatures(name), tmp_path, dirs_exist_ok=True)
+    centers = {
+        "hanoi": {"dataset": "bkai-neopolyp", "root": str(tmp_path)},
+        "baerum": {"dataset": "pranet", "center": "kvasir", "root": str(tmp_path), "role": "holdout"},
+    }
+    held, seen = gather(scenario(centers)), survey([tmp_path], 32)
+    assert set(seen.samples["dataset"]) >= {"bkai-neopolyp", "pranet"}
+    for samples in (held.samples, seen.samples):
+        for sample in samples.itertuples():
+            with Image.open(tmp_path / sample.image) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            assert sample.pixels_sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
+    plan = make_plan(scenario(centers)).samples
+    assert plan.groupby("dataset")["store"].nunique().tolist() == [1, 1] and plan["store"].nunique() == 2
 
 
 def test_one_folder_under_two_names_is_no_two_hospitals(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ def test_a_frozen_split_that_does_not_fit_is_refused_in_one_sentence(tiny: Path,
     refused(table.assign(source="bergen"), "belongs to another center there")
     refused(table.assign(split="dev"), "other than train, val and test")
     refused(table.assign(split="train"), "belongs to a holdout, which is all test")
+    refused(table.assign(center=table["center"].replace("alta", None)), r"\(\w+\) is at no hospital; the column center")
+    refused(table.assign(center=table["center"].replace("edinburgh", "alta")), "test.* is at alta; .* say edinburgh$")
+    refused(table.assign(center=table["center"].replace("alta", "dresden")), "is at dresden; .* say alta$")
     header, *rows = table.to_csv(index=False).splitlines()
     path.write_text("\n".join([header, *(row + "," for row in rows)]))
     with pytest.raises(UserError, match=r"frozen\.csv cannot be read as CSV: its first row has more cells"):
@@ -90,6 +93,18 @@ def test_a_frozen_split_that_does_not_fit_is_refused_in_one_sentence(tiny: Path,
         split(tiny, f"data.split_file={path}")
     with pytest.raises(UserError, match="does not exist; `fedkvasir data split"):
         split(tiny, f"data.split_file={tmp_path / 'nowhere.csv'}")
+
+
+def test_a_frozen_split_knows_the_hospitals_that_a_center_is_cut_into(tiny: Path, tmp_path: Path) -> None:
+    path, cut = tmp_path / "frozen.csv", "data.centers.alta.partition={kind: iid, parts: 2, minimum: 2}"
+    freeze(split(tiny, cut).samples, path)
+    assert {"alta", "alta-1", "alta-2"} <= set(split(tiny, cut, f"data.split_file={path}").samples["center"])
+    with pytest.raises(UserError, match=r"is at alta-[12]; the column center must say alta$"):
+        split(tiny, f"data.split_file={path}")
+    table = pd.read_csv(path, dtype=str)
+    table.assign(center=table["center"].replace("alta-2", "alta")).to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"\((train|val)\) is at alta; the column center must say alta-1 or alta-2$"):
+        split(tiny, cut, f"data.split_file={path}")
 
 
 def test_what_a_frozen_split_does_not_list_is_left_out_and_counted(tiny: Path, tmp_path: Path) -> None:

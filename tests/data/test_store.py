@@ -1,6 +1,7 @@
 """The store: decoded once, whole or not there, and honest about files that cannot be used."""
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import cv2
@@ -56,6 +57,18 @@ def test_a_changed_file_means_another_store(root: Path) -> None:
     after = open_store(kvasir_seg.read(root), 32)
     assert after.folder != before.folder
     assert after.table["pixels_sha256"][3] != before.table["pixels_sha256"][3]
+
+
+def test_a_corrected_mask_of_the_same_size_and_time_means_another_store(tmp_path: Path) -> None:
+    """As an archive unpacks it that keeps the times of its files."""
+    Image.new("RGB", (50, 40)).save(tmp_path / "1.png")
+    row = {"sample": "folder/1", "image": "1.png", "mask": "1.bmp"}
+    areas = []
+    for grey in (255, 0):
+        Image.new("L", (50, 40), grey).save(tmp_path / "1.bmp")
+        os.utime(tmp_path / "1.bmp", (1_700_000_000, 1_700_000_000))
+        areas += open_store(make_catalog("folder", tmp_path, [row]), 32).table["area_px"].tolist()
+    assert areas == [2000, 0]
 
 
 def _open(root: str) -> str:

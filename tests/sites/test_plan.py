@@ -121,6 +121,14 @@ def test_classes_that_some_hospitals_do_not_have(hospitals: Hospitals) -> None:
     assert joined.class_counts == together.class_counts
 
 
+def test_classes_that_hospitals_spell_in_two_ways_are_told(hospitals: Hospitals) -> None:
+    labels = {"oslo": ["Polyp", "cecum"], "bergen": ["cecum", "polyp"]}
+    root = hospitals({name: labelled(name, own, 1000 * len(name)) for name, own in labels.items()})
+    plan, together = same(of_folders(root, dict.fromkeys(labels, "train")))
+    assert plan.warnings[0] == together.warnings[0]
+    assert plan.warnings[0].startswith("Polyp (oslo) and polyp (bergen) are different classes by their spelling alone")
+
+
 def test_a_hospital_that_trains_alone_counts_its_own_classes(hospitals: Hospitals) -> None:
     labels = {"oslo": ["polyp", "cecum"], "bergen": ["ulcer", "polyp"]}
     root = hospitals({name: labelled(name, own, 1000 * len(name)) for name, own in labels.items()})

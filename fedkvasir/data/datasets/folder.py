@@ -47,6 +47,7 @@ def read(root: Path) -> Catalog:
     repeated = table["image"][table["image"].duplicated()]
     if len(repeated):
         raise UserError(f"folder: {listing} lists {repeated.iloc[0]} twice")
+    name = root.resolve().name  # "." has none
     rows = []
     for line, row in enumerate(table.to_dict("records"), start=2):
         for column in ("image", "mask"):
@@ -57,9 +58,9 @@ def read(root: Path) -> Catalog:
                 raise UserError(f"folder: {listing} line {line}: {column} {path or '(empty)'} does not exist")
         rows.append(
             {
-                "sample": f"{root.name}/{row['image']}",
-                "center": row.get("center") or root.name,
-                "group": f"{root.name}/{row['group']}" if row.get("group") else None,
+                "sample": f"{name}/{row['image']}",
+                "center": row.get("center") or name,
+                "group": f"{name}/{row['group']}" if row.get("group") else None,
                 "image": row["image"],
                 "mask": row.get("mask") or None,
                 "empty": "mask" in table and not row.get("mask"),
@@ -74,7 +75,7 @@ def read(root: Path) -> Catalog:
     homes = pd.DataFrame(rows, columns=["group", "center"]).groupby("group", sort=False)["center"].unique()
     shared = homes[homes.map(len) > 1]
     if len(shared):
-        group, places = shared.index[0].removeprefix(f"{root.name}/"), " and ".join(shared.iloc[0][:2])
+        group, places = shared.index[0].removeprefix(f"{name}/"), " and ".join(shared.iloc[0][:2])
         warnings.append(
             f"{len(shared)} of {len(homes)} groups stand at several centers and count as the same patient or video, "
             f"e.g. {group} at {places}; where hospitals number theirs alike, write the center in front"

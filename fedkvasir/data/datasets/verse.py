@@ -48,7 +48,7 @@ def read(root: Path, *, plane: str = "sagittal", every: int = 8, labels: str = "
     plane: sagittal, coronal or axial. every: distance of slices, in voxels across the plane, the first half of that
     from the border. labels: ``binary`` (vertebra or not) or ``vertebrae`` (1 to 28).
     """
-    root = Path(root)
+    root = Path(root).absolute()  # names tell years and splits, and "." has none
     for option, value, allowed in (("plane", plane, nifti.PLANES), ("labels", labels, LABELS)):
         if value not in allowed:
             raise UserError(f"verse: {option} is {value!r}; allowed: {', '.join(allowed)}")

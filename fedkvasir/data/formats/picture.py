@@ -17,6 +17,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 LOSSY = (".jpg", ".jpeg")
 FOREGROUND = 127
 """Masks are binarised at > 127: JPEG ringing reaches far above 0."""
+RINGING = 32
+"""No value of an empty mask that was saved as JPEG is above it."""
 
 
 def pictures(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
@@ -35,20 +37,30 @@ def pictures(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
 def masks(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
     """1 where any channel is above 127: grey masks, and masks that paint their classes red and green.
 
-    Raises ValueError for what would pass for "no polyp": a mask saved without loss whose values stay at or below 127,
-    or one that is partly transparent.
+    Raises ValueError for what would pass for "no polyp" or lose a class: a mask saved without loss of which more pixels
+    lie above 0 but not above 127 than above, a JPEG that is neither black nor has one above, a partly transparent one.
     """
     for _ in items:
         with _open(path) as picture:
             if "A" in picture.getbands() and np.ptp(np.asarray(picture.getchannel("A"))):
                 raise ValueError("the mask is partly transparent, which may be what it shows: save it with 0 and 255")
-            channels = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-        if 0 < (highest := int(channels.max())) <= FOREGROUND and not path.name.lower().endswith(LOSSY):
+            deep = picture.mode.startswith("I;16")
+            channels = np.asarray(picture if deep or picture.mode == "L" else picture.convert("RGB"))
+        limit = FOREGROUND << 8 | 255 if deep else FOREGROUND
+        brightest = np.atleast_3d(channels).max(axis=2)
+        foreground, highest = brightest > limit, int(brightest.max())
+        lossy = path.name.lower().endswith(LOSSY)
+        if (RINGING if lossy else 0) < highest <= limit:
             raise ValueError(
-                f"the mask's highest value is {highest}, and foreground is above {FOREGROUND}: save it with 0 and 255"
+                f"the mask's highest value is {highest}, and foreground is above {limit}: save it with 0 and 255"
             )
-        foreground = np.atleast_3d(channels) > FOREGROUND
-        yield np.asarray(foreground.any(axis=2), np.uint8)
+        bright = np.count_nonzero(foreground)
+        if not lossy and (dark := np.count_nonzero(brightest) - bright) > bright:
+            raise ValueError(
+                f"{dark} of the mask's pixels lie above 0 but not above {limit}, and {bright} above, which alone are "
+                "foreground: save it with 0 and 255"
+            )
+        yield foreground.astype(np.uint8)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def test_series_directions_and_sub_gl_are_scans_of_their_subject(tmp_path: Path)
     ],
 )
 def test_without_a_maker_the_study_year_is_the_center(
-    tmp_path: Path, folder: str, center: str, split: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, center: str, split: str | None
 ) -> None:
     root = tmp_path / folder
     for number, text in enumerate(("", "[1]", '{"Manufacturer": ""}', "{}")):
@@ -92,6 +92,8 @@ def test_without_a_maker_the_study_year_is_the_center(
     catalog = verse.read(root)
     assert set(catalog.table["center"]) == {center} and set(catalog.table["official_split"]) == {split}
     assert catalog.warnings[0] == (f"5 scans name no maker in a _ct.json; their center is {center}, e.g. sub-verse500")
+    monkeypatch.chdir(root)
+    assert verse.read(Path()).hash == catalog.hash
 
 
 def test_parts_side_by_side_are_one_root_even_when_each_is_doubled(tmp_path: Path) -> None:

@@ -123,6 +123,45 @@ def test_a_mask_that_may_be_in_the_transparency_is_refused(tmp_path: Path, mode:
     assert not next(formats.masks(tmp_path / "a.png", [None])).any()
 
 
+@pytest.mark.parametrize(("dark", "outline"), [(1, 255), (85, 255), (127, 128)])
+def test_a_mask_of_several_values_whose_most_are_dark_is_refused(tmp_path: Path, dark: int, outline: int) -> None:
+    """Pascal VOC's object is 1 and its outline 255: as foreground, the outline would be the polyp."""
+    mask = np.zeros((24, 32), np.uint8)
+    mask[4:20, 4:28], mask[6:18, 6:26] = outline, dark
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    with pytest.raises(
+        ValueError,
+        match=r"240 of the mask's pixels lie above 0 but not above 127, and 144 above, .*: save it with 0 and 255",
+    ):
+        next(formats.masks(tmp_path / "a.png", [None]))
+
+
+def test_grey_edges_of_a_mask_are_no_class(tmp_path: Path) -> None:
+    mask = cv2.GaussianBlur(np.pad(np.full((12, 16), 255, np.uint8), 8), (5, 5), 0)
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(next(formats.masks(tmp_path / "a.png", [None])), mask > 127)
+
+
+def test_of_a_mask_of_16_bits_the_high_eight_count(tmp_path: Path) -> None:
+    mask = np.zeros((24, 32), np.uint16)
+    mask[4:20, 4:28], mask[:2] = 65535, 300
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(next(formats.masks(tmp_path / "a.png", [None])), mask == 65535)
+    Image.fromarray(np.where(mask == 65535, 255, 0).astype(np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="highest value is 255, and foreground is above 32767"):
+        next(formats.masks(tmp_path / "a.png", [None]))
+
+
+def test_a_dark_jpeg_is_no_empty_mask(tmp_path: Path) -> None:
+    mask = np.zeros((24, 32), np.uint8)
+    Image.fromarray(mask + 5).save(tmp_path / "a.jpg")
+    assert not next(formats.masks(tmp_path / "a.jpg", [None])).any()
+    mask[4:20, 4:28] = 100
+    Image.fromarray(mask).save(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"the mask's highest value is 1\d\d, and foreground is above 127"):
+        next(formats.masks(tmp_path / "a.jpg", [None]))
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
