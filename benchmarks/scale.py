@@ -35,7 +35,7 @@ from fedkvasir.runs import Event, Run, environment
 from fedkvasir.scenario import load
 from fedkvasir.simulation import CLIENT_APP, run_scenario
 from server.grid import Node, RayGrid
-from server.rounds import Federation, roll_call
+from server.rounds import RoundLoop, roll_call
 
 HERE = Path(__file__).resolve().parent
 WORKERS = 2
@@ -115,10 +115,10 @@ def called(overrides: tuple[str, ...]) -> list[dict[str, Any]]:
         run.start(plan, "ray", WORKERS)
         grid = RayGrid(list(nodes_of(plan, run)), CLIENT_APP, 1, WORKERS, 0)
         began = time.monotonic()
-        federation = Federation(grid, roll_call(grid, plan), plan, run, lambda event: None)
-        drawn = [federation._cohort(number) for number in range(1, 21)]
+        loop = RoundLoop(grid, roll_call(grid, plan), plan, run, lambda event: None)
+        drawn = [loop._cohort(number) for number in range(1, 21)]
         seconds = time.monotonic() - began
-        assert len(federation.nodes) == 10_000 and {len(centers) for centers in drawn} == {500}
+        assert len(loop.nodes) == 10_000 and {len(centers) for centers in drawn} == {500}
         rows = [{"round": 0, **row, "seconds": seconds} for row in weigh()]
         grid.close()
     return rows

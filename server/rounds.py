@@ -88,10 +88,10 @@ def federate(
         own = run.stage(member)
         watch(Event("member", 0, {"member": member, "number": number, "of": len(plan.members), "done": own.finished}))
         if not own.finished:
-            Federation(grid, nodes, plan, own, watch, member, remote).run_all()
+            RoundLoop(grid, nodes, plan, own, watch, member, remote).run_all()
     if plan.members:
         watch(Event("member", 0, {"member": "", "number": 0, "of": len(plan.members), "done": False}))
-    Federation(grid, nodes, plan, run, watch, remote=remote).run_all()
+    RoundLoop(grid, nodes, plan, run, watch, remote=remote).run_all()
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Evaluated:
     """Who was not heard of -> why."""
 
 
-class Federation:
+class RoundLoop:
     """One run on its server side; ``member`` is the ensemble's member that it trains, if it does."""
 
     def __init__(

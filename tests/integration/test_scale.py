@@ -21,7 +21,7 @@ from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from server.grid import LocalGrid
-from server.rounds import Federation, roll_call
+from server.rounds import RoundLoop, roll_call
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "benchmarks" / "scale.py"
@@ -33,32 +33,32 @@ def scale() -> dict[str, Any]:
     return runpy.run_path(str(SCRIPT))
 
 
-def federation_of(scale: dict[str, Any], tiny: Path, folder: Path, hospitals: int) -> Federation:
+def loop_of(scale: dict[str, Any], tiny: Path, folder: Path, hospitals: int) -> RoundLoop:
     plan, run = scale["crowd"](make_plan(load(tiny)), hospitals), Run(folder / "run")
     run.start(plan, "local", 1)
     grid = LocalGrid(scale["nodes_of"](plan, run), "clients.app:app", 1)
-    return Federation(grid, roll_call(grid, plan), plan, run, lambda event: None)
+    return RoundLoop(grid, roll_call(grid, plan), plan, run, lambda event: None)
 
 
 def test_ten_thousand_hospitals_are_called_and_drawn_within_a_minute(
     scale: dict[str, Any], tiny: Path, tmp_path: Path
 ) -> None:
     began = time.process_time()
-    federation = federation_of(scale, tiny, tmp_path, 10_000)
-    drawn = [federation._cohort(number) for number in range(1, 21)]
+    loop = loop_of(scale, tiny, tmp_path, 10_000)
+    drawn = [loop._cohort(number) for number in range(1, 21)]
     assert time.process_time() - began < 60
-    assert list(federation.nodes) == sorted(federation.plan.centers.index) and len(federation.nodes) == 10_000
+    assert list(loop.nodes) == sorted(loop.plan.centers.index) and len(loop.nodes) == 10_000
     assert {len(set(centers)) for centers in drawn} == {500} and len(set().union(*drawn)) > 5000
 
 
 def test_hospitals_share_the_pixels_and_nothing_is_kept_of_one_that_has_answered(
     scale: dict[str, Any], tiny: Path, tmp_path: Path
 ) -> None:
-    federation = federation_of(scale, tiny, tmp_path, 40)
-    federation._round(1, federation._resume())
+    loop = loop_of(scale, tiny, tmp_path, 40)
+    loop._round(1, loop._resume())
     gc.collect()
     assert not [thing for thing in gc.get_objects() if isinstance(thing, Hospital)]
-    (store,) = federation.plan.samples["store"].unique()
+    (store,) = loop.plan.samples["store"].unique()
     mapped = [place.path for place in psutil.Process().memory_maps(grouped=False)]
     assert mapped.count(f"{store}/images.npy") == mapped.count(f"{store}/masks.npy") == 1
 
@@ -66,8 +66,8 @@ def test_hospitals_share_the_pixels_and_nothing_is_kept_of_one_that_has_answered
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 def test_weights_are_let_go_of_with_the_answer(scale: dict[str, Any], tiny: Path, tmp_path: Path, kind: str) -> None:
     """At once: what waits for Python to look for cycles piles up in a worker, message by message."""
-    federation = federation_of(scale, tiny, tmp_path, 2)
-    begun, (node, _) = federation._resume(), federation.nodes.values()
+    loop = loop_of(scale, tiny, tmp_path, 2)
+    begun, (node, _) = loop._resume(), loop.nodes.values()
     facts: dict[str, Any] = {
         "server-round": 1,
         "attempt": 1,
@@ -84,7 +84,7 @@ def test_weights_are_let_go_of_with_the_answer(scale: dict[str, Any], tiny: Path
     kept = weakref.ref(content)
     gc.disable()
     try:
-        (reply,) = federation.grid.send_and_receive([Message(content, node, kind)])
+        (reply,) = loop.grid.send_and_receive([Message(content, node, kind)])
         assert not reply.has_error()
         del content
         assert kept() is None

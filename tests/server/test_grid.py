@@ -17,7 +17,7 @@ from fedkvasir.plan import make_plan
 from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from server.grid import LocalGrid, Node, RayGrid, _address, deal_to_workers, take
-from server.rounds import CohortGrid, Federation, roll_call
+from server.rounds import CohortGrid, RoundLoop, roll_call
 from tests.conftest import REPOSITORY
 
 
@@ -136,9 +136,9 @@ def test_a_rounds_centers_depend_on_seed_and_round_only(tiny: Path, tmp_path: Pa
     hands = []
     for order in (nodes, nodes[::-1]):
         grid = LocalGrid(order, "clients.app:app", 1)
-        federation = Federation(grid, roll_call(grid, plan), plan, Run(tmp_path), lambda event: None)
-        hands.append([federation._cohort(number) for number in range(1, 20)])
+        loop = RoundLoop(grid, roll_call(grid, plan), plan, Run(tmp_path), lambda event: None)
+        hands.append([loop._cohort(number) for number in range(1, 20)])
     assert hands[0] == hands[1]
     assert all(hand == sorted(hand) and len(hand) == 2 for hand in hands[0]) and len({tuple(h) for h in hands[0]}) == 3
-    view = CohortGrid(federation.grid, [3, 1])
+    view = CohortGrid(loop.grid, [3, 1])
     assert view.get_node_ids() == [3, 1]
