@@ -19,10 +19,10 @@ from fedkvasir.evaluation.groups import STAYED
 from fedkvasir.evaluation.protocol import headline, metric_names, summarise
 from fedkvasir.plan import Plan
 from fedkvasir.points import cautions, in_words
-from fedkvasir.report.centers import Uncertainty, uncertainty
+from fedkvasir.report.centers import TITLES, Uncertainty, uncertainty
 from fedkvasir.report.findings import Findings, ranking_sentence
 from fedkvasir.report.published import published_of, published_table
-from fedkvasir.report.sections import missing
+from fedkvasir.report.sections import members_table, missing
 from fedkvasir.report.study import answer, outcome_of
 from fedkvasir.report.tables import Column, Estimate, Interval, Row, Value, bracket
 from fedkvasir.report.tables import Table as ReportTable
@@ -34,7 +34,6 @@ from fedkvasir.sweep import explores, protocol_of, tried
 if TYPE_CHECKING:
     from fedkvasir.estimate import Estimate as Cost
 
-NAMES = {"dice": "Dice", "iou": "IoU", "macro_f1": "macro F1", "dice_images": "Dice, by image"}
 PHASES = {"train": "training", "val": "validating", "test": ""}
 SELECTED = {
     "train-val": "by the training centers' validation",
@@ -119,7 +118,7 @@ class Screen:
             self.say(f"going on after round {event.round} of {facts['rounds']}")
         elif event.kind == "round":
             metric = headline(plan.scenario.task)
-            score = "" if facts["score"] is None else f"   validation {NAMES[metric]} {facts['score']:.3f}"
+            score = "" if facts["score"] is None else f"   validation {TITLES[metric]} {facts['score']:.3f}"
             mark = "   best so far" if facts["best"] == event.round and facts["score"] is not None else ""
             which = f"round {event.round}/{facts['rounds']}"
             self.say(f"{which}   loss {facts['loss']:.3f}{score}   {facts['seconds']:.0f} s{mark}")
@@ -279,7 +278,7 @@ class Screen:
         chosen = f"chosen {SELECTED[run.chosen_by]}" if run.chosen_by != "last" else SELECTED["last"]
         which = f"round {result['best_round']} of {result['rounds']}"
         if run.members:
-            self._table(member_table(run.comparison(), plan.scenario.task))
+            self._table(members_table(run))
             which = "every member at its best round"
         self.console.print(f"{which}, {chosen}; means over groups, 95 % intervals in brackets")
         if run.unscored:
@@ -321,33 +320,22 @@ def center_table(table: pd.DataFrame, task: str, sure: Uncertainty) -> ReportTab
         numbers: list[Value] = [float(row[name]) for name in metrics]
         numbers[metrics.index(headline(task))] = Estimate(row[headline(task)], *sure.of("center", row["center"]))
         rows.append(Row(row["center"], row["role"], (row["role"], int(row["images"]), *numbers)))
-    columns = map(Column, ("role", "images", *(NAMES.get(name, name) for name in metrics)))
+    columns = map(Column, ("role", "images", *(TITLES[name] for name in metrics)))
     return ReportTable("", tuple(columns), tuple(rows), head="center")
-
-
-def member_table(comparison: pd.DataFrame, task: str) -> ReportTable:
-    """An ensemble, in the last line, against its members: one row a model."""
-    scores = [str(column) for column in comparison if column not in ("model", "best_round", "wall_s")]
-    models = []
-    for row in comparison.to_dict("records"):
-        best = "-" if row["model"] == "ensemble" else int(row["best_round"])
-        models.append(Row(row["model"], "", (*(float(row[name]) for name in scores), best, float(row["wall_s"]))))
-    columns = (*map(Column, scores), Column("best round"), Column("time", duration))
-    return ReportTable("", columns, tuple(models[:-1]), (models[-1],), head=f"{NAMES[headline(task)]} of")
 
 
 def summary_text(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
     """Seen, unseen, gap and worst in one line."""
     summary = summarise(table, task)
     if not summary.worst_center:
-        return f"{NAMES[summary.metric]}: no score, as no test image shows anything to be found"
+        return f"{TITLES[summary.metric]}: no score, as no test image shows anything to be found"
     parts = [
         f"{word} {value:.3f} {_ends(sure.of(word))}".rstrip()
         for word, value in (("seen", summary.seen), ("unseen", summary.unseen), ("gap", summary.gap))
         if value == value
     ]
     worst = f"worst {summary.worst:.3f} {_ends(sure.of('center', summary.worst_center))}".rstrip()
-    return f"{NAMES[summary.metric]}: {', '.join(parts)}, {worst} ({summary.worst_center})"
+    return f"{TITLES[summary.metric]}: {', '.join(parts)}, {worst} ({summary.worst_center})"
 
 
 def _ends(interval: Interval) -> str:

@@ -67,9 +67,9 @@ def test_into_a_file_a_table_is_as_wide_as_it_is(run: Run, capsys: pytest.Captur
         "images",
         "Dice",
         "IoU",
-        "precision",
-        "recall",
-        "Dice, by image",
+        "Precision",
+        "Recall",
+        "Dice over images",
     ]
 
 

@@ -206,7 +206,7 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
             matrices = centers.confusion_tables(found.tested)
             tables |= {f"confusion-{scope}": table for scope, table in matrices.items()}
     if run.finished and run.members:
-        tables["members"] = _members(run, TITLES[headline(task)])
+        tables["members"] = members_table(run)
     cost = pd.concat([run.rounds, *(member.rounds for member in run.members.values())])
     if len(cost):
         tables["cost"] = _cost(cost, plan)
@@ -274,9 +274,9 @@ def cards(plan: Plan) -> list[Card]:
 # ---- tables
 
 
-def _members(run: Run, metric: str) -> Table:
+def members_table(run: Run) -> Table:
     """An ensemble against its members, with links to their own reports."""
-    comparison = run.comparison()
+    comparison, metric = run.comparison(), TITLES[headline(run.plan.scenario.task)]
     scores = [column for column in comparison if column not in ("model", "best_round", "wall_s")]
     rows = []
     for row in comparison.to_dict("records"):
