@@ -404,7 +404,7 @@ def check_names(scenario: Scenario) -> None:
     if augment not in AUGMENTS:
         near = did_you_mean(augment, list(AUGMENTS))
         raise UserError(f"training.augment = {augment!r} is not known{near}; known: {', '.join(AUGMENTS)}")
-    network = check_model(scenario.model, scenario.task)
+    network = check_model(scenario.model, scenario.task, scenario.data.image_size)
     algorithm = build_algorithm(scenario.algorithm)
     algorithm.check(scenario, network)
     members = members_of(scenario.model, scenario.task)

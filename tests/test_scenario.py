@@ -168,6 +168,49 @@ def test_an_encoder_that_an_architecture_refuses_is_refused_before_data_is_read(
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "size", "sentence"),
+    [
+        (
+            "vit_tiny_patch16_224",
+            96,
+            "model: vit_tiny_patch16_224 cannot be applied at data.image_size = 96: Input height (96) doesn't match "
+            "model (224); set data.image_size=224, which it takes",
+        ),
+        ("inception_v3", 64, "Kernel size can't be greater than actual input size; set data.image_size=299, which"),
+        ("levit_128s", 96, "; set data.image_size=224, which it takes"),
+        ("vit_small_patch14_dinov2", 96, "; set data.image_size=518, which it takes"),
+        (
+            "{name: unet, encoder: tu-maxvit_nano_rw_256}",
+            64,
+            "model: unet with {'encoder': 'tu-maxvit_nano_rw_256'} cannot be applied at data.image_size = 64: "
+            "height (4) must be divisible by window (8); set data.image_size=256, which it takes",
+        ),
+        ("{name: unet, decoder_channels: [0, 1, 1, 1, 1]}", 64, "; choose another size or model"),
+        (
+            "{name: fpn, segmentation_channels: 0}",
+            64,
+            "Expected number of channels to be greater than 0, got 0; choose",
+        ),
+        (
+            "{name: ensemble, members: [unet, {name: fpn, segmentation_channels: 0}]}",
+            64,
+            "model: fpn with {",
+        ),
+    ],
+)
+def test_a_network_that_does_not_take_the_size_of_picture_is_refused_before_data_is_read(
+    tiny: Path, model: str, size: int, sentence: str
+) -> None:
+    """With the size that it takes, where timm knows one."""
+    task = "segmentation" if model.startswith("{") else "classification"
+    model = model if model.startswith("{") else f"{{name: {model}}}"
+    changes = (f"task={task}", "training.loss={name: bce}" if task == "segmentation" else "training.loss=cross-entropy")
+    with pytest.raises(UserError) as caught:
+        check_names(load(tiny, (*changes, f"model={model}", f"data.image_size={size}")))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_an_encoder_that_looks_at_numbers_while_it_is_built_is_not_refused(tiny: Path) -> None:
     check_names(load(tiny, ("model={name: unet, encoder: mit_b0}",)))
 
@@ -185,7 +228,7 @@ def test_fedbn_refuses_a_network_without_batch_normalisation(tiny: Path, model: 
     """It would be fedavg under another name."""
     classify = ("task=classification", "training.loss=cross-entropy", "algorithm=fedbn")
     with pytest.raises(UserError, match=f"model.name = {model} has none: set algorithm=fedavg"):
-        check_names(load(tiny, (*classify, f"model={{name: {model}}}")))
+        check_names(load(tiny, (*classify, f"model={{name: {model}}}", "data.image_size=224")))
     check_names(load(tiny, (*classify, "model={name: resnet18}")))
     its_decoder_has_some = "model={name: unet, encoder: tu-convnext_atto}"
     check_names(load(tiny, ("algorithm=fedbn", its_decoder_has_some)))

@@ -97,7 +97,7 @@ def test_package_weights_without_the_package_say_what_to_install(monkeypatch: py
 
 def test_package_weights_for_another_encoder_name_the_one_they_are_for_before_a_run_begins() -> None:
     with pytest.raises(UserError, match="package holds timm-tf_efficientnet_lite0 only, not resnet18"):
-        check_model(Model(name="unet", encoder="resnet18", weights="package"), "segmentation")
+        check_model(Model(name="unet", encoder="resnet18", weights="package"), "segmentation", 64)
 
 
 # ---- imagenet: the hub's cache
