@@ -26,7 +26,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.files import read_json, read_table, write_atomic
 from fedkvasir.gpu import precision_on
 from fedkvasir.metrics.endocv2021 import OFFICIAL
-from fedkvasir.pretrained import source_sha256, trained_on
+from fedkvasir.pretrained import refuse_other_classes, source_sha256, trained_on
 from fedkvasir.randomness import derive_seed
 from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
 
@@ -369,6 +369,7 @@ def make_plan(
 def settled(plan: Plan) -> Plan:
     """A plan of all hospitals as it is trained. Raises UserError where it cannot be."""
     _refuse_empty(plan)
+    refuse_other_classes(plan.scenario, plan.classes)
     plan = plan.as_trained()
     if plan.scenario.federation.train == LOCALS and len(plan.training_centers) < 2:
         raise UserError(f"federation.train = {LOCALS} needs two hospitals or more")
