@@ -42,7 +42,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class _Named(BaseModel):
@@ -377,9 +377,9 @@ class Fault(_Frozen):
     """null: every round."""
     probability: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Drawn for every hospital, round and attempt."""
-    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    seconds: Annotated[float, Field(gt=0)] | None = None
     """slow: how much longer; late: how long after the deadline."""
-    factor: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    factor: float | None = None
     """slow: how many times as long as the training took; corrupt, how: scaled: the update is multiplied by it."""
     how: Literal["nan", "scaled", "wrong-shape"] | None = None
     """corrupt: what is sent in place of the trained weights."""

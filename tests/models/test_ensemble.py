@@ -1,5 +1,7 @@
 """Members, labels and fusions; softmax with a background channel, seen from outside."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -143,6 +145,7 @@ def test_only_the_fusion_is_exchanged() -> None:
         ({"members": ["unet", "divergentnets"]}, "divergentnets is an ensemble itself; name its members instead"),
         ({"fusion": "median"}, "model.fusion.name = 'median'.*'mean', 'weighted' or 'learned'"),
         ({"fusion": {"name": "learned", "lrr": 1}}, r"unknown key model.fusion.lrr \(did you mean 'lr'\?\)"),
+        ({"fusion": {"name": "learned", "lr": math.inf}}, "model.fusion.lr = inf: input should be a finite number"),
         ({"fusions": "mean"}, r"unknown key model.fusions \(did you mean 'fusion'\?\)"),
         ({"encoder": "resnet19"}, "unknown encoder 'resnet19'"),
     ],
