@@ -217,7 +217,8 @@ class Training(_Frozen):
     batch_size: BatchSize = 16
     """auto: the largest power of two up to 64 that fits this machine; a run is named by the number found."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Batches whose gradients make one step: 4 of 4 images are one of 16, but for batch normalisation."""
+    """Batches whose gradients make one step: 4 of 4 images are one of 16, but for batch normalisation, which sees 4,
+    and for class weights, whose mean is taken a batch."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Local epochs a round."""
     augment: str = "light"

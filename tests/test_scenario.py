@@ -293,6 +293,13 @@ def test_the_schema_for_editors_names_every_top_level_key() -> None:
     assert {"task", "data", "model", "training", "algorithm", "federation"} <= set(json_schema()["properties"])
 
 
+def test_the_schema_for_editors_says_of_accumulate_what_the_documentation_does() -> None:
+    said = json_schema()["$defs"]["Training"]["properties"]["accumulate"]["description"]
+    exceptions = "but for batch normalisation, which sees 4, and for class weights, whose mean is taken a batch"
+    documentation = (REPOSITORY / "docs" / "scenario.md").read_text()
+    assert exceptions in " ".join(said.split()) and exceptions in " ".join(documentation.split())
+
+
 def test_the_schema_for_editors_takes_a_name_alone() -> None:
     schema = json_schema()
     for key in (schema["properties"]["algorithm"], schema["$defs"]["Training"]["properties"]["loss"]):
