@@ -28,7 +28,7 @@ from fedkvasir.gpu import precision_on
 from fedkvasir.metrics.endocv2021 import OFFICIAL
 from fedkvasir.pretrained import refuse_other_classes, source_sha256, trained_on
 from fedkvasir.randomness import derive_seed
-from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
+from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean, flat
 
 if TYPE_CHECKING:
     from fedkvasir.algorithms.base import Algorithm
@@ -401,6 +401,12 @@ def check_names(scenario: Scenario) -> None:
     from fedkvasir.models import check_model
 
     find_loss(scenario.training.loss, scenario.task)
+    if idle := next(scenario.idle(), None):
+        (key, cause, default), given = idle, flat(scenario.model_dump(mode="json"))
+        raise UserError(
+            f"{key} = {given[key]} means nothing under {cause} = {given[cause]}; leave it out, or set its default, "
+            f"{key}={json.dumps(default)}"
+        )
     augment = scenario.training.augment
     if augment not in AUGMENTS:
         near = did_you_mean(augment, list(AUGMENTS))

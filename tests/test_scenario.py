@@ -124,6 +124,41 @@ def test_a_name_that_nobody_knows_is_refused_before_data_is_read(tiny: Path, ove
 
 
 @pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ("training.optimizer=adam", "training.momentum=0.9"),
+            "training.momentum = 0.9 means nothing under training.optimizer = adam; leave it out, or set its default, "
+            "training.momentum=0.0",
+        ),
+        (
+            ("training.schedule={name: cosine, every: 10}",),
+            "training.schedule.every = 10 means nothing under training.schedule.name = cosine; leave it out",
+        ),
+        (("training.schedule={name: cosine, times: 1}",), "or set its default, training.schedule.times=null"),
+    ],
+)
+def test_what_means_nothing_is_refused_before_it_is_run_and_read_where_it_was(
+    tiny: Path, overrides: tuple[str, ...], sentence: str
+) -> None:
+    """It would be the same run under another name; such runs of before can still be read, and reported."""
+    scenario = load(tiny, overrides)
+    with pytest.raises(UserError) as caught:
+        check_names(scenario)
+    assert sentence in str(caught.value)
+    tiny.write_text(scenario.dump())
+    assert load(tiny) == scenario
+
+
+@pytest.mark.parametrize(
+    "training", ["{optimizer: sgd, momentum: 0.9}", "{schedule: {name: cosine}}", "{schedule: {name: step, every: 10}}"]
+)
+def test_what_means_something_is_not_refused_nor_are_defaults_that_are_written_out(tiny: Path, training: str) -> None:
+    tiny.write_text(load(tiny, (f"training={training}",)).dump())
+    check_names(load(tiny))
+
+
+@pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
         ("label_smoothing: 1", "training.loss.label_smoothing = 1: should be less than 1"),
