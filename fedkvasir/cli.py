@@ -284,7 +284,7 @@ def predict(
     if not runs or not sources:
         lacks = "picture, video or folder" if runs else "run folder (one that holds plan.json)"
         raise UserError(f"predict takes run folders, then pictures; among {', '.join(map(str, paths))} is no {lacks}")
-    screen, done, began_s = Screen(quiet), 0, 0.0
+    screen, done, began_s, notes = Screen(quiet), 0, 0.0, list[str]()
 
     def progress(number: int, total: int) -> None:
         nonlocal done, began_s
@@ -298,9 +298,11 @@ def predict(
         with screen.bars():
             predict_images(
                 runs, sources, out, device=device, tta=tta, overlays=overlays, batch_size=batch_size, every=every,
-                one_at_a_time=one_at_a_time, progress=progress,
+                one_at_a_time=one_at_a_time, progress=progress, notice=notes.append,
             )  # fmt: skip
     finally:
+        for note in notes:
+            typer.echo(note)
         if done:
             took_s = time.monotonic() - began_s
             memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"

@@ -19,7 +19,7 @@ class Fusion(BaseModel):
     validation scores, or ``learned``: a small network on top, fitted on half of each training hospital's validation
     groups and scored on the other half."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: Literal["mean", "weighted", "learned"] = "mean"
     rounds: Annotated[int, Field(ge=1)] = 5
     """learned: rounds of federated averaging; this and the next two mean nothing to the others."""

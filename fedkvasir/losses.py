@@ -172,7 +172,9 @@ def build_loss(spec: scenario.Loss, task: str, counts: Mapping[str, int]) -> Los
     function, parameters = find_loss(spec, task), spec.parameters
     weights = parameters.get("class_weights")
     if weights == "balanced":
-        parameters["class_weights"] = balanced_weights(list(counts.values()))
+        # Smoothing gives part of every target to every class: to one that no image shows nothing, as it weighs nothing.
+        unseen = 0.0 if parameters.get("label_smoothing") else 1.0
+        parameters["class_weights"] = balanced_weights(list(counts.values()), unseen)
     elif weights is not None and len(weights) != len(counts):
         raise UserError(
             f"training.loss.class_weights holds {len(weights)} number(s) for {len(counts)} classes, "
@@ -181,9 +183,10 @@ def build_loss(spec: scenario.Loss, task: str, counts: Mapping[str, int]) -> Los
     return partial(function, **parameters)
 
 
-def balanced_weights(counts: list[int]) -> list[float]:
-    """n / (K n_k) for each of K classes, n_k of n images; 0 for a class that no image shows."""
-    return [sum(counts) / (len(counts) * count) if count else 0.0 for count in counts]
+def balanced_weights(counts: list[int], unseen: float = 1.0) -> list[float]:
+    """n / (K n_k) for each of K classes, n_k of n images; ``unseen`` for a class that no image shows: only wrong labels
+    name it, and a batch of nothing else has a mean as well."""
+    return [sum(counts) / (len(counts) * count) if count else unseen for count in counts]
 
 
 def _widen(logits: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ from fedkvasir.errors import UserError
 from fedkvasir.files import read_json, read_table, write_atomic
 from fedkvasir.gpu import precision_on
 from fedkvasir.metrics.endocv2021 import OFFICIAL
-from fedkvasir.pretrained import source_sha256, trained_on
+from fedkvasir.pretrained import refuse_other_classes, source_sha256, trained_on
 from fedkvasir.randomness import derive_seed
-from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
+from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean, flat
 
 if TYPE_CHECKING:
     from fedkvasir.algorithms.base import Algorithm
@@ -375,6 +375,7 @@ def make_plan(
 def settled(plan: Plan) -> Plan:
     """A plan of all hospitals as it is trained. Raises UserError where it cannot be."""
     _refuse_empty(plan)
+    refuse_other_classes(plan.scenario, plan.classes)
     plan = plan.as_trained()
     if plan.scenario.federation.train == LOCALS and len(plan.training_centers) < 2:
         raise UserError(f"federation.train = {LOCALS} needs two hospitals or more")
@@ -406,11 +407,17 @@ def check_names(scenario: Scenario) -> None:
     from fedkvasir.models import check_model
 
     find_loss(scenario.training.loss, scenario.task)
+    if idle := next(scenario.idle(), None):
+        (key, cause, default), given = idle, flat(scenario.model_dump(mode="json"))
+        raise UserError(
+            f"{key} = {given[key]} means nothing under {cause} = {given[cause]}; leave it out, or set its default, "
+            f"{key}={json.dumps(default)}"
+        )
     augment = scenario.training.augment
     if augment not in AUGMENTS:
         near = did_you_mean(augment, list(AUGMENTS))
         raise UserError(f"training.augment = {augment!r} is not known{near}; known: {', '.join(AUGMENTS)}")
-    network = check_model(scenario.model, scenario.task)
+    network = check_model(scenario.model, scenario.task, scenario.data.image_size)
     algorithm = build_algorithm(scenario.algorithm)
     algorithm.check(scenario, network)
     members = members_of(scenario.model, scenario.task)

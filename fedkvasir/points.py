@@ -71,9 +71,13 @@ class Point:
         return [self.at(dict(zip(tune, values, strict=True))) for values in itertools.product(*tune.values())]
 
     def at(self, changes: Mapping[str, Any]) -> "Point":
-        """This point at another setting, key path -> value."""
-        text = ", ".join(f"{key}={value}" for key, value in changes.items())
-        return replace(self, base=variant(self.base, changes), setting=text)
+        """This point at another setting, key path -> value.
+
+        Where optimisers or schedules are tried, what the scenario sets for one of them does not go with the others.
+        """
+        text, base = ", ".join(f"{key}={value}" for key, value in changes.items()), variant(self.base, changes)
+        others = {key: default for key, cause, default in base.idle() if cause in changes and key not in changes}
+        return replace(self, base=variant(base, others) if others else base, setting=text)
 
     def seeded(self, seed: int) -> "Point":
         return replace(self, base=self.base.model_copy(update={"seed": seed}))

@@ -4,6 +4,7 @@ import glob
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ def predict_images(
     every: int = 1,
     one_at_a_time: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
     """Apply the best model of a run, or the ensemble of several, to pictures and videos; write masks and a table.
 
@@ -80,6 +82,7 @@ def predict_images(
     every: of a video, take every so many frames.
     one_at_a_time: of several runs, and of an ensemble's members, hold one in memory, loaded anew for every batch.
     progress: told how many pictures are done and how many there are (a guess where there are videos), from 0 on.
+    notice: told at the end what was passed over in folders, and of files with several pages.
 
     Masks are PNG of native size: 0 and 255, or the number of the class where there are several. A picture's is called
     like the picture, under the folders between it and the folder given; frame 123 of a video is
@@ -104,7 +107,8 @@ def predict_images(
     if overlays and task != "segmentation":
         raise UserError("--overlays draws the outlines of masks; a classifier makes none")
     refuse_unwritable(out, "--out")
-    where, places = torch.device(choose_device(device, "--device")), find_sources(sources, out)
+    passed = Counter[str]()
+    where, places = torch.device(choose_device(device, "--device")), find_sources(sources, out, passed)
     names = _names(places, overlays) if task == "segmentation" else []
     begun = _refuse_overwriting(out, names)
     total, done, broken = _total(places, every), 0, dict[Path, str]()
@@ -139,19 +143,24 @@ def predict_images(
     table = pd.DataFrame(rows, columns=list(columns)).astype({"frame": "Int64"})
     write_atomic(out / TABLE, table.to_csv(index=False))
     (out / UNFINISHED).unlink(missing_ok=True)
+    if notice:
+        for text in _left_out(passed, [path for path in places.values() if path not in broken]):
+            notice(text)
     if broken:
         raise unread(broken, len(places))
     return table
 
 
-def find_sources(sources: Sequence[Path], out: Path) -> dict[str, Path]:
+def find_sources(sources: Sequence[Path], out: Path, passed: Counter[str]) -> dict[str, Path]:
     """What each file is to be called under ``out``, without suffix, and with a ``/`` at the end for videos -> the file.
+
+    ``passed`` is filled with the suffixes of files in folders that are no picture and no video.
 
     Raises UserError for what does not exist, for no picture at all, and where a mask would overwrite another or a
     picture.
     """
     places: dict[str, Path] = {}
-    for path, name in (found for source in sources for found in _files(source, out)):
+    for path, name in (found for source in sources for found in _files(source, out, passed)):
         is_video = path.name.lower().endswith(video.SUFFIXES)
         place = name.with_suffix("").as_posix() + ("/" if is_video else "")
         other = places.setdefault(place, path)
@@ -166,8 +175,25 @@ def find_sources(sources: Sequence[Path], out: Path) -> dict[str, Path]:
         if path.resolve() == (out / f"{place}.png").resolve():
             raise UserError(f"the mask of {path} would overwrite it; name another folder for --out")
     if not places:
-        raise UserError(f"no picture and no video in {', '.join(map(str, sources))}, besides what lies under {out}")
+        others = f", and {_by_kind(passed)}" if passed else ""
+        where = ", ".join(map(str, sources))
+        raise UserError(f"no picture and no video in {where}, besides what lies under {out}{others}")
     return places
+
+
+def _left_out(passed: Counter[str], read: Iterable[Path]) -> Iterator[str]:
+    """What got no mask, in words: files that were passed over, and all pages but the first."""
+    if passed:
+        yield _by_kind(passed)
+    paged = [path for path in read if path.suffix.lower() in (".tif", ".tiff") and cv2.imcount(str(path)) > 1]
+    if paged:
+        named = ", ".join(map(str, paged[:3])) + (", ..." if len(paged) > 3 else "")
+        yield f"files with several pages, of which the first was taken: {len(paged)} ({named})"
+
+
+def _by_kind(passed: Counter[str]) -> str:
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(passed.items()))
+    return f"files that are no picture or video that can be read: {passed.total()} ({kinds})"
 
 
 def _names(places: Iterable[str], overlays: bool) -> list[str]:
@@ -187,13 +213,17 @@ def _refuse_overwriting(out: Path, names: Iterable[str]) -> set[str]:
     return begun
 
 
-def _files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+def _files(source: Path, out: Path, passed: Counter[str]) -> Iterator[tuple[Path, Path]]:
     """Files and their names: of a folder's, the path inside it. What lies under ``out`` is a prediction."""
     if source.is_dir():
         for path in _inside(source):
-            known = path.name.lower().endswith((*picture.SUFFIXES, *video.SUFFIXES))
-            if (known or path.is_dir()) and not path.resolve().is_relative_to(out.resolve()):
+            known = path.name.lower().endswith((*picture.SUFFIXES, *video.SUFFIXES)) or path.is_dir()
+            if not (known or path.is_file()) or path.resolve().is_relative_to(out.resolve()):
+                continue
+            if known:
                 yield path, path.relative_to(source)
+            else:
+                passed[path.suffix.lower() or "without suffix"] += 1
     elif source.exists():
         yield source, Path(source.name)
     else:
@@ -202,7 +232,7 @@ def _files(source: Path, out: Path) -> Iterator[tuple[Path, Path]]:
         if not matches:
             raise UserError(f"{source} {'matches no file' if pattern else 'does not exist'}")
         for match in matches:
-            yield from _files(Path(match), out)
+            yield from _files(Path(match), out, passed)
 
 
 def _inside(folder: Path, around: frozenset[Path] = frozenset()) -> Iterator[Path]:

@@ -48,6 +48,16 @@ def weights_file(weights: str) -> Path:
     return path
 
 
+def runs_of(scenario: Scenario) -> Iterator[tuple[Path, Path | None]]:
+    """The files and folders that a scenario's weights, or those of its members, come from, each with the run in which
+    it lies; None for one that lies in no run."""
+    models = members_of(scenario.model, scenario.task).values() or [scenario.model]
+    named = {model.weights for model in models if model.weights and model.weights not in ("imagenet", "package")}
+    for weights in sorted(named):
+        path = Path(weights).resolve()
+        yield path, next((folder for folder in (path, *path.parents) if (folder / "plan.parquet").is_file()), None)
+
+
 def trained_on(scenario: Scenario) -> Iterator[tuple[Path, pd.DataFrame | None]]:
     """The runs that a scenario's weights come from, those that these began with, and so on, each with the samples that
     it trained or validated on.
@@ -55,17 +65,28 @@ def trained_on(scenario: Scenario) -> Iterator[tuple[Path, pd.DataFrame | None]]
     None where that is not known: of a file that lies in no run, and of a run over real hospitals, whose samples stay
     there.
     """
-    models = members_of(scenario.model, scenario.task).values() or [scenario.model]
-    named = {model.weights for model in models if model.weights and model.weights not in ("imagenet", "package")}
-    for weights in sorted(named):
-        path = Path(weights).resolve()
-        run = next((folder for folder in (path, *path.parents) if (folder / "plan.parquet").is_file()), None)
+    for path, run in runs_of(scenario):
         if run is None:
             yield path, None
             continue
         samples = read_table(run / "plan.parquet")
         yield run, samples[samples["split"] != "test"] if samples["store"].any() else None
         yield from trained_on(load(run / "scenario.yaml"))
+
+
+def refuse_other_classes(scenario: Scenario, classes: tuple[str, ...]) -> None:
+    """Raises UserError where the weights come from a run of other classes, or of these in another order.
+
+    One kind of mask is like another: a network that finds polyps may begin one that finds instruments.
+    """
+    for _, run in runs_of(scenario):
+        theirs = tuple(read_json(run / "plan.json")["classes"]) if run else classes
+        several = scenario.task == "classification" or len(classes) > 1
+        if several and theirs != classes:
+            raise UserError(
+                f"model.weights: the classes of {run} are {', '.join(theirs)}, here they are {', '.join(classes)}, in "
+                f"this order; use weights of the same classes, or {CHOICES}"
+            )
 
 
 def source_sha256(weights: str | None) -> str | None:

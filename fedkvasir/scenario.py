@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -42,7 +42,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class _Named(BaseModel):
@@ -213,10 +213,12 @@ class Training(_Frozen):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """sgd only."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """At 0 adamw is adam, to the bit."""
     batch_size: BatchSize = 16
     """auto: the largest power of two up to 64 that fits this machine; a run is named by the number found."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Batches whose gradients make one step: 4 of 4 images are one of 16, but for batch normalisation."""
+    """Batches whose gradients make one step: 4 of 4 images are one of 16, but for batch normalisation, which sees 4,
+    and for class weights, whose mean is taken a batch."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Local epochs a round."""
     augment: str = "light"
@@ -377,9 +379,9 @@ class Fault(_Frozen):
     """null: every round."""
     probability: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Drawn for every hospital, round and attempt."""
-    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    seconds: Annotated[float, Field(gt=0)] | None = None
     """slow: how much longer; late: how long after the deadline."""
-    factor: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    factor: float | None = None
     """slow: how many times as long as the training took; corrupt, how: scaled: the update is multiplied by it."""
     how: Literal["nan", "scaled", "wrong-shape"] | None = None
     """corrupt: what is sent in place of the trained weights."""
@@ -510,6 +512,20 @@ class Scenario(_Frozen):
     def deadly(self) -> str | None:
         """A fault that a hospital can have only in a process of its own."""
         return next((fault.kind for fault in self.faults if fault.kind in ("crash", "hang")), None)
+
+    def idle(self) -> Iterator[tuple[str, str, Any]]:
+        """What is set and means nothing: the key, the key because of which, and its default.
+
+        No validator refuses it: what was run with it before is to be read again.
+        """
+        training, schedule = self.training, self.training.schedule
+        if training.momentum and training.optimizer != "sgd":
+            yield "training.momentum", "training.optimizer", 0.0
+        if schedule and schedule.name == "cosine":
+            for key in ("every", "times"):
+                default = Schedule.model_fields[key].default
+                if getattr(schedule, key) != default:
+                    yield f"training.schedule.{key}", "training.schedule.name", default
 
     def decisive(self) -> dict[str, Any]:
         """The keys that can change a run's numbers: not what it is called, where files lie, or who is told of them."""

@@ -47,6 +47,18 @@ def test_a_batch_above_what_hospitals_hold_is_measured_as_what_they_hold(tiny: P
     assert found.step_s < 30 and found.worker_mib < 4000
 
 
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_a_class_that_nobody_trains_on_is_measured_as_well(tiny: Path, smoothing: float) -> None:
+    """Even the first, under class weights that are counted."""
+    loss = f"{{name: cross-entropy, class_weights: balanced, label_smoothing: {smoothing}}}"
+    classify = ("task=classification", "data.options.synthetic.task=classification", "model={name: lcnet_050}")
+    plan = plan_of(tiny, *classify, f"training.loss={loss}")
+    plan = replace(
+        plan, classes=("aardvark", *plan.classes), samples=plan.samples.assign(target=plan.samples.target + 1)
+    )
+    assert plan.class_counts["aardvark"] == 0 and estimate(plan, 1).step_s > 0
+
+
 def test_memory_limits_how_many_share_it(tiny: Path) -> None:
     plan, free_mib = plan_of(tiny, "resources=auto"), machine.free_memory_bytes() / 2**20
     assert within_limits(plan, Step(1.0, 0.5 * free_mib, 0.0), {}).workers == 1

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkvasir.errors import UserError
 from fedkvasir.losses import (
@@ -191,8 +191,26 @@ def test_balanced_weights_are_scikit_learns(counts: list[int]) -> None:
     assert balanced_weights(counts) == pytest.approx(expected.tolist())
 
 
-def test_a_class_without_images_weighs_nothing() -> None:
-    assert balanced_weights([6, 0, 2]) == pytest.approx([8 / 18, 0, 8 / 6])
+@pytest.mark.parametrize("name", LOSSES["classification"])
+def test_a_class_without_images_weighs_one_and_changes_nothing_until_labels_are_wrong(name: str) -> None:
+    """A batch of nothing but such labels has no mean otherwise, and the fault wrong-labels can make one."""
+    assert balanced_weights([6, 0, 2]) == pytest.approx([8 / 18, 1, 8 / 6])
+    counts, logits = {"a": 6, "b": 0, "c": 2}, torch.randn(8, 3)
+    balanced = build_loss(Loss(name=name, class_weights="balanced"), "classification", counts)
+    of_nothing = build_loss(Loss(name=name, class_weights=[8 / 18, 1e-9, 8 / 6]), "classification", counts)
+    shown = torch.tensor([0, 2, 0, 0, 0, 2, 0, 0])
+    assert torch.equal(balanced(logits, shown), of_nothing(logits, shown))
+    assert balanced(logits, torch.ones(8, dtype=torch.long)).isfinite()
+
+
+def test_label_smoothing_gives_nothing_to_a_class_without_images() -> None:
+    counts, logits, shown = {"a": 6, "b": 0}, torch.randn(4, 2), torch.zeros(4, dtype=torch.long)
+    spec = Loss(name="cross-entropy", class_weights="balanced", label_smoothing=0.2)
+    loss = build_loss(spec, "classification", counts)
+    expected = 0.9 * nn.functional.cross_entropy(
+        logits, shown
+    )  # 0.8 and half of 0.2; the other half is of the other class
+    assert loss(logits, shown) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "loss"), BOTH, ids=NAMES)

@@ -156,6 +156,22 @@ def test_every_method_is_tuned_over_the_same_settings(tiny: Path) -> None:
         assert [(own.lr, own.epochs) for own in tried] == [(0.1, 1), (0.1, 2), (0.01, 1), (0.01, 2)]
 
 
+def test_what_is_set_for_one_optimizer_does_not_go_with_another_that_is_tried(tiny: Path) -> None:
+    """Momentum is no setting of Adam's, and no reason not to compare it with SGD."""
+    tuned = "{kind: holdout, tune: {training.optimizer: [sgd, adam], training.schedule.name: [step, cosine]}}"
+    keys = ("training.momentum=0.9", "training.schedule={name: step, every: 2, times: 1}")
+    scenario = load(tiny, (f"protocol={tuned}", *keys))
+    assert scenario.protocol is not None
+    (cell,) = cells(scenario)
+    tried = [point.scenario.training for point in cell.settings(scenario.protocol.tune)]
+    assert [(own.optimizer, own.momentum) for own in tried[::2]] == [("sgd", 0.9), ("adam", 0.0)]
+    schedules = [own.schedule for own in tried if own.schedule]
+    assert [(own.name, own.every, own.times) for own in schedules] == [("step", 2, 1), ("cosine", 50, None)] * 2
+    both = "{kind: holdout, tune: {training.optimizer: [sgd, adam], training.momentum: [0, 0.9]}}"
+    with pytest.raises(UserError, match=r"training\.momentum = 0\.9 means nothing under training\.optimizer = adam"):
+        cells(load(tiny, (f"protocol={both}",)))
+
+
 def test_what_counts_rounds_is_stretched_after_it_is_tuned(tiny: Path) -> None:
     tuned = "{kind: holdout, baselines: [cyclic], tune: {federation.rounds: [3, 6], training.schedule.every: [2]}}"
     step = "training.schedule={name: step, every: 1, factor: 0.1}"

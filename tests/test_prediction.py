@@ -482,6 +482,26 @@ def test_what_cannot_be_read_is_named_when_the_rest_is_done(
     assert f"{2 + int(number)} pictures predicted" in done.stdout
 
 
+def test_what_is_passed_over_in_folders_is_counted_in_the_end(
+    command: Command, one: Run, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    page = Image.open(pictures / "ward-0" / "alta.png")
+    for name in ("a.png", "anim.GIF", "deeper/b.gif", "c.webp"):
+        page.save(tmp_path / "in" / name)
+    page.save(tmp_path / "in" / "pages.tif", save_all=True, append_images=[page, page])
+    page.save(tmp_path / "in" / "page.tif")
+    (tmp_path / "in" / "README").touch()
+    (tmp_path / "in" / "round").symlink_to("round")  # leads nowhere
+    done = command("predict", one.folder, tmp_path / "in", "--out", tmp_path / "in" / "out", "--quiet")
+    others, paged, last = done.stdout.splitlines()
+    assert others == "files that are no picture or video that can be read: 4 (.gif 2, .webp 1, without suffix 1)"
+    assert paged == f"files with several pages, of which the first was taken: 1 ({tmp_path}/in/pages.tif)"
+    assert done.returncode == 0 and last.startswith("3 pictures predicted")
+    done = command("predict", one.folder, tmp_path / "in" / "deeper", "--out", tmp_path / "none")
+    assert done.returncode == 2 and "and files that are no picture or video that can be read: 1 (.gif 1)" in done.stderr
+
+
 # ---- the command
 
 

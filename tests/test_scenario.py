@@ -19,6 +19,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         ("trainig.lr=1", "unknown key trainig (did you mean 'training'?)"),
         ("training.lr=fast", "training.lr = 'fast'"),
         ("training.lr=-1", "training.lr = -1: input should be greater than 0"),
+        ("training.lr=inf", "training.lr = 'inf': input should be a finite number"),
+        ("training.weight_decay=.inf", "training.weight_decay = inf: input should be a finite number"),
+        ("federation.deadline_s=inf", "federation.deadline_s = 'inf': input should be a finite number"),
+        ("evaluation.tolerance_px=.nan", "evaluation.tolerance_px = nan: input should be a finite number"),
+        (
+            "data.centers.alta.partition={kind: quantity, shares: [1, .inf]}",
+            "shares.1 = inf: input should be",
+        ),
+        ("sweep={ranges: {training.lr: {low: 0, high: .inf}}, search: random, budget: 2}", "high = inf: input should"),
+        ("faults=[{kind: slow, factor: .inf}]", "faults.0.factor = inf: input should be a finite number"),
         ("training.accumulate=0", "training.accumulate = 0: input should be greater than or equal to 1"),
         ("data.centers.alta.role=houldout", "(did you mean 'holdout'?)"),
         ("data.centers.alta.splitt=group", "unknown key data.centers.alta.splitt (did you mean 'split'?)"),
@@ -122,6 +132,41 @@ def test_a_name_that_nobody_knows_is_refused_before_data_is_read(tiny: Path, ove
 
 
 @pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ("training.optimizer=adam", "training.momentum=0.9"),
+            "training.momentum = 0.9 means nothing under training.optimizer = adam; leave it out, or set its default, "
+            "training.momentum=0.0",
+        ),
+        (
+            ("training.schedule={name: cosine, every: 10}",),
+            "training.schedule.every = 10 means nothing under training.schedule.name = cosine; leave it out",
+        ),
+        (("training.schedule={name: cosine, times: 1}",), "or set its default, training.schedule.times=null"),
+    ],
+)
+def test_what_means_nothing_is_refused_before_it_is_run_and_read_where_it_was(
+    tiny: Path, overrides: tuple[str, ...], sentence: str
+) -> None:
+    """It would be the same run under another name; such runs of before can still be read, and reported."""
+    scenario = load(tiny, overrides)
+    with pytest.raises(UserError) as caught:
+        check_names(scenario)
+    assert sentence in str(caught.value)
+    tiny.write_text(scenario.dump())
+    assert load(tiny) == scenario
+
+
+@pytest.mark.parametrize(
+    "training", ["{optimizer: sgd, momentum: 0.9}", "{schedule: {name: cosine}}", "{schedule: {name: step, every: 10}}"]
+)
+def test_what_means_something_is_not_refused_nor_are_defaults_that_are_written_out(tiny: Path, training: str) -> None:
+    tiny.write_text(load(tiny, (f"training={training}",)).dump())
+    check_names(load(tiny))
+
+
+@pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
         ("label_smoothing: 1", "training.loss.label_smoothing = 1: should be less than 1"),
@@ -176,6 +221,49 @@ def test_an_encoder_that_an_architecture_refuses_is_refused_before_data_is_read(
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "size", "sentence"),
+    [
+        (
+            "vit_tiny_patch16_224",
+            96,
+            "model: vit_tiny_patch16_224 cannot be applied at data.image_size = 96: Input height (96) doesn't match "
+            "model (224); set data.image_size=224, which it takes",
+        ),
+        ("inception_v3", 64, "Kernel size can't be greater than actual input size; set data.image_size=299, which"),
+        ("levit_128s", 96, "; set data.image_size=224, which it takes"),
+        ("vit_small_patch14_dinov2", 96, "; set data.image_size=518, which it takes"),
+        (
+            "{name: unet, encoder: tu-maxvit_nano_rw_256}",
+            64,
+            "model: unet with {'encoder': 'tu-maxvit_nano_rw_256'} cannot be applied at data.image_size = 64: "
+            "height (4) must be divisible by window (8); set data.image_size=256, which it takes",
+        ),
+        ("{name: unet, decoder_channels: [0, 1, 1, 1, 1]}", 64, "; choose another size or model"),
+        (
+            "{name: fpn, segmentation_channels: 0}",
+            64,
+            "Expected number of channels to be greater than 0, got 0; choose",
+        ),
+        (
+            "{name: ensemble, members: [unet, {name: fpn, segmentation_channels: 0}]}",
+            64,
+            "model: fpn with {",
+        ),
+    ],
+)
+def test_a_network_that_does_not_take_the_size_of_picture_is_refused_before_data_is_read(
+    tiny: Path, model: str, size: int, sentence: str
+) -> None:
+    """With the size that it takes, where timm knows one."""
+    task = "segmentation" if model.startswith("{") else "classification"
+    model = model if model.startswith("{") else f"{{name: {model}}}"
+    changes = (f"task={task}", "training.loss={name: bce}" if task == "segmentation" else "training.loss=cross-entropy")
+    with pytest.raises(UserError) as caught:
+        check_names(load(tiny, (*changes, f"model={model}", f"data.image_size={size}")))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_an_encoder_that_looks_at_numbers_while_it_is_built_is_not_refused(tiny: Path) -> None:
     check_names(load(tiny, ("model={name: unet, encoder: mit_b0}",)))
 
@@ -193,7 +281,7 @@ def test_fedbn_refuses_a_network_without_batch_normalisation(tiny: Path, model: 
     """It would be fedavg under another name."""
     classify = ("task=classification", "training.loss=cross-entropy", "algorithm=fedbn")
     with pytest.raises(UserError, match=f"model.name = {model} has none: set algorithm=fedavg"):
-        check_names(load(tiny, (*classify, f"model={{name: {model}}}")))
+        check_names(load(tiny, (*classify, f"model={{name: {model}}}", "data.image_size=224")))
     check_names(load(tiny, (*classify, "model={name: resnet18}")))
     its_decoder_has_some = "model={name: unet, encoder: tu-convnext_atto}"
     check_names(load(tiny, ("algorithm=fedbn", its_decoder_has_some)))
@@ -246,6 +334,13 @@ def test_every_scenario_of_the_repository_is_valid_and_asks_a_question(path: Pat
 
 def test_the_schema_for_editors_names_every_top_level_key() -> None:
     assert {"task", "data", "model", "training", "algorithm", "federation"} <= set(json_schema()["properties"])
+
+
+def test_the_schema_for_editors_says_of_accumulate_what_the_documentation_does() -> None:
+    said = json_schema()["$defs"]["Training"]["properties"]["accumulate"]["description"]
+    exceptions = "but for batch normalisation, which sees 4, and for class weights, whose mean is taken a batch"
+    documentation = (REPOSITORY / "docs" / "scenario.md").read_text()
+    assert exceptions in " ".join(said.split()) and exceptions in " ".join(documentation.split())
 
 
 def test_the_schema_for_editors_takes_a_name_alone() -> None:

@@ -231,3 +231,17 @@ def test_compilation_gives_the_same_network_and_learns_as_well(tiny: Path, alta:
     network.compile()
     compiled_loss, compiled_dice = learn(alta, network)
     assert 0 < abs(compiled_loss - loss) < 0.01 and abs(compiled_dice - dice) < 0.01
+
+
+def test_adamw_without_weight_decay_is_adam() -> None:
+    """To the bit: the documentation says so, that nobody compares the two."""
+    networks = []
+    for kind in ("adam", "adamw"):
+        torch.manual_seed(0)
+        networks.append(nn.Linear(4, 3))
+        optimizer = make_optimizer(networks[-1], Training(optimizer=kind))
+        for _ in range(3):
+            optimizer.zero_grad()
+            networks[-1](torch.rand(8, 4)).square().mean().backward()
+            optimizer.step()
+    assert all(map(torch.equal, *(network.parameters() for network in networks)))

@@ -12,7 +12,7 @@ from fedkvasir import ensembles
 from fedkvasir.errors import UserError
 from fedkvasir.models import classifier, encoder_decoder, triunet
 from fedkvasir.models.ensemble import Ensemble
-from fedkvasir.models.network import Network
+from fedkvasir.models.network import Network, at_timm
 from fedkvasir.models.weights import load_weights
 from fedkvasir.pretrained import check_weights
 from fedkvasir.scenario import Model, did_you_mean
@@ -29,8 +29,9 @@ def parameters_of(builder: Callable[..., nn.Module]) -> dict[str, inspect.Parame
     return {name: known[name] for name in known if name not in ("classes", "in_channels")}
 
 
-def check_model(spec: Model, task: str) -> Network | None:
-    """Name, encoder, parameters and weights of a model and of its members, and that they can be built; in a blink.
+def check_model(spec: Model, task: str, image_size: int) -> Network | None:
+    """Name, encoder, parameters and weights of a model and of its members, and that they can be built and take pictures
+    of ``image_size``; in a blink.
 
     Returns the network, without weights; None for an ensemble.
     Raises UserError with the nearest spelling, or with what the architecture says against the encoder.
@@ -39,22 +40,46 @@ def check_model(spec: Model, task: str) -> Network | None:
         raise UserError("model.activation is for segmentation; a classifier's is always a softmax over its classes")
     members = ensembles.members_of(spec, task)
     for member in members.values():
-        check_model(member, task)
+        check_model(member, task, image_size)
     if members:
         return None
-    network = _built(spec.model_dump_json(exclude={"weights"}), task)
+    network = _built(spec.model_dump_json(exclude={"weights"}), task, image_size)
     check_weights(spec.weights, network.encoder)
     return network
 
 
-@lru_cache(maxsize=4)  # the points of a sweep ask for the same again and again
-def _built(spec_json: str, task: str) -> Network:
+@lru_cache(maxsize=16)  # the points of a sweep ask for the same again and again
+def _built(spec_json: str, task: str, image_size: int) -> Network:
     spec = Model.model_validate_json(spec_json)
     try:
         with torch.device("meta"):  # shapes without numbers
-            return build_network(spec, task, classes=1)
+            network = build_network(spec, task, classes=1)
     except UserError:  # so it is, or the encoder looks at numbers while it is built (mit_*)
-        return build_network(spec, task, classes=1)
+        network = build_network(spec, task, classes=1).to("meta")
+    if refusal := _refusal(network, image_size):
+        known, given = at_timm(network.encoder), _given(spec)
+        own = known.input_size[-1] if known else image_size
+        advice = (
+            "choose another size or model" if _refusal(network, own) else f"set data.image_size={own}, which it takes"
+        )
+        named = f"{spec.name} with {given}" if given else spec.name
+        raise UserError(f"model: {named} cannot be applied at data.image_size = {image_size}: {refusal}; {advice}")
+    return network
+
+
+def _refusal(network: Network, image_size: int) -> str:
+    """What an architecture on the meta device says against pictures of that size; empty if it takes them."""
+    try:
+        with torch.no_grad():
+            network(torch.zeros(2, 3, image_size, image_size, device="meta"))
+    except Exception as error:  # each in its own way, some without a word
+        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return ""
+
+
+def _given(spec: Model) -> dict[str, Any]:
+    """What the scenario sets for the builder."""
+    return spec.parameters | ({} if spec.encoder is None else {"encoder": spec.encoder})
 
 
 def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
@@ -66,7 +91,7 @@ def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
         near = did_you_mean(spec.name, names)
         raise UserError(f"model.name: unknown {task} model {spec.name!r}{near}; known: {', '.join(names)}")
     defaults = {name: parameter.default for name, parameter in parameters_of(builder).items()}
-    given = spec.parameters | ({} if spec.encoder is None else {"encoder": spec.encoder})
+    given = _given(spec)
     for key, value in given.items():
         if key not in defaults:
             takes = f"{did_you_mean(key, [*defaults])}; it takes {', '.join(defaults) or 'no parameters'}"
@@ -102,7 +127,7 @@ def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -
 def build_network(spec: Model, task: str, classes: int, seed: int | None = None) -> Network:
     """:func:`build_model` of a model that is no ensemble."""
     builder = find_model(spec, task)
-    parameters: dict[str, Any] = spec.parameters | ({} if spec.encoder is None else {"encoder": spec.encoder})
+    parameters = _given(spec)
     softmax = spec.activation == "softmax"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0 if seed is None else seed)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,12 +33,12 @@ class Network(nn.Module):
         self.body = body
         self.softmax = softmax
         self.encoder = encoder
-        self.stride = stride
-        self.smallest: int = max(getattr(part, "smallest", stride) for part in body.modules())
+        # What takes one size only is not padded beyond it: the 518 pixels of DINOv2, patches of 14, stay 518.
+        self.stride = math.gcd(stride, *_only_size(body))
+        self.smallest: int = max(getattr(part, "smallest", self.stride) for part in body.modules())
         """Smaller images are padded to this side in pixels, where an architecture asks for it."""
         # The colours the encoder was pretrained with: EfficientNet-Lite0, say, wants 0.5 and 0.5.
-        name = encoder.removeprefix("timm-").removeprefix("tu-")
-        pretrained = timm.models.get_pretrained_cfg(AT_TIMM.get(name, name))
+        pretrained = at_timm(encoder)
         mean, std = (pretrained.mean, pretrained.std) if pretrained else _colours(body)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -54,6 +55,18 @@ class Network(nn.Module):
             return logits
         logits = logits[..., :height, :width]
         return log_odds(logits) if self.softmax else logits
+
+
+def at_timm(encoder: str) -> Any:
+    """What timm knows of an encoder's pretrained weights: colours, size and more; None for what it does not know."""
+    name = encoder.removeprefix("timm-").removeprefix("tu-")
+    return timm.models.get_pretrained_cfg(AT_TIMM.get(name, name))
+
+
+def _only_size(body: nn.Module) -> tuple[int, ...]:
+    """Height and width of the only pictures that an architecture takes; empty for one that takes others as well."""
+    strict = (part for part in body.modules() if isinstance(part, PatchEmbed) and part.strict_img_size)
+    return next((part.img_size for part in strict if part.img_size is not None), ())
 
 
 def _colours(body: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

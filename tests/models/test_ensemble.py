@@ -1,5 +1,7 @@
 """Members, labels and fusions; softmax with a background channel, seen from outside."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -111,7 +113,7 @@ def test_softmax_adds_a_background_channel_inside_and_none_outside(name: str) ->
 
 def test_softmax_is_not_for_classifiers() -> None:
     with pytest.raises(UserError, match=r"model.activation is for segmentation"):
-        check_model(Model(name="resnet50", activation="softmax"), "classification")
+        check_model(Model(name="resnet50", activation="softmax"), "classification", 64)
 
 
 def test_training_changes_the_fusion_and_nothing_of_the_members() -> None:
@@ -143,16 +145,17 @@ def test_only_the_fusion_is_exchanged() -> None:
         ({"members": ["unet", "divergentnets"]}, "divergentnets is an ensemble itself; name its members instead"),
         ({"fusion": "median"}, "model.fusion.name = 'median'.*'mean', 'weighted' or 'learned'"),
         ({"fusion": {"name": "learned", "lrr": 1}}, r"unknown key model.fusion.lrr \(did you mean 'lr'\?\)"),
+        ({"fusion": {"name": "learned", "lr": math.inf}}, "model.fusion.lr = inf: input should be a finite number"),
         ({"fusions": "mean"}, r"unknown key model.fusions \(did you mean 'fusion'\?\)"),
         ({"encoder": "resnet19"}, "unknown encoder 'resnet19'"),
     ],
 )
 def test_what_is_wrong_with_an_ensemble_is_one_sentence(keys: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as refusal:
-        check_model(spec(**keys), "segmentation")
+        check_model(spec(**keys), "segmentation", 64)
     assert "\n" not in str(refusal.value)
 
 
 def test_an_ensemble_without_members_says_which_key() -> None:
     with pytest.raises(UserError, match=r"key model.members is missing"):
-        check_model(Model(name="ensemble"), "classification")
+        check_model(Model(name="ensemble"), "classification", 64)

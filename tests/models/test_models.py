@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedkvasir.exchange import read, sha256, write
-from fedkvasir.models import build_model
+from fedkvasir.models import build_model, check_model
 from fedkvasir.scenario import Model
 
 UNET = Model(name="unet", encoder="resnet18")
@@ -14,6 +14,13 @@ CLASSIFICATION = [Model(name="resnet50"), Model(name="lcnet_050")]
 @pytest.mark.parametrize("spec", CLASSIFICATION, ids=lambda spec: spec.name)
 def test_classification_gives_one_logit_a_class(spec: Model) -> None:
     assert build_model(spec, "classification", 8, seed=0).eval()(torch.rand(1, 3, 50, 64)).shape == (1, 8)
+
+
+def test_a_classifier_of_one_size_takes_that_size_and_what_is_padded_to_it() -> None:
+    for name, sizes in (("vit_small_patch14_dinov2", (517, 518)), ("vit_tiny_patch16_224", (200, 224))):
+        for size in sizes:
+            check_model(Model(name=name), "classification", size)
+    assert build_model(Model(name="vit_tiny_patch16_224"), "classification", 1).stride == 32
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.exchange import read, sha256
 from fedkvasir.models import build_model, check_model
 from fedkvasir.models.network import Network
-from fedkvasir.plan import UNCHECKED, Plan, make_plan
+from fedkvasir.plan import UNCHECKED, Plan, make_plan, settled
 from fedkvasir.randomness import derive_seed
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Model, load
@@ -97,7 +98,7 @@ def test_package_weights_without_the_package_say_what_to_install(monkeypatch: py
 
 def test_package_weights_for_another_encoder_name_the_one_they_are_for_before_a_run_begins() -> None:
     with pytest.raises(UserError, match="package holds timm-tf_efficientnet_lite0 only, not resnet18"):
-        check_model(Model(name="unet", encoder="resnet18", weights="package"), "segmentation")
+        check_model(Model(name="unet", encoder="resnet18", weights="package"), "segmentation", 64)
 
 
 # ---- imagenet: the hub's cache
@@ -435,6 +436,29 @@ def test_an_unfinished_run_gives_no_weights(tiny: Path, tmp_path: Path) -> None:
     plan.save(tmp_path / "begun")
     with pytest.raises(UserError, match="begun is not a finished run"):
         make_plan(load(tiny, (f"model.weights={tmp_path / 'begun'}",)))
+
+
+@pytest.mark.parametrize("source", ["", "checkpoints/0001.safetensors"])
+def test_weights_of_a_run_of_other_classes_are_refused_though_they_are_as_many(
+    tiny: Path, tmp_path: Path, source: str
+) -> None:
+    """Its logits would be read under other names."""
+    classify = ("task=classification", "training.loss=cross-entropy", "data.options.synthetic.task=classification")
+    overrides = (*classify, "model={name: lcnet_050}", "federation.rounds=1")
+    run = run_scenario(tiny, overrides, out=tmp_path, engine="local")
+    plan = make_plan(load(tiny, (*overrides, f"model.weights={run.folder / source}")))
+    for classes in ((*plan.classes[:-1], "zebra"), (plan.classes[1], plan.classes[0], *plan.classes[2:])):
+        with pytest.raises(
+            UserError, match=rf"the classes of {run.folder} are .*, here they are {', '.join(classes)},"
+        ):
+            settled(replace(plan, classes=classes))
+
+
+def test_one_kind_of_mask_may_begin_as_another(run: Run, tiny: Path) -> None:
+    plan = make_plan(load(tiny, (f"model.weights={run.folder}",)))
+    assert settled(replace(plan, classes=("instrument",))).classes == ("instrument",)
+    with pytest.raises(UserError, match=r"the classes of .* are polyp, here they are instrument, polyp, in this order"):
+        settled(replace(plan, classes=("instrument", "polyp")))
 
 
 WITHOUT_ALTA = "data.centers.alta.role=holdout"
