@@ -8,6 +8,7 @@ away: what a point has come to lies in its run folder, and the same sweep goes o
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, nullcontext
 from itertools import groupby
@@ -137,18 +138,17 @@ class Trials:
             return
         for cell, group in groupby(left, key=lambda line: line.point.cell):
             own, over = list(group), [line for line in lines if line.point.cell == cell and line.state in OVER]
-            halving = self._halving(own[0].point, over) if sweep.stop == "asha" else None
+            halving = self._halving(over) if sweep.stop == "asha" else None
             if sweep.search == "optuna":
                 axes = axes_of(self.scenario, own[0].point)
                 self._tune(own, changed, {}, len(own), halving, _optuna(axes, own, over), axes)
             else:
                 self._tune(own, changed, _numbers(own), 1, halving)
 
-    def _halving(self, point: Point, over: Sequence[Line]) -> AsyncHyperBandScheduler:
+    def _halving(self, over: Sequence[Line]) -> AsyncHyperBandScheduler:
         """over: what an earlier call has finished or stopped; the others are measured by it as they would have been."""
-        # A trial is stopped at max_t, too; after its last round a run is tested.
-        rounds = point.scenario.federation.rounds
-        halving = AsyncHyperBandScheduler(TIME, SCORE, "max", max_t=rounds + 1, reduction_factor=3)
+        # A trial is stopped at max_t, too; how many rounds a run has is its own, and after the last it is tested.
+        halving = AsyncHyperBandScheduler(TIME, SCORE, "max", max_t=sys.maxsize, reduction_factor=3)
         tuner: Any = None
         for line in over:
             last = self.study.run(line.run).committed()
