@@ -234,6 +234,19 @@ def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_p
             for search in ("random", "optuna")
         ),
         (("seed=0..100000000",), "seed=0..100000000 has 100000001 values, and a sweep takes 10000 at most"),
+        *(
+            ((f"sweep={{{block}, stop: asha}}", *words), f"and {what} has no rounds: set sweep.stop=null")
+            for block in ("grid: {training.lr: [1, 2]}", f"ranges: {RANGE}, search: optuna, budget: 2")
+            for what, *words in (
+                ("model.name = ensemble", "model={name: ensemble, members: [unet, linknet], weights: null}"),
+                ("ensemble-of-locals", "protocol={kind: holdout, baselines: [ensemble-of-locals]}"),
+                ("ensemble-of-locals", "federation.train=ensemble-of-locals"),
+            )
+        ),
+        (
+            ("sweep={grid: {model.name: [unet, divergentnets]}, stop: asha}",),
+            "model.name = divergentnets has no rounds",
+        ),
         (("sweep={ranges: {training.lr: {low: -1, high: 1}}, search: optuna, budget: 2}",), "training.lr = -1"),
     ],
 )
