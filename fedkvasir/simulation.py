@@ -80,11 +80,12 @@ def run_sweep(
         if resources.workers == "auto" and address is None:
             plan = here._on_the_same_images(first.scenario)
             choice = within_limits(plan, measure_step(plan), {})
-            resources = resources.model_copy(update={"gpu_per_center": gpu_share(plan, choice.workers)})
+            share = gpu_share(plan, max(choice.workers, workers))
+            resources = resources.model_copy(update={"gpu_per_center": share})
             concurrent = concurrent or max(1, choice.workers // workers)
             screen.say(f"{concurrent} run(s) at a time: {choice.because}")
         fit = scenario.model_copy(update={"resources": resources})
-        with Trials(study, fit, execute, own, concurrent, address) as trials, live.shown():
+        with Trials(study, fit, execute, own, concurrent, address, screen.warn) as trials, live.shown():
             study.carry_out(scenario, trials, live, None if address else here.begun)
         build_study(study)
     return study

@@ -30,7 +30,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
 from fedkvasir.errors import UserError, reason_of
-from fedkvasir.gpu import is_full, share_of_one
+from fedkvasir.gpu import is_full, share_of_one, workers_on_one
 from fedkvasir.machine import cores, sigterm_as_ctrl_c
 from fedkvasir.points import Point
 from fedkvasir.runs import Run
@@ -58,7 +58,7 @@ class Trials:
     study: its folder must be seen by every node; execute: found by name on every node.
     address: of a Ray cluster (``auto``, ``host:port``, ``ray://host:port``); None: this machine, for the sweep alone.
     workers: processes of one run besides its own, which does without where there are none.
-    concurrent: runs at a time, None: as many as there is room for.
+    concurrent: runs at a time, None: as many as there is room for. warn: told where a cluster has no room for one.
     """
 
     def __init__(
@@ -69,9 +69,10 @@ class Trials:
         workers: int = 0,
         concurrent: int | None = None,
         address: str | None = None,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.study, self.scenario, self.folder, self.execute = study, scenario, study.folder / "tune", execute
-        self.workers, self.concurrent, self.address = workers, concurrent, address
+        self.workers, self.concurrent, self.address, self.warn = workers, concurrent, address, warn
         self.begun = False
 
     def __enter__(self) -> Self:
@@ -98,6 +99,7 @@ class Trials:
                     raise UserError(f"--address {self.address}: no Ray cluster answers there ({error})") from error
         self.begun = True
         sigterm_as_ctrl_c()
+        self._look_for_room()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.begun:
@@ -199,12 +201,37 @@ class Trials:
         finally:
             watching.end()
 
+    def _look_for_room(self) -> None:
+        """Ray waits, without a word, until there is room for a run. Raises UserError where there never will be; a
+        cluster may scale itself up, or its nodes may not be there yet."""
+        one, need = self._resources().bundles[-1], self.workers or 1
+        room = sum(_places(node["Resources"], one) for node in ray.nodes() if node["Alive"])
+        if room >= need:
+            return
+        asked = " and ".join(f"{count:g} {name}" for name, count in one.items() if count)
+        text = f"a run takes {need} process(es) with {asked} each, and there is room for {room}"
+        if self.address is None:
+            raise UserError(f"{text}: set a lower --workers, or resources.gpu_per_center=auto")
+        self.warn(
+            f"{text}: unless the cluster grows, nothing will be run; a lower --workers, resources.threads_per_center "
+            "or resources.gpu_per_center takes less"
+        )
+
     def _resources(self, gpu: float | None = None) -> tune.PlacementGroupFactory:
         own = self.scenario.resources
         one: dict[str, float] = {"CPU": own.threads_per_center}
-        if own.device != "cpu" and ray.cluster_resources().get("GPU", 0):
-            one["GPU"] = gpu or (0.5 if own.gpu_per_center == "auto" else own.gpu_per_center)
+        if own.device != "cpu" and (gpus := int(ray.cluster_resources().get("GPU", 0))):
+            half = min(0.5, share_of_one(self.workers or 1, gpus))
+            one["GPU"] = gpu or (half if own.gpu_per_center == "auto" else own.gpu_per_center)
         return tune.PlacementGroupFactory([{}, *[one] * self.workers] if self.workers else [one])
+
+
+def _places(node: Mapping[str, float], one: Mapping[str, float]) -> int:
+    """How many processes with so many resources each fit on an empty node; none stretches over two GPUs."""
+    places = [int(node.get("CPU", 0) // one["CPU"])]
+    if share := one.get("GPU"):
+        places.append(int(node.get("GPU", 0)) * workers_on_one(share))
+    return min(places)
 
 
 def _refuse_silence(address: str) -> None:
