@@ -89,7 +89,7 @@ class Trials:
         with chdir(Path(__file__).parents[1]):
             if self.address is None:
                 gpus = 0 if self.scenario.resources.device == "cpu" else torch.cuda.device_count()
-                ray.init(num_cpus=self._cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+                ray.init("local", num_cpus=self._cpus, num_gpus=gpus, include_dashboard=False, **quiet)
             else:
                 _refuse_silence(self.address)
                 try:

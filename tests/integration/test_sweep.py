@@ -277,6 +277,17 @@ def test_optuna_spends_the_budget_of_every_method_and_goes_on_from_what_it_knows
 # ---- a cluster
 
 
+@pytest.mark.slow
+def test_without_an_address_another_ray_of_the_machine_is_left_alone(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
+    words = (*SHORT, "federation.rounds=1")
+    study = run_sweep(load_sweep(scenario, (*words, *RATES)), out=tmp_path)
+    alone = run_scenario(scenario, (*words, "training.lr=0.05"), out=tmp_path / "alone", workers=1)
+    assert weights(study)["fedavg", "training.lr=0.05", 0] == alone.result["weights_sha256"]
+
+
 def started(*words: str, env: dict[str, str]) -> list[psutil.Process]:
     """Start a node; the processes that are new and Ray's."""
     before = set(psutil.pids())
