@@ -164,17 +164,17 @@ def _changes(sweep: Sweep, axes: Axes) -> list[dict[str, Any]]:
         combinations = [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*lists)]
         if sweep.budget is None or sweep.budget >= len(combinations):
             return combinations
-        drawn = np.random.default_rng(derive_seed(0, "sweep")).permutation(len(combinations))
-        return [combinations[index] for index in sorted(drawn[: sweep.budget])]
     assert sweep.budget is not None
     streams = {key: np.random.default_rng(derive_seed(0, "sweep", key)) for key in axes}
     common = [key for key in axes if not key.startswith("algorithm.")]
     told_by = common if _there_are(axes[key] for key in common) >= sweep.budget else [*axes]
     found: dict[str, dict[str, Any]] = {}
+    wanted = min(sweep.budget, _there_are(axes.values()))
     for _ in range(DRAWS * sweep.budget):
-        if len(found) < min(sweep.budget, _there_are(axes.values())):
-            changes = {key: draw(axis, streams[key]) for key, axis in axes.items()}
-            found.setdefault(json.dumps([changes[key] for key in told_by]), changes)
+        if len(found) == wanted:
+            break
+        changes = {key: draw(axis, streams[key]) for key, axis in axes.items()}
+        found.setdefault(json.dumps([changes[key] for key in told_by]), changes)
     return list(found.values())
 
 
