@@ -140,6 +140,7 @@ def test_a_full_gpu_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         cli.main()
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "the GPU's memory does not suffice" in said and "bug" not in said
+    assert said.endswith("; OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.\n")
 
 
 @pytest.mark.parametrize(("word", "goes_on"), [("run", True), ("predict", False), ("export", False)])
