@@ -645,7 +645,9 @@ def test_an_axis_whose_values_are_groups_is_in_the_table_of_importance(tmp_path:
 def test_what_is_finished_stands_in_the_index_from_the_beginning(tmp_path: Path) -> None:
     """The same command, stopped before it has done anything: nothing of the index is lost, nothing is run again."""
     scenario = make_scenario({"kind": "holdout", "seeds": [0, 1], "algorithms": ["fedavg", "fedprox"]})
-    before = carry_out(tmp_path, scenario).index
+    study, remark = carry_out(tmp_path, scenario), "run again with a GPU of its own: out of GPU memory beside others"
+    before = study.index.assign(reason=[remark, "", "", ""])
+    before.to_parquet(study.folder / "runs.parquet", index=False)
     shutil.rmtree(tmp_path / before["run"].iloc[2])
     asked: list[tuple[str, int]] = []
 
@@ -659,11 +661,10 @@ def test_what_is_finished_stands_in_the_index_from_the_beginning(tmp_path: Path)
 
     damaged = tmp_path / before["run"].iloc[3] / "samples.parquet"
     damaged.write_bytes(damaged.read_bytes()[:100])  # told when it is run
-    study = Study.of(scenario, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         study.carry_out(scenario, one_by_one(stopped), known=known)
     assert len(asked) == 1 and study.index["state"].tolist() == ["finished", "finished", "waiting", "waiting"]
-    columns = ["validation", "unseen", "run", "hash", "chosen"]
+    columns = ["reason", "validation", "unseen", "run", "hash", "chosen"]
     pd.testing.assert_frame_equal(study.index[columns].head(2), before[columns].head(2))
 
 
