@@ -51,10 +51,10 @@ def main() -> None:
         if isinstance(error, click.ClickException):
             error.show()
             sys.exit(2)
-        if is_full(reason_of(error)):
+        if is_full(reason := reason_of(error)):
             _end(
                 "the GPU's memory does not suffice: wait until others have left it, choose a smaller batch, image size "
-                "or model, or compute on the processor (resources.device=cpu, of predict --device cpu)",
+                f"or model, or compute on the processor (resources.device=cpu, of predict --device cpu); {reason}",
                 1,
             )
         _end(f"{type(error).__name__}: {error} (a bug, or a broken installation; --debug shows where)", 1)

@@ -312,10 +312,14 @@ class Run:
     def start(self, plan: Plan, engine: str, workers: int, because: str = "") -> None:
         """Begin, or go on with, ``plan``. because: why with so many workers.
 
-        Raises UserError where the folder's run saw other pixels.
+        Raises UserError where the folder's run saw other pixels, or is another: eight digits of a hash can be the same.
         """
         if (self.folder / "plan.json").is_file():
             before = Plan.load(self.folder)
+            if before.hash != plan.hash:
+                raise UserError(
+                    f"{self.folder} holds another run, whose name happens to be the same; use another --out"
+                )
             if before.data_sha256 != plan.data_sha256:
                 changed = sorted(name for name, pixels in plan.pixels.items() if before.pixels.get(name) != pixels)
                 raise UserError(

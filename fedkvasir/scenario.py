@@ -344,7 +344,7 @@ class Sweep(_Frozen):
     budget: Annotated[int, Field(ge=1)] | None = None
     """How many settings are tried of every method, the same of all; null (grid): as many as there are."""
     stop: Literal["asha"] | None = None
-    """asha: a run that is behind those of its method at the same round is stopped."""
+    """asha: a run that is behind those of its method at the same round is stopped; an ensemble has no such rounds."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:

@@ -80,11 +80,12 @@ def run_sweep(
         if resources.workers == "auto" and address is None:
             plan = here._on_the_same_images(first.scenario)
             choice = within_limits(plan, measure_step(plan), {})
-            resources = resources.model_copy(update={"gpu_per_center": gpu_share(plan, choice.workers)})
+            share = gpu_share(plan, max(choice.workers, workers))
+            resources = resources.model_copy(update={"gpu_per_center": share})
             concurrent = concurrent or max(1, choice.workers // workers)
             screen.say(f"{concurrent} run(s) at a time: {choice.because}")
         fit = scenario.model_copy(update={"resources": resources})
-        with Trials(study, fit, execute, own, concurrent, address) as trials, live.shown():
+        with Trials(study, fit, execute, own, concurrent, address, screen.warn) as trials, live.shown():
             study.carry_out(scenario, trials, live, None if address else here.begun)
         build_study(study)
     return study
@@ -191,10 +192,17 @@ class Simulation:
 
     def rehearse(self, scenario: Scenario) -> None:
         """Make the plans of a study or sweep, one for everything that is asked of the data. Raises UserError for what
-        its runs would be refused for."""
-        for _, points in tried(scenario):
+        its runs would be refused for, and where several settings of a cell have no image to be judged by."""
+        for cell, points in tried(scenario):
             for point in points:
-                self._on_the_same_images(point.scenario)
+                plan = self._on_the_same_images(point.scenario)
+            own = replace(plan, scenario=cell.scenario).as_trained()
+            if len(points) > 1 and not own.holders("train", "val"):
+                whose = f"{cell.method} at {cell.hospital}" if cell.hospital else cell.method
+                raise UserError(
+                    f"{whose}: validation images decide between its {len(points)} settings, and there are none: set "
+                    "val: 0.15 at the training centers"
+                )
 
     def _on_the_same_images(self, scenario: Scenario) -> Plan:
         """The first plan that was made on them."""

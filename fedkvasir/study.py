@@ -147,11 +147,14 @@ class Study:
             write()
             watch(line, lines.index(line) + 1, len(lines))
 
+        remarks = self._remarks()
+
         def look_up(lines: Sequence[Line]) -> None:
             for line in lines:
                 with suppress(UserError):  # told when it is run
                     if known and (run := known(line.point.scenario)) and run.finished:
                         line.note(run)
+                        line.reason = remarks.get(line.run, "")
 
         if scenario.sweep is None or not scenario.sweep.explores:
             look_up(first)
@@ -171,6 +174,14 @@ class Study:
         look_up([line for line in later if line.state != "failed"])
         for batch in _in_order([line for line in later if line.state != "failed"]):
             work(batch, changed)
+
+    def _remarks(self) -> dict[str, str]:
+        """What the index says of how finished runs came about, by run; nothing without one, or where it is broken."""
+        with suppress(UserError):
+            if self.there(self.folder):
+                rows = self.index.query("state == 'finished'")
+                return dict(zip(rows["run"], rows["reason"], strict=True))
+        return {}
 
     def _recall(
         self,

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
 from fedkvasir.points import Point, cells, check_point, methods, refuse_axis, told_apart
 from fedkvasir.randomness import derive_seed
-from fedkvasir.scenario import Protocol, Range, Scenario, Sweep, as_number, load, variant
+from fedkvasir.scenario import LOCALS, Protocol, Range, Scenario, Sweep, as_number, load, variant
 
 DRAWS = 1000
 """For every setting that is wanted, until another is drawn than those before."""
@@ -118,16 +119,16 @@ def _points(study: Scenario, cell: Point) -> list[Point]:
     for key, axis in axes.items():
         refuse_axis(key)
         if isinstance(axis, Range):
-            _refuse_gaps(cell, key, axis, protocol)
+            _refuse_gaps(cell, key, axis, study)
         elif sweep.search == "optuna":
             for value in axis:
-                check_point(cell.at({key: value}), cell, protocol)
+                _check(cell.at({key: value}), cell, study)
     if sweep.search == "optuna":
         assert sweep.budget is not None
         return [cell] * sweep.budget
     points = [cell.at(changes) for changes in _changes(sweep, axes)]
     for point in points:
-        check_point(point, cell, protocol)
+        _check(point, cell, study)
     return list({json.dumps(point.scenario.decisive()): point for point in points}.values())
 
 
@@ -163,17 +164,17 @@ def _changes(sweep: Sweep, axes: Axes) -> list[dict[str, Any]]:
         combinations = [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*lists)]
         if sweep.budget is None or sweep.budget >= len(combinations):
             return combinations
-        drawn = np.random.default_rng(derive_seed(0, "sweep")).permutation(len(combinations))
-        return [combinations[index] for index in sorted(drawn[: sweep.budget])]
     assert sweep.budget is not None
     streams = {key: np.random.default_rng(derive_seed(0, "sweep", key)) for key in axes}
     common = [key for key in axes if not key.startswith("algorithm.")]
     told_by = common if _there_are(axes[key] for key in common) >= sweep.budget else [*axes]
     found: dict[str, dict[str, Any]] = {}
+    wanted = min(sweep.budget, _there_are(axes.values()))
     for _ in range(DRAWS * sweep.budget):
-        if len(found) < min(sweep.budget, _there_are(axes.values())):
-            changes = {key: draw(axis, streams[key]) for key, axis in axes.items()}
-            found.setdefault(json.dumps([changes[key] for key in told_by]), changes)
+        if len(found) == wanted:
+            break
+        changes = {key: draw(axis, streams[key]) for key, axis in axes.items()}
+        found.setdefault(json.dumps([changes[key] for key in told_by]), changes)
     return list(found.values())
 
 
@@ -195,12 +196,28 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _refuse_gaps(cell: Point, key: str, axis: Range, protocol: Protocol) -> None:
+def _check(point: Point, cell: Point, study: Scenario) -> None:
+    """Raises UserError as :func:`~fedkvasir.points.check_point`, and for what ASHA cannot judge: an ensemble's rounds
+    are those of its members, one after another."""
+    assert study.sweep is not None and study.protocol is not None
+    check_point(point, cell, study.protocol)
+    base, what = point.base, ""
+    if base.federation.train == LOCALS:
+        what = LOCALS
+    elif parse(base.model, base.task):
+        what = f"model.name = {base.model.name}"
+    if study.sweep.stop and what:
+        raise UserError(
+            f"sweep.stop = asha compares runs round by round, and {what} has no rounds: set sweep.stop=null"
+        )
+
+
+def _refuse_gaps(cell: Point, key: str, axis: Range, study: Scenario) -> None:
     """Raises UserError where an end of a range cannot be, or only some of what lies between, as whole numbers."""
     for end in (axis.low, axis.high):
-        check_point(cell.at({key: end}), cell, protocol)
+        _check(cell.at({key: end}), cell, study)
     try:
-        check_point(cell.at({key: axis.low + (axis.high - axis.low) / math.e}), cell, protocol)
+        _check(cell.at({key: axis.low + (axis.high - axis.low) / math.e}), cell, study)
     except UserError as error:
         raise UserError(
             f"sweep.ranges: {key} cannot have every value between {axis.low:g} and {axis.high:g}; list those that it "

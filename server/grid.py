@@ -193,7 +193,7 @@ class RayGrid(_OwnGrid):
             # folder must not be taken for ours.
             with chdir(root):
                 ray.init(
-                    num_cpus=workers * threads, num_gpus=gpus,
+                    "local", num_cpus=workers * threads, num_gpus=gpus,
                     include_dashboard=False, log_to_driver=False, logging_level=ERROR,
                 )  # fmt: skip
             sigterm_as_ctrl_c()

@@ -8,6 +8,7 @@ away: what a point has come to lies in its run folder, and the same sweep goes o
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, nullcontext
 from itertools import groupby
@@ -29,7 +30,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
 from fedkvasir.errors import UserError, reason_of
-from fedkvasir.gpu import is_full, share_of_one
+from fedkvasir.gpu import is_full, share_of_one, workers_on_one
 from fedkvasir.machine import cores, sigterm_as_ctrl_c
 from fedkvasir.points import Point
 from fedkvasir.runs import Run
@@ -57,7 +58,7 @@ class Trials:
     study: its folder must be seen by every node; execute: found by name on every node.
     address: of a Ray cluster (``auto``, ``host:port``, ``ray://host:port``); None: this machine, for the sweep alone.
     workers: processes of one run besides its own, which does without where there are none.
-    concurrent: runs at a time, None: as many as there is room for.
+    concurrent: runs at a time, None: as many as there is room for. warn: told where a cluster has no room for one.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class Trials:
         workers: int = 0,
         concurrent: int | None = None,
         address: str | None = None,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.study, self.scenario, self.folder, self.execute = study, scenario, study.folder / "tune", execute
-        self.workers, self.concurrent, self.address = workers, concurrent, address
+        self.workers, self.concurrent, self.address, self.warn = workers, concurrent, address, warn
         self.begun = False
 
     def __enter__(self) -> Self:
@@ -87,7 +89,7 @@ class Trials:
         with chdir(Path(__file__).parents[1]):
             if self.address is None:
                 gpus = 0 if self.scenario.resources.device == "cpu" else torch.cuda.device_count()
-                ray.init(num_cpus=self._cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+                ray.init("local", num_cpus=self._cpus, num_gpus=gpus, include_dashboard=False, **quiet)
             else:
                 _refuse_silence(self.address)
                 try:
@@ -97,6 +99,7 @@ class Trials:
                     raise UserError(f"--address {self.address}: no Ray cluster answers there ({error})") from error
         self.begun = True
         sigterm_as_ctrl_c()
+        self._look_for_room()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.begun:
@@ -137,18 +140,17 @@ class Trials:
             return
         for cell, group in groupby(left, key=lambda line: line.point.cell):
             own, over = list(group), [line for line in lines if line.point.cell == cell and line.state in OVER]
-            halving = self._halving(own[0].point, over) if sweep.stop == "asha" else None
+            halving = self._halving(over) if sweep.stop == "asha" else None
             if sweep.search == "optuna":
                 axes = axes_of(self.scenario, own[0].point)
                 self._tune(own, changed, {}, len(own), halving, _optuna(axes, own, over), axes)
             else:
                 self._tune(own, changed, _numbers(own), 1, halving)
 
-    def _halving(self, point: Point, over: Sequence[Line]) -> AsyncHyperBandScheduler:
+    def _halving(self, over: Sequence[Line]) -> AsyncHyperBandScheduler:
         """over: what an earlier call has finished or stopped; the others are measured by it as they would have been."""
-        # A trial is stopped at max_t, too; after its last round a run is tested.
-        rounds = point.scenario.federation.rounds
-        halving = AsyncHyperBandScheduler(TIME, SCORE, "max", max_t=rounds + 1, reduction_factor=3)
+        # A trial is stopped at max_t, too; how many rounds a run has is its own, and after the last it is tested.
+        halving = AsyncHyperBandScheduler(TIME, SCORE, "max", max_t=sys.maxsize, reduction_factor=3)
         tuner: Any = None
         for line in over:
             last = self.study.run(line.run).committed()
@@ -199,12 +201,37 @@ class Trials:
         finally:
             watching.end()
 
+    def _look_for_room(self) -> None:
+        """Ray waits, without a word, until there is room for a run. Raises UserError where there never will be; a
+        cluster may scale itself up, or its nodes may not be there yet."""
+        one, need = self._resources().bundles[-1], self.workers or 1
+        room = sum(_places(node["Resources"], one) for node in ray.nodes() if node["Alive"])
+        if room >= need:
+            return
+        asked = " and ".join(f"{count:g} {name}" for name, count in one.items() if count)
+        text = f"a run takes {need} process(es) with {asked} each, and there is room for {room}"
+        if self.address is None:
+            raise UserError(f"{text}: set a lower --workers, or resources.gpu_per_center=auto")
+        self.warn(
+            f"{text}: unless the cluster grows, nothing will be run; a lower --workers, resources.threads_per_center "
+            "or resources.gpu_per_center takes less"
+        )
+
     def _resources(self, gpu: float | None = None) -> tune.PlacementGroupFactory:
         own = self.scenario.resources
         one: dict[str, float] = {"CPU": own.threads_per_center}
-        if own.device != "cpu" and ray.cluster_resources().get("GPU", 0):
-            one["GPU"] = gpu or (0.5 if own.gpu_per_center == "auto" else own.gpu_per_center)
+        if own.device != "cpu" and (gpus := int(ray.cluster_resources().get("GPU", 0))):
+            half = min(0.5, share_of_one(self.workers or 1, gpus))
+            one["GPU"] = gpu or (half if own.gpu_per_center == "auto" else own.gpu_per_center)
         return tune.PlacementGroupFactory([{}, *[one] * self.workers] if self.workers else [one])
+
+
+def _places(node: Mapping[str, float], one: Mapping[str, float]) -> int:
+    """How many processes with so many resources each fit on an empty node; none stretches over two GPUs."""
+    places = [int(node.get("CPU", 0) // one["CPU"])]
+    if share := one.get("GPU"):
+        places.append(int(node.get("GPU", 0)) * workers_on_one(share))
+    return min(places)
 
 
 def _refuse_silence(address: str) -> None:

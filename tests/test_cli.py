@@ -140,6 +140,7 @@ def test_a_full_gpu_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         cli.main()
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "the GPU's memory does not suffice" in said and "bug" not in said
+    assert said.endswith("; OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.\n")
 
 
 @pytest.mark.parametrize(("word", "goes_on"), [("run", True), ("predict", False), ("export", False)])
@@ -198,10 +199,25 @@ def test_dry_run_refuses_what_the_run_would_refuse(
     assert done.returncode == 2 and sentence in done.stderr
 
 
-def test_a_dry_sweep_refuses_what_its_data_lack(command: Command, tiny: Path) -> None:
-    words = "training.lr=0.1,0.2", "data.centers.oslo.dataset=kvasir-seg"
-    done = command("sweep", tiny, "--dry-run", *words, cwd=tiny.parent, FEDKVASIR_DATA="")
-    assert done.returncode == 2 and "kvasir-seg: say where it lies" in done.stderr and "2 with" in done.stdout
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("data.centers.oslo.dataset=kvasir-seg",), "kvasir-seg: say where it lies"),
+        (
+            ("data.centers={alta: {dataset: synthetic, center: alta, val: 0}}", "evaluation.select=last"),
+            "fedavg: validation images decide between its 2 settings, and there are none: set val: 0.15 at the",
+        ),
+        (
+            ("data.centers.alta.val=0", "evaluation.select=last", "protocol={kind: holdout, baselines: [local]}"),
+            "local at alta: validation images decide between its 2 settings",
+        ),
+    ],
+)
+def test_a_dry_sweep_refuses_what_its_data_lack(
+    command: Command, tiny: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    done = command("sweep", tiny, "--dry-run", "training.lr=0.1,0.2", *words, cwd=tiny.parent, FEDKVASIR_DATA="")
+    assert done.returncode == 2 and sentence in done.stderr and "runs, " in done.stdout
 
 
 @pytest.mark.parametrize("words", [("run",), ("sweep", "training.lr=0.1,0.2"), ("baseline", "random")])

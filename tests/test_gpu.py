@@ -33,7 +33,9 @@ def test_how_many_fit(share: float, expected: int) -> None:
         "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.",
         "AcceleratorError: CUDA error: out of memory",
         "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
         "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "RuntimeError: cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
         "RuntimeError: GET was unable to find an engine to execute this computation",
     ],
 )

@@ -1,11 +1,14 @@
 """The run folder."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from fedkvasir.errors import UserError
 from fedkvasir.runs import Checkpoint, Run
 from tests.report.crafted import make_plan
 
@@ -21,6 +24,18 @@ def test_rounds_are_in_order_past_the_four_digits_of_their_names(tmp_path: Path)
     assert list(run.rounds["round"]) == [9000, 10499, 10500]
     run.drop_uncommitted(10499)
     assert list(run.rounds["round"]) == [9000, 10499]
+
+
+def test_another_run_of_the_same_name_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    run, plan = Run(tmp_path), make_plan("segmentation")
+    run.start(plan, "local", 1)
+    other = replace(plan, scenario=plan.scenario.model_copy(update={"seed": plan.scenario.seed + 1}))
+    with pytest.raises(UserError, match="holds another run, whose name happens to be the same; use another --out"):
+        run.start(other, "local", 1)
+    assert Run(tmp_path).plan.hash == plan.hash
+    run.clear()  # as --fresh does
+    run.start(other, "local", 1)
+    assert Run(tmp_path).plan.hash == other.hash
 
 
 def test_a_run_that_goes_on_keeps_what_was_noted_and_notes_where_it_goes_on(tmp_path: Path) -> None:

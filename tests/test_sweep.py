@@ -85,10 +85,11 @@ def test_methods_draw_the_same_of_what_they_have_in_common(tiny: Path) -> None:
     assert rates["fedavg"] == rates["fedprox"] and len(set(rates["fedavg"])) == 4
     assert all(0.0001 <= rate <= 0.1 for rate in rates["fedavg"])
     assert min(rates["fedavg"]) < 0.01 < max(rates["fedavg"])  # evenly by order of magnitude
-    block = "sweep={grid: {training.lr: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}, search: random, budget: 5}"
-    found = settings(tiny, block, "algorithm=fedavg,{name: fedprox, mu: [0.1, 1, 10]}")
-    rates = {method: [point.scenario.training.lr for point in points] for method, points in found.items()}
-    assert rates["fedavg"] == rates["fedprox"] and len(set(rates["fedavg"])) == 5
+    for search in ("random", "grid"):
+        block = f"sweep={{grid: {{training.lr: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}}, search: {search}, budget: 5}}"
+        found = settings(tiny, block, "algorithm=fedavg,{name: fedprox, mu: [0.1, 1, 10]}")
+        rates = {method: [point.scenario.training.lr for point in points] for method, points in found.items()}
+        assert rates["fedavg"] == rates["fedprox"] and len(set(rates["fedavg"])) == 5
 
 
 def test_no_combination_of_lists_is_drawn_twice(tiny: Path) -> None:
@@ -234,6 +235,19 @@ def test_a_sweep_and_the_study_of_its_protocol_are_two_folders(tiny: Path, tmp_p
             for search in ("random", "optuna")
         ),
         (("seed=0..100000000",), "seed=0..100000000 has 100000001 values, and a sweep takes 10000 at most"),
+        *(
+            ((f"sweep={{{block}, stop: asha}}", *words), f"and {what} has no rounds: set sweep.stop=null")
+            for block in ("grid: {training.lr: [1, 2]}", f"ranges: {RANGE}, search: optuna, budget: 2")
+            for what, *words in (
+                ("model.name = ensemble", "model={name: ensemble, members: [unet, linknet], weights: null}"),
+                ("ensemble-of-locals", "protocol={kind: holdout, baselines: [ensemble-of-locals]}"),
+                ("ensemble-of-locals", "federation.train=ensemble-of-locals"),
+            )
+        ),
+        (
+            ("sweep={grid: {model.name: [unet, divergentnets]}, stop: asha}",),
+            "model.name = divergentnets has no rounds",
+        ),
         (("sweep={ranges: {training.lr: {low: -1, high: 1}}, search: optuna, budget: 2}",), "training.lr = -1"),
     ],
 )

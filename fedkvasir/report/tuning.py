@@ -25,11 +25,13 @@ def settings_table(index: pd.DataFrame, study: Study) -> Table | None:
     groups = list(judged.groupby([*CELL, "setting"], sort=False))
     if len(groups) == len(judged.groupby(CELL)):
         return None
-    rows = []
+    rows, unchosen = [], _unchosen(judged)
     for (method, holdout, hospital, setting), own in groups:
         done = own[own["state"] == "finished"]
         other = ", ".join(dict.fromkeys(own.loc[own["state"] != "finished", "state"]))
-        outcome = "chosen" if own["chosen"].any() else other
+        outcome = other
+        if own["chosen"].any():
+            outcome = "stands, unchosen" if (method, holdout, hospital) in unchosen else "chosen"
         cells = (holdout, hospital, setting, float(done["validation"].mean()), len(done), outcome)
         rows.append(Row(method, "", cells))
     titles = ("Held out", "Trains alone", "Setting", f"Validation {_metric(study)}", "Seeds", "Outcome")
@@ -91,8 +93,19 @@ def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
         else:
             lead = f"{whose} ran with {len(seeds)} seeds, and the one with the best mean"
         texts.append(f"{lead} validation {metric} is what counts")
+    if blind := list(dict.fromkeys(method for method, *_ in _unchosen(judged))):
+        texts.append(
+            f"Where no setting of {' and '.join(blind)} has a validation {metric}, none could be chosen: the first "
+            "that was finished stands"
+        )
     texts.append("No test image and no holdout had a say")
     return texts
+
+
+def _unchosen(judged: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Cells of which several settings are finished, and none has a validation score."""
+    cells = judged[judged["state"] == "finished"].groupby(CELL, sort=False)
+    return [cell for cell, own in cells if own["setting"].nunique() > 1 and own["validation"].isna().all()]
 
 
 def _axes(study: Study) -> list[str]:

@@ -17,6 +17,7 @@ import yaml
 
 from fedkvasir import simulation
 from fedkvasir.console import Screen
+from fedkvasir.errors import UserError
 from fedkvasir.live import LiveTable
 from fedkvasir.models import build_model
 from fedkvasir.runs import Run
@@ -203,6 +204,21 @@ def test_as_many_share_a_gpu_as_fit_and_what_finds_it_full_has_one_of_its_own(
     assert 1 <= again.sum() < 4 and set(study.index.loc[~again, "reason"]) == {""}
 
 
+@pytest.mark.slow
+def test_the_processes_of_a_run_share_a_gpu_and_what_never_fits_is_refused(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray counts one GPU here, whether there is one or not."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(simulation, "_run_point", seeing_point)
+    study = run_sweep(load_sweep(scenario, RATES), out=tmp_path, workers=3)
+    assert study.index["reason"].str.startswith("CUDA_VISIBLE_DEVICES").all()  # they were begun
+    with pytest.raises(
+        UserError, match=r"takes 3 process\(es\) with 1 CPU and 0.5 GPU each, .* room for 2: set a lower"
+    ):
+        run_sweep(load_sweep(scenario, (*RATES, "resources.gpu_per_center=0.5")), out=tmp_path, workers=3)
+
+
 class Counting(LiveTable):
     """How many runs were seen running at a time."""
 
@@ -261,6 +277,17 @@ def test_optuna_spends_the_budget_of_every_method_and_goes_on_from_what_it_knows
 # ---- a cluster
 
 
+@pytest.mark.slow
+def test_without_an_address_another_ray_of_the_machine_is_left_alone(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
+    words = (*SHORT, "federation.rounds=1")
+    study = run_sweep(load_sweep(scenario, (*words, *RATES)), out=tmp_path)
+    alone = run_scenario(scenario, (*words, "training.lr=0.05"), out=tmp_path / "alone", workers=1)
+    assert weights(study)["fedavg", "training.lr=0.05", 0] == alone.result["weights_sha256"]
+
+
 def started(*words: str, env: dict[str, str]) -> list[psutil.Process]:
     """Start a node; the processes that are new and Ray's."""
     before = set(psutil.pids())
@@ -303,6 +330,17 @@ def test_a_point_has_the_same_bits_among_eight_and_on_a_cluster_of_two_nodes(
     point = ("fedbn", "training.lr=0.05", 0)
     assert weights(beside)[point] == weights(there)[point] == expected
     assert weights(there).items() <= weights(beside).items()
+
+
+@pytest.mark.slow
+def test_a_run_that_a_cluster_has_no_room_for_waits_and_says_so(scenario: Path, tmp_path: Path, cluster: str) -> None:
+    """It may be one that grows."""
+    running = Sweeping(scenario, tmp_path / "runs", *SHORT, *RATES, "--workers", "3", "--address", cluster)
+    running.wait_for(lambda: "there is room for 2" in running.log.read_text())
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(timeout=60) == 1
+    said = " ".join(running.log.read_text().split())
+    assert "warning a run takes 3 process(es) with 1 CPU and 0.5 GPU each, and there is room for 2: unless" in said
 
 
 @pytest.mark.slow

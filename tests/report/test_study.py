@@ -523,6 +523,22 @@ def test_settings_that_were_tried_are_listed_with_the_one_that_counts(tmp_path: 
         assert [cells[4] for cells in own] == ["", "chosen"] and own[1][2] > own[0][2]
 
 
+def test_without_a_validation_score_no_setting_is_called_chosen(tmp_path: Path) -> None:
+    def execute(own: Scenario) -> Run:
+        run = make_run(tmp_path, make_plan(own))
+        if own.algorithm.name == "fedavg":  # nothing to be found in any of its validation images
+            samples = run.samples
+            samples[samples["split"] != "val"].to_parquet(run.folder / "samples.parquet", index=False)
+        return run
+
+    tune = {"training.lr": [0.1, 1.0]}
+    scenario = make_scenario({"kind": "holdout", "seeds": [0], "algorithms": ["fedavg", "fedprox"], "tune": tune})
+    study = carry_out(tmp_path, scenario, execute)
+    assert "Where no setting of fedavg has a validation Dice, none could be chosen: the first that" in words(study).text
+    outcomes = [(row.head, row.cells[4]) for row in study_tables(study)["settings"].rows]
+    assert outcomes == [("fedavg", "stands, unchosen"), ("fedavg", ""), ("fedprox", ""), ("fedprox", "chosen")]
+
+
 def test_centers_stand_in_the_same_order_in_every_table(tmp_path: Path) -> None:
     protocol = {"kind": "leave-one-center-out", "seeds": [0], "baselines": ["local"]}
     tables = study_tables(carry_out(tmp_path, make_scenario(protocol, dict.fromkeys(TRAINING, "train"))))
@@ -629,7 +645,9 @@ def test_an_axis_whose_values_are_groups_is_in_the_table_of_importance(tmp_path:
 def test_what_is_finished_stands_in_the_index_from_the_beginning(tmp_path: Path) -> None:
     """The same command, stopped before it has done anything: nothing of the index is lost, nothing is run again."""
     scenario = make_scenario({"kind": "holdout", "seeds": [0, 1], "algorithms": ["fedavg", "fedprox"]})
-    before = carry_out(tmp_path, scenario).index
+    study, remark = carry_out(tmp_path, scenario), "run again with a GPU of its own: out of GPU memory beside others"
+    before = study.index.assign(reason=[remark, "", "", ""])
+    before.to_parquet(study.folder / "runs.parquet", index=False)
     shutil.rmtree(tmp_path / before["run"].iloc[2])
     asked: list[tuple[str, int]] = []
 
@@ -643,11 +661,10 @@ def test_what_is_finished_stands_in_the_index_from_the_beginning(tmp_path: Path)
 
     damaged = tmp_path / before["run"].iloc[3] / "samples.parquet"
     damaged.write_bytes(damaged.read_bytes()[:100])  # told when it is run
-    study = Study.of(scenario, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         study.carry_out(scenario, one_by_one(stopped), known=known)
     assert len(asked) == 1 and study.index["state"].tolist() == ["finished", "finished", "waiting", "waiting"]
-    columns = ["validation", "unseen", "run", "hash", "chosen"]
+    columns = ["reason", "validation", "unseen", "run", "hash", "chosen"]
     pd.testing.assert_frame_equal(study.index[columns].head(2), before[columns].head(2))
 
 

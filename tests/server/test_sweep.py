@@ -1,7 +1,7 @@
 """How a sweep goes on from what earlier calls of it have tried; Ray is not started."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -37,7 +37,7 @@ def test_asha_measures_by_all_rounds_of_what_was_finished_or_stopped_before(tiny
     over = [Line(point, state=state, run=state) for point, state in zip(points, ("finished", "stopped"), strict=False)]
     for line, scores in zip(over, ({1: 0.5, 2: 0.4, 3: 0.8}, {1: 0.2}), strict=True):
         study.run(line.run).commit(Checkpoint(max(scores), {}, {}, scores=scores), pd.DataFrame(), pd.DataFrame())
-    halving = Trials(study, scenario, lambda scenario, told: study.run(""))._halving(points[2], over)
+    halving = Trials(study, scenario, lambda scenario, told: study.run(""))._halving(over)
     tuner: Any = None
     decided = []
     for number, (round_, score) in enumerate([(1, 0.3), (1, 0.6), (3, 0.7)]):
@@ -45,3 +45,12 @@ def test_asha_measures_by_all_rounds_of_what_was_finished_or_stopped_before(tiny
         halving.on_trial_add(tuner, trial)
         decided.append(halving.on_trial_result(tuner, trial, {TIME: round_, SCORE: score}))
     assert decided == ["STOP", "CONTINUE", "STOP"]
+
+
+def test_asha_lets_a_run_of_many_rounds_go_on_beside_one_of_few(tiny: Path, tmp_path: Path) -> None:
+    scenario = load_sweep(tiny, ["sweep={grid: {federation.rounds: [1, 6]}, stop: asha}"])
+    study = Study.of(scenario, tmp_path)
+    trials = Trials(study, scenario, lambda scenario, told: study.run(""))
+    halving, alone, tuner = trials._halving([]), Trial("", stub=True), cast(Any, None)
+    halving.on_trial_add(tuner, alone)
+    assert {halving.on_trial_result(tuner, alone, {TIME: n, SCORE: 0.5}) for n in range(1, 7)} == {"CONTINUE"}
