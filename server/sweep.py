@@ -220,8 +220,9 @@ class Trials:
     def _resources(self, gpu: float | None = None) -> tune.PlacementGroupFactory:
         own = self.scenario.resources
         one: dict[str, float] = {"CPU": own.threads_per_center}
-        if own.device != "cpu" and (gpus := int(ray.cluster_resources().get("GPU", 0))):
-            half = min(0.5, share_of_one(self.workers or 1, gpus))
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if own.device == "cuda" or (own.device == "auto" and gpus):  # a cluster that grows may have none yet
+            half = min(0.5, share_of_one(self.workers or 1, max(gpus, 1)))
             one["GPU"] = gpu or (half if own.gpu_per_center == "auto" else own.gpu_per_center)
         return tune.PlacementGroupFactory([{}, *[one] * self.workers] if self.workers else [one])
 

@@ -54,3 +54,18 @@ def test_asha_lets_a_run_of_many_rounds_go_on_beside_one_of_few(tiny: Path, tmp_
     halving, alone, tuner = trials._halving([]), Trial("", stub=True), cast(Any, None)
     halving.on_trial_add(tuner, alone)
     assert {halving.on_trial_result(tuner, alone, {TIME: n, SCORE: 0.5}) for n in range(1, 7)} == {"CONTINUE"}
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "share"),
+    [("auto", 0, None), ("auto", 2, 0.5), ("cpu", 2, None), ("cuda", 0, 1 / 3), ("cuda", 2, 0.5)],
+)
+def test_a_run_asks_for_a_gpu_where_there_is_one_or_it_must_have_one(
+    device: str, gpus: int, share: float | None, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster that has none yet as well: it grows by what is asked for."""
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8, "GPU": gpus} if gpus else {"CPU": 8})
+    scenario = load_sweep(tiny, ["seed=0,1", f"resources.device={device}"])
+    study = Study.of(scenario, tmp_path)
+    trials = Trials(study, scenario, lambda scenario, told: study.run(""), workers=3)
+    assert [bundle.get("GPU") for bundle in trials._resources().bundles] == [share] * 3
