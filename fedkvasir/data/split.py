@@ -136,14 +136,12 @@ def thaw(path: Path, samples: pd.DataFrame, centers: Mapping[str, Center], warni
     ):
         if wrong.any():
             raise UserError(f"{here}: {both['sample'][wrong].iloc[0]} {why} ({wrong.sum()} like it)")
-    for row in both[["sample", "source", "center", "split"]].itertuples():
+    for (source, split), own in both.groupby(["source", "split"]):
         # Of a center that is cut the common test set stays with its own name.
-        known = dict.fromkeys(centers[row.source].hospitals(row.source) + [row.source] * (row.split == "test"))
-        if row.center not in known:
-            at = "no hospital" if pd.isna(row.center) else row.center
-            raise UserError(
-                f"{here}: {row.sample} ({row.split}) is at {at}; the column center must say {' or '.join(known)}"
-            )
+        known = dict.fromkeys(centers[source].hospitals(source) + [source] * (split == "test"))
+        for sample, center in own.loc[~own["center"].isin(known), ["sample", "center"]].itertuples(index=False):
+            at = "no hospital" if pd.isna(center) else center
+            raise UserError(f"{here}: {sample} ({split}) is at {at}; the column center must say {' or '.join(known)}")
     if len(both) < len(samples):
         warnings.append(f"{len(samples) - len(both)} images are not in {path} and left out")
     return both.drop(columns=["source_frozen", "pixels_sha256_frozen", "group_frozen"])
