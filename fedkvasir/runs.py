@@ -478,6 +478,14 @@ def environment(engine: str, workers: int, because: str = "") -> dict[str, Any]:
     }
 
 
+def computes_with() -> dict[str, str]:
+    """What the last digits of a hospital's numbers hang on: versions, and what torch's own kernels are chosen by."""
+    import torch
+
+    own = {name: version(name) for name in PACKAGES if name != "ray"}
+    return own | {"python": platform.python_version(), "instructions": torch.backends.cpu.get_cpu_capability()}
+
+
 def _moved(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs, of all that bits hang on, from where a run was before it went on here."""
     earlier, here = ({**facts["machine"], **facts["versions"], "python": facts["python"]} for facts in (before, now))

@@ -4,6 +4,7 @@ What a hospital says are counts, class names and hashes: no name of a file, a sa
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import MINIMUM
 from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, UNCHECKED, Plan, settled
 from fedkvasir.pretrained import trained_on
+from fedkvasir.runs import computes_with
 from fedkvasir.scenario import POOLED, Scenario
 from fedkvasir.sites.federation import SHA256, SiteKit
 
 SPLITS = ("train", "val", "test")
+VERSION = re.compile(r"[\w.+-]{1,40}", re.ASCII)
 MOST = 10_000_000
 """Images that a hospital may say it holds."""
 THREADS = 256
@@ -52,8 +55,9 @@ def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
 
     ``train``, ``val``, ``test`` and ``train_groups``, ...: how many images and groups; ``classes``; ``counts``:
     training images of each of them; ``catalog_sha256``, ``pixels_sha256``; ``device``, ``precision``; ``warnings``: how
-    many; ``rendered``: no picture of a patient; ``numbers``: as the plan's; ``train_hashes``, ...: salted hashes of the
-    pixels, one an image, sorted, in which only the same picture can be found, here and at another hospital.
+    many; ``rendered``: no picture of a patient; ``numbers``: as the plan's; ``versions``: :func:`computes_with`;
+    ``train_hashes``, ...: salted hashes of the pixels, one an image, sorted, in which only the same picture can be
+    found, here and at another hospital.
     """
     (catalog,), (pixels,) = plan.catalogs.values(), plan.pixels.values()
     samples = plan.samples
@@ -66,7 +70,7 @@ def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
     facts |= {"classes": [*plan.classes], "counts": [counts[name] for name in plan.classes]}
     facts |= {"catalog_sha256": catalog, "pixels_sha256": pixels, "device": plan.device, "precision": plan.precision}
     facts |= {"warnings": len(plan.warnings), "rendered": plan.rendered, "numbers": plan.numbers}
-    return facts
+    return facts | {"versions": computes_with()}
 
 
 def too_few(plan: Plan, kit: SiteKit) -> str:
@@ -135,9 +139,13 @@ def _refuse_impossible(hospital: str, facts: Mapping[str, Any]) -> None:
     """Raises UserError where a hospital has another fedkvasir, or its counts and hashes disagree."""
     if facts.get("numbers") != NUMBERS:
         raise UserError(f"{hospital} has a fedkvasir that gets other numbers; install there what is installed here")
-    if "val_hashes" not in facts:
+    if not {"val_hashes", "versions"} <= facts.keys():
         raise UserError(f"{hospital} has an older fedkvasir; install there what is installed here")
     counts = [*facts["counts"], *(facts[f"{split}{of}"] for split in SPLITS for of in ("", "_groups"))]
+    versions = facts["versions"]
+    known = isinstance(versions, dict) and all(isinstance(own, str) for own in versions.values())
+    if not known or not all(map(VERSION.fullmatch, versions.values())):
+        raise UserError(f"{hospital} tells versions that are none")
     valid = all(type(count) is int and 0 <= count <= MOST for count in counts)
     if not valid or sum(facts["counts"]) != facts["train"]:
         raise UserError(f"{hospital} says that it holds numbers of images that cannot be")
@@ -178,6 +186,11 @@ def _warnings(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> tup
     ]
     if scenario.task == "classification":
         texts += spelt_alike({hospital: facts["classes"] for hospital, facts in sorted(sites.items())})
+    here = computes_with()
+    for hospital, facts in sorted(sites.items()):
+        theirs = {name: facts["versions"].get(name, "none") for name in here}
+        if differs := [f"{name} {own}, not {here[name]}" for name, own in theirs.items() if own != here[name]]:
+            texts.append(f"{hospital} computes with {'; '.join(differs)}: the last digits of its numbers may differ")
     shared = _shared(sites)
     leaks = shared[(shared["split_x"] != "test") & (shared["split_y"] == "test")]
     others = shared[(shared["center_x"] < shared["center_y"]) & ~shared["hash"].isin(leaks["hash"])]

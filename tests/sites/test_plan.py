@@ -185,9 +185,22 @@ def test_a_hospital_with_a_fedkvasir_of_other_numbers_is_refused(tiny: Path) -> 
     with pytest.raises(UserError, match="bergen has a fedkvasir that gets other numbers"):
         plan_of_sites(scenario, facts)
     facts = told(scenario, ["alta", "bergen", "cadiz", "edinburgh"])
-    del facts["alta"]["val_hashes"]  # as before they were told apart from those of training
-    with pytest.raises(UserError, match="alta has an older fedkvasir; install there what is installed here"):
-        plan_of_sites(scenario, facts)
+    for key in ("val_hashes", "versions"):  # as before they were told
+        lacking = {name: own for name, own in facts["alta"].items() if name != key}
+        with pytest.raises(UserError, match="alta has an older fedkvasir; install there what is installed here"):
+            plan_of_sites(scenario, facts | {"alta": lacking})
+
+
+def test_a_hospital_that_computes_with_something_else_is_told(tiny: Path) -> None:
+    facts = told(scenario := load(tiny), ["alta", "bergen", "cadiz", "edinburgh"])
+    assert not [text for text in plan_of_sites(scenario, facts).warnings if "computes with" in text]
+    torch = facts["bergen"]["versions"]["torch"]
+    facts["bergen"]["versions"]["torch"] = "1.0"
+    (text,) = [text for text in plan_of_sites(scenario, facts).warnings if "computes with" in text]
+    assert text == f"bergen computes with torch 1.0, not {torch}: the last digits of its numbers may differ"
+    for lie in ({"torch": "[red]1\n"}, {"torch": 1}, ["1.0"], None):
+        with pytest.raises(UserError, match="bergen tells versions that are none"):
+            plan_of_sites(scenario, facts | {"bergen": facts["bergen"] | {"versions": lie}})
 
 
 def test_masks_that_show_different_things_are_refused(tiny: Path) -> None:
