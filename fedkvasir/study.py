@@ -134,6 +134,8 @@ class Study:
         lines = first + later
         write_atomic(self.folder / "scenario.yaml", scenario.dump())
 
+        remarks = self._remarks()
+
         def write() -> None:
             chosen, taken = {cell.cell: best_setting(lines, cell) for cell, _ in by_cell}, set()
             for other in lines:
@@ -141,20 +143,19 @@ class Study:
                 own = other.state == "finished" and other.point.setting == chosen[other.point.cell]
                 other.chosen = own and place not in taken  # optuna may ask for a setting twice
                 taken |= {place} if own else set()
+                if other.state == "finished":
+                    other.reason = other.reason or remarks.get(other.run, "")
             self._write(lines)
 
         def changed(line: Line) -> None:
             write()
             watch(line, lines.index(line) + 1, len(lines))
 
-        remarks = self._remarks()
-
         def look_up(lines: Sequence[Line]) -> None:
             for line in lines:
                 with suppress(UserError):  # told when it is run
                     if known and (run := known(line.point.scenario)) and run.finished:
                         line.note(run)
-                        line.reason = remarks.get(line.run, "")
 
         if scenario.sweep is None or not scenario.sweep.explores:
             look_up(first)

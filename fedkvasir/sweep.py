@@ -125,6 +125,9 @@ def _points(study: Scenario, cell: Point) -> list[Point]:
                 _check(cell.at({key: value}), cell, study)
     if sweep.search == "optuna":
         assert sweep.budget is not None
+        for pair in itertools.combinations(axes, 2):
+            for values in itertools.product(*(_ends(axes[key]) for key in pair)):
+                _check(cell.at(dict(zip(pair, values, strict=True))), cell, study)
         return [cell] * sweep.budget
     points = [cell.at(changes) for changes in _changes(sweep, axes)]
     for point in points:
@@ -212,9 +215,13 @@ def _check(point: Point, cell: Point, study: Scenario) -> None:
         )
 
 
+def _ends(axis: Range | Sequence[Any]) -> Sequence[Any]:
+    return (axis.low, axis.high) if isinstance(axis, Range) else axis
+
+
 def _refuse_gaps(cell: Point, key: str, axis: Range, study: Scenario) -> None:
     """Raises UserError where an end of a range cannot be, or only some of what lies between, as whole numbers."""
-    for end in (axis.low, axis.high):
+    for end in _ends(axis):
         _check(cell.at({key: end}), cell, study)
     try:
         _check(cell.at({key: axis.low + (axis.high - axis.low) / math.e}), cell, study)

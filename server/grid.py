@@ -35,6 +35,8 @@ from fedkvasir.randomness import derive_seed
 T = TypeVar("T")
 ATTEMPTS = 3
 """A message is sent this often before the worker that keeps dying on it is believed."""
+START_S = 120.0
+"""Longer than a worker takes to start on a busy machine; who has a deadline is not waited for without end."""
 LOOK_S = 10.0
 """While nobody answers, Ray itself is looked after this often."""
 
@@ -71,7 +73,7 @@ class _OwnGrid(Grid):
         self.threads = threads
         self.seat(nodes)
         self.on_reply: Callable[[str], None] = lambda center: None
-        """Called with the center's name whenever a reply is in."""
+        """Called with the center's name whenever it has answered, or its time is over."""
         self.on_notice: Callable[[str], None] = lambda text: None
         """Called with what a person should know of how the work is done."""
         self._run = Run.create_empty(1)
@@ -227,8 +229,8 @@ class RayGrid(_OwnGrid):
                 stored[id(record)] = ray.put(record)
             return stored[id(record)]
 
-        def begin(task: _Task) -> None:
-            task.end = time.monotonic() + timeout if timeout else task.end
+        def begin(task: _Task, start_s: float = 0.0) -> None:
+            task.end = time.monotonic() + start_s + timeout if timeout else task.end
 
         def hand_out(worker: int) -> None:
             if given := take(queues, worker):
@@ -238,8 +240,7 @@ class RayGrid(_OwnGrid):
                 references = [reference(record) for record in arrays.values()]
                 answer = self._workers[worker].handle.remote(light, context, list(arrays), *references)
                 busy[answer] = task = _Task(worker, message, delivery, len(self._workers))
-                if worker not in self._starting.values():
-                    begin(task)
+                begin(task, START_S if worker in self._starting.values() else 0.0)
 
         def hand_out_to_idle() -> None:
             for worker in self._workers.keys() - {task.worker for task in busy.values()}:

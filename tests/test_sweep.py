@@ -92,6 +92,12 @@ def test_methods_draw_the_same_of_what_they_have_in_common(tiny: Path) -> None:
         assert rates["fedavg"] == rates["fedprox"] and len(set(rates["fedavg"])) == 5
 
 
+def test_axes_that_mean_nothing_together_are_refused_before_optuna_can_draw_them(tiny: Path) -> None:
+    axes = "{grid: {training.optimizer: [sgd, adam]}, ranges: {training.momentum: {low: 0.5, high: 0.9}}"
+    with pytest.raises(UserError, match=r"training\.momentum = 0\.5 means nothing under training\.optimizer = adam"):
+        settings(tiny, f"sweep={axes}, search: optuna, budget: 4}}")
+
+
 def test_no_combination_of_lists_is_drawn_twice(tiny: Path) -> None:
     block = "sweep={grid: {training.lr: [0.1, 0.2, 0.3], training.batch_size: [2, 4]}, search: random, budget: %d}"
     for budget, count in ((5, 5), (6, 6), (20, 6)):

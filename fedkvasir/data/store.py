@@ -125,8 +125,8 @@ def _content_key(catalog: Catalog, image_size: int) -> str:
             except FileNotFoundError as error:
                 raise UserError(f"{catalog.dataset}: {catalog.root / path} is gone") from error
             # Archives and copies bring the time of modification along, and a mask without compression keeps its size
-            # when it is corrected. The time of change nobody sets; at worst, after a change of rights, a store is built
-            # again. It is the file server's, the same for every user and machine; inodes are not everywhere.
+            # when it is corrected. The time of change nobody sets: at worst, after other rights, names or links (some
+            # backups), a store is built again. It is the file server's, the same for every user and machine.
             digest.update(f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode())
     return digest.hexdigest()
 

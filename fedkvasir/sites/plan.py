@@ -22,7 +22,7 @@ from fedkvasir.scenario import POOLED, Scenario
 from fedkvasir.sites.federation import SHA256, SiteKit
 
 SPLITS = ("train", "val", "test")
-VERSION = re.compile(r"[\w.+-]{1,40}", re.ASCII)
+VERSION = re.compile(r"[\w.+ -]{1,40}", re.ASCII)
 MOST = 10_000_000
 """Images that a hospital may say it holds."""
 THREADS = 256

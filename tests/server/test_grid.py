@@ -1,7 +1,9 @@
 """The grid of our own: Flower's two private touches, dealing, error replies; and the loop's choice of centers."""
 
+import os
 import subprocess
 import sys
+import time
 from collections import deque
 from pathlib import Path
 
@@ -91,6 +93,22 @@ def test_three_workers_share_two_gpus(tiny: Path, tmp_path: Path) -> None:
     finally:
         grid.close()
     assert ["KeyError" in reply.error.reason for reply in replies] == [True] * 3
+
+
+@pytest.mark.slow
+def test_a_deadline_holds_for_a_worker_that_never_starts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its app is a module that cannot be imported to its end."""
+    monkeypatch.setattr("server.grid.START_S", 2.0)
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(3600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    node = Node("alta", str(tmp_path), 1, 1)
+    grid = RayGrid([node], "endless:app", 1, workers=1)
+    began = time.monotonic()
+    try:
+        assert grid.send_and_receive([Message(RecordDict(), node.id, "query")], timeout=1.0) == []
+    finally:
+        grid.close()
+    assert 3 <= time.monotonic() - began < 60
 
 
 LOSES_RAY = """
