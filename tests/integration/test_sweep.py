@@ -188,15 +188,21 @@ def test_a_point_that_fails_is_listed_and_the_others_are_run(scenario: Path, tmp
     assert fine.state == "finished" and Run(tmp_path / fine.run).result["rounds"] == 2
 
 
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Ray counts one GPU here, whether there is one or not; what finds it is patched in place of a run."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    return monkeypatch
+
+
 @pytest.mark.slow
 def test_as_many_share_a_gpu_as_fit_and_what_finds_it_full_has_one_of_its_own(
-    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenario: Path, tmp_path: Path, one_gpu: pytest.MonkeyPatch
 ) -> None:
-    """Ray counts one GPU here, whether there is one or not; its memory is a stand-in."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(simulation, "_run_point", crowded_point)
+    """Its memory is a stand-in."""
+    one_gpu.setattr(simulation, "_run_point", crowded_point)
     seen = set[int]()
-    monkeypatch.setattr(simulation, "LiveTable", lambda screen: Counting(screen, seen))
+    one_gpu.setattr(simulation, "LiveTable", lambda screen: Counting(screen, seen))
     words = (*SHORT, *RATES, "seed=0,1", "resources.gpu_per_center=0.5")
     study = run_sweep(load_sweep(scenario, words), out=tmp_path, concurrent=4)
     assert max(seen) == 2 and study.index["state"].tolist() == ["finished"] * 4
@@ -206,11 +212,9 @@ def test_as_many_share_a_gpu_as_fit_and_what_finds_it_full_has_one_of_its_own(
 
 @pytest.mark.slow
 def test_the_processes_of_a_run_share_a_gpu_and_what_never_fits_is_refused(
-    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenario: Path, tmp_path: Path, one_gpu: pytest.MonkeyPatch
 ) -> None:
-    """Ray counts one GPU here, whether there is one or not."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(simulation, "_run_point", seeing_point)
+    one_gpu.setattr(simulation, "_run_point", seeing_point)
     study = run_sweep(load_sweep(scenario, RATES), out=tmp_path, workers=3)
     assert study.index["reason"].str.startswith("CUDA_VISIBLE_DEVICES").all()  # they were begun
     with pytest.raises(
