@@ -28,6 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first, so that two processes end together."""
     longest = (
         "test_kill.py",
+        "test_sites.py",
         "test_engines.py",
         "test_trackers.py",
         "test_sweep.py",

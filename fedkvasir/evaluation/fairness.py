@@ -53,8 +53,7 @@ def _spread(centers: pd.DataFrame, records: Runs) -> dict[str, object]:
     if task_of(records[0]) == "segmentation" and not is_shared(records[0]):
         # By role: in a study an image may be tested where its center trains and where it is held out.
         parts = [own for table in records for _, held in table.groupby("role") for own in networks(held)]
-        dice = [by_image(own)["dice"] for part in parts for _, own in part.groupby("center")]
-        row["percentile_10"] = pd.concat(dice).quantile(0.1)
+        row["percentile_10"] = pd.concat([by_image(own)["dice"] for own in parts]).quantile(0.1)
     compared = centers.dropna()
     if len(score) > 1:
         row |= {"sd": score.std(), "range": np.ptp(score)}

@@ -50,8 +50,10 @@ def by_image(samples: pd.DataFrame, alarms: bool = False) -> pd.DataFrame:
     """
     counts = scored(samples)
     each, place = ratios(counts), [counts[name] for name in ("center", "class") if name in counts.columns]
-    if not alarms:
-        shown = counts["tp"] + counts["fn"] > 0
+    shown = counts["tp"] + counts["fn"] > 0
+    if not (alarms or shown.all()):
         each = each.where(shown.groupby(place or [0] * len(shown)).transform("any"))
-    scores = each.assign(group=counts["group"]).groupby(counts["sample"], sort=False)
-    return scores.agg({**dict.fromkeys(METRICS, "mean"), "group": "first"})
+    scores = each.assign(group=counts["group"]).set_axis(pd.Index(counts["sample"]))
+    if scores.index.is_unique:  # one class: nothing to average, and most tables are made of it
+        return scores
+    return scores.groupby(level="sample", sort=False).agg({**dict.fromkeys(METRICS, "mean"), "group": "first"})

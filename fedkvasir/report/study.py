@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ IDENTITY = ("method", "holdout", "hospital", "setting", "seed")
 """Columns of the index that say which run a row is."""
 SHARES = 6, 50
 """Percent of colour in the cells with the lowest and the highest score; text is readable on all of them."""
+TableOf = Callable[[str], pd.DataFrame]
+"""A run's folder -> its scores by center, read once however many tables need them."""
 
 
 @dataclass(frozen=True)
@@ -210,12 +212,13 @@ def _outcome(folder: Path, index_file: bytes) -> Outcome:
     except UserError as error:
         why = str(error)
     counted = done[done["chosen"]]
-    crossing = _crossing(index, counted, runs, TITLES[headline(study.scenario.task)])
+    table_of = cache(lambda name: runs[name].table())
+    crossing = _crossing(index, counted, runs, table_of, TITLES[headline(study.scenario.task)])
     tables: dict[str, Table | None] = {}
     if findings:
         tables |= comparison.tables(findings)
         del tables["runs"]  # by method; the study's own come last
-        tables["missed"], tables["alone"] = _missed(findings), _alone(findings, counted, runs)
+        tables["missed"], tables["alone"] = _missed(findings), _alone(findings, counted, runs, table_of)
     tables["crossing"] = crossing.table if crossing else None
     tables["steps"] = _steps(index, counted, runs) if len(counted) else None
     tables["settings"], tables["importance"] = settings_table(index, study), importance_table(index, study)
@@ -347,7 +350,7 @@ def _environment(runs: Iterable[Run]) -> list[tuple[str, str]]:
 # ---- tables
 
 
-def _alone(findings: Findings, counted: pd.DataFrame, runs: Mapping[str, Run]) -> Table | None:
+def _alone(findings: Findings, counted: pd.DataFrame, runs: Mapping[str, Run], table_of: TableOf) -> Table | None:
     """Hospitals whose own test images a method serves better than the hospital's own network does, means over the seeds
     that both have; hospitals that are parts of one source share its test images, and each has a network."""
     metric = headline(findings.methods[0].runs[0].plan.scenario.task)
@@ -356,7 +359,7 @@ def _alone(findings: Findings, counted: pd.DataFrame, runs: Mapping[str, Run]) -
         """Seed -> score at a center that trains, of several networks their mean."""
         scores: dict[int, list[float]] = {}
         for row in rows.itertuples():
-            table = runs[str(row.run)].table()
+            table = table_of(str(row.run))
             home = table[(table["center"] == center) & (table["role"] == "train")]
             scores.setdefault(int(row.seed), []).extend(home[metric])
         return pd.Series({seed: float(np.mean(own)) for seed, own in scores.items() if own}, dtype=float).dropna()
@@ -406,7 +409,9 @@ def _missed(findings: Findings) -> Table | None:
     return Table(caption, tuple(Column(center, ONE) for center in centers), tuple(rows), head="Method")
 
 
-def _crossing(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run], metric: str) -> Crossing | None:
+def _crossing(
+    index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run], table_of: TableOf, metric: str
+) -> Crossing | None:
     """Of a study in which hospitals train alone, over the seeds that all rows have; None where there is none, or where
     each center in turn is left out."""
     if not (counted["hospital"] != "").any() or index["holdout"].nunique() > 1:
@@ -417,7 +422,7 @@ def _crossing(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run
         return None
     counted, lines, home = counted[counted["seed"].isin(seeds)], [], set[tuple[str, str]]()
     for (hospital, method), own in counted.groupby(["hospital", "method"], sort=False):
-        tables = [runs[name].table() for name in own["run"]]
+        tables = [table_of(name) for name in own["run"]]
         scores = pd.concat(tables).groupby("center")[headline(runs[own["run"].iloc[0]].plan.scenario.task)].mean()
         lines.append((hospital, method, scores))
         hospitals = runs[own["run"].iloc[0]].plan.scenario.data.hospitals

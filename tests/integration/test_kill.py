@@ -245,12 +245,13 @@ def test_ctrl_c_twice_within_a_second_still_leaves_a_run_that_goes_on(
 
 
 def test_two_commands_never_write_one_folder(tiny: Path, tmp_path: Path) -> None:
-    out = tmp_path / "runs"
-    driver = Driver(tiny, out)
-    driver.wait_for(lambda: any(out.glob("*/plan.json")))
+    out, words = tmp_path / "runs", ("run", str(tiny), "federation.rounds=1000", "--engine", "local")
+    first = Background(out, *words)
+    first.wait_for(lambda: any(out.glob("*/plan.json")))
     try:
-        second = Driver(tiny, out)
+        second = Background(out, *words)
         assert second.process.wait(timeout=60) == 2
         assert "is in use by another process" in second.log.read_text()
     finally:
-        driver.kill()
+        first.process.kill()
+        first.process.wait()

@@ -46,6 +46,7 @@ def test_every_run_is_in_the_index_with_what_came_of_it(study: Study) -> None:
         np.testing.assert_allclose(row.validation, validation_score(run))
 
 
+@pytest.mark.slow
 def test_a_hospital_that_is_a_part_of_a_center_is_compared_on_the_tests_they_share(
     scenario: Path, tmp_path: Path
 ) -> None:
@@ -97,10 +98,16 @@ def test_a_run_that_fails_is_listed_and_the_others_are_run(scenario: Path, tmp_p
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")} == kept
 
 
-def test_stopped_at_any_moment_the_index_is_right_and_the_same_call_goes_on(scenario: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def in_turn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs in which each center in turn is held out; the second test that asks for them finds them finished."""
+    return tmp_path_factory.mktemp("in-turn")
+
+
+def test_stopped_at_any_moment_the_index_is_right_and_the_same_call_goes_on(scenario: Path, in_turn: Path) -> None:
     own = asked(scenario, "{kind: leave-one-center-out, seeds: [0]}")
-    study, done = Study.of(own, tmp_path), list[str]()
-    with Simulation(out=tmp_path, engine="local") as simulation:
+    study, done = Study.of(own, in_turn), list[str]()
+    with Simulation(out=in_turn, engine="local") as simulation:
 
         def execute(point: Scenario) -> Run:
             if len(done) == 2:
@@ -134,8 +141,8 @@ def test_the_methods_of_a_study_have_a_table_a_seed(study: Study) -> None:
     assert set(away["center"]) == {"edinburgh"} and (away.groupby("sample").size() == 3).all()
 
 
-def test_a_center_held_out_in_one_run_and_training_in_others_is_told_apart(scenario: Path, tmp_path: Path) -> None:
-    with Simulation(out=tmp_path, engine="local") as simulation:
+def test_a_center_held_out_in_one_run_and_training_in_others_is_told_apart(scenario: Path, in_turn: Path) -> None:
+    with Simulation(out=in_turn, engine="local") as simulation:
         own = simulation.study(asked(scenario, "{kind: leave-one-center-out, seeds: [0]}"))
     (method,) = of_study(own)
     centers = ("alta", "bergen", "cadiz", "edinburgh")

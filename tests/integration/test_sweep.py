@@ -32,6 +32,7 @@ from tests.integration.crowded_point import crowded_point, seeing_point
 
 SHORT = ("federation.rounds=2", "data.options.synthetic.patients_per_center=6")
 RATES = ("training.lr=0.01,0.05",)
+WORDS = (*SHORT, "algorithm=fedavg,fedbn", *RATES)
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -53,7 +54,7 @@ class Sweeping(Background):
 
 @pytest.fixture(scope="module")
 def sweep(scenario: Path, out: Path) -> Study:
-    return run_sweep(load_sweep(scenario, (*SHORT, "algorithm=fedavg,fedbn", *RATES)), out=out)
+    return run_sweep(load_sweep(scenario, WORDS), out=out)
 
 
 def test_every_point_is_run_and_the_best_setting_of_every_method_counts(sweep: Study) -> None:
@@ -66,17 +67,21 @@ def test_every_point_is_run_and_the_best_setting_of_every_method_counts(sweep: S
     assert not (sweep.folder / "tune").exists()  # Tune's own state is thrown away
 
 
-def test_the_same_command_runs_only_what_is_not_there(
+def test_the_same_command_has_nothing_left_to_do(
     sweep: Study, scenario: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words, index, before = (*SHORT, "algorithm=fedavg,fedbn", *RATES), sweep.index, weights(sweep)
-    with monkeypatch.context() as patch:
-        patch.setattr("ray.init", None)  # it is not even started
-        run_sweep(load_sweep(scenario, words), out=out)
+    index = sweep.index
+    monkeypatch.setattr("ray.init", None)  # it is not even started
+    run_sweep(load_sweep(scenario, WORDS), out=out)
     pd.testing.assert_frame_equal(sweep.index, index)
-    shutil.rmtree(out / index["run"].iloc[1])
+
+
+@pytest.mark.slow
+def test_the_same_command_runs_only_what_is_not_there(sweep: Study, scenario: Path, out: Path) -> None:
+    before = weights(sweep)
+    shutil.rmtree(out / sweep.index["run"].iloc[1])
     done = {path: path.stat().st_mtime_ns for path in out.glob("*/result.json")}
-    run_sweep(load_sweep(scenario, words), out=out)
+    run_sweep(load_sweep(scenario, WORDS), out=out)
     assert weights(sweep) == before and {path: path.stat().st_mtime_ns for path in done} == done
 
 
@@ -85,6 +90,7 @@ def test_a_point_has_the_same_bits_alone(sweep: Study, scenario: Path, tmp_path:
     assert weights(sweep)["fedbn", "training.lr=0.05", 0] == alone.result["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_paths_of_a_scenario_are_relative_to_the_working_folder(tmp_path: Path, command: Command) -> None:
     names = [f"{n:02d}" for n in range(24)]
     rows = [f"images/{name}.jpg,masks/{name}.jpg,{'ab'[int(name) % 2]}" for name in names]
@@ -325,10 +331,9 @@ def test_a_point_has_the_same_bits_among_eight_and_on_a_cluster_of_two_nodes(
 ) -> None:
     eight = (*SHORT, "algorithm=fedavg,fedbn", "training.lr=0.01,0.02,0.03,0.05")
     beside = run_sweep(load_sweep(scenario, eight), out=tmp_path / "eight", concurrent=8)
-    words = (*SHORT, "algorithm=fedavg,fedbn", *RATES)
-    said = command("sweep", scenario, *words, "--out", tmp_path / "cluster", "--address", cluster)
+    said = command("sweep", scenario, *WORDS, "--out", tmp_path / "cluster", "--address", cluster)
     assert said.returncode == 0, said.stderr
-    there = Study.of(load_sweep(scenario, words), tmp_path / "cluster")
+    there = Study.of(load_sweep(scenario, WORDS), tmp_path / "cluster")
     alone = run_scenario(scenario, (*SHORT, "algorithm=fedbn", "training.lr=0.05"), out=tmp_path / "alone")
     expected = alone.result["weights_sha256"]
     point = ("fedbn", "training.lr=0.05", 0)
