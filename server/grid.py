@@ -39,6 +39,15 @@ START_S = 120.0
 """Longer than a worker takes to start on a busy machine; who has a deadline is not waited for without end."""
 LOOK_S = 10.0
 """While nobody answers, Ray itself is looked after this often."""
+SEES_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
+"""0: Ray hides no GPUs from a process that asks for none, and does not warn."""
+
+
+def prepare_ray() -> None:
+    """Before it starts: nothing is told to its makers, and workers have the priority of the command. By Ray's own, nice
+    15, other work on the machine leaves them a thirtieth of a core, and hospitals miss their deadlines."""
+    for name in ("RAY_USAGE_STATS_ENABLED", SEES_GPUS, "RAY_worker_niceness"):
+        os.environ.setdefault(name, "0")
 
 
 @dataclass(frozen=True)
@@ -183,8 +192,7 @@ class RayGrid(_OwnGrid):
     ) -> None:
         self._size = workers
         super().__init__(nodes, threads)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES alone; no warning
+        prepare_ray()
         import ray
 
         self._ray = ray

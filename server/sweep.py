@@ -37,12 +37,11 @@ from fedkvasir.runs import Run
 from fedkvasir.scenario import Range, Scenario
 from fedkvasir.study import Changed, Line, Study, validation_score
 from fedkvasir.sweep import Axes, axes_of, changes_of, rounded
+from server.grid import SEES_GPUS, prepare_ray
 
 RETRIES = 8
 """A trial whose process or node dies is begun again; its run goes on from the last committed round. Tune counts a death
 once for every call that it waits for, up to three times."""
-SEES_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
-"""0: Ray hides no GPUs from a process that asks for none."""
 SCORE, TIME = "validation", "round"
 OVER = ("finished", "stopped")
 """States of a run by which others of its method are measured."""
@@ -81,8 +80,7 @@ class Trials:
     def _begin(self) -> None:
         if ray.is_initialized():
             raise UserError("Ray is in use in this process already; a sweep needs a Ray of its own")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault(SEES_GPUS, "0")
+        prepare_ray()
         # Of a process that died, or a disk that is full, Ray shows tracebacks; what comes of it is said by us.
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": CRITICAL}
         # Ray puts the folder it is started in first on its workers' path: a stray server.py there is not ours.

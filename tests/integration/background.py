@@ -29,7 +29,9 @@ class Background:
         end = time.monotonic() + 120
         while not happened():
             assert self.process.poll() is None, f"ended too early:\n{self.log.read_text()}"
-            assert time.monotonic() < end, f"it never happened:\n{self.log.read_text()}"
+            if time.monotonic() > end:
+                self.process.kill()
+                raise AssertionError(f"it never happened:\n{self.log.read_text()}")
             time.sleep(0.01)
 
     def committed(self, number: int) -> bool:

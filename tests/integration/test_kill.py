@@ -125,6 +125,8 @@ class Storm:
             return  # not there yet, or gone: another moment
         victim = victims[int(self.rng.integers(len(victims)))]
         committed = self._committed(driver)
+        if kind == "worker":  # other work on the machine does not starve it
+            assert victim.nice() == psutil.Process().nice()
         if kind == "driver":
             driver.kill()
         else:
