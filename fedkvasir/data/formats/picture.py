@@ -2,7 +2,7 @@
 
 A picture comes as an annotator saw it: turned as its EXIF tag says, and so is a mask by its own. Grey becomes three
 equal channels, palettes and CMYK become RGB, alpha is dropped (what lies under it is kept), and of 16 bits the high
-eight count. What has no known range (32-bit integers, floats) is refused.
+eight count. What has no known range is refused: 32-bit integers, floats, and grey of 16 bits that uses 12 or fewer.
 """
 
 import struct
@@ -25,8 +25,13 @@ def pictures(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
     for _ in items:
         with _open(path) as picture:
             if picture.mode.startswith("I;16"):  # PIL clips these at 255; of 16-bit colour it keeps the high byte
-                grey = (np.asarray(picture) >> 8).astype(np.uint8)
-                yield np.repeat(grey[..., None], 3, axis=2)
+                grey = np.asarray(picture)
+                if 0 < (highest := int(grey.max())) < 1 << 12:  # it would become nearly black
+                    raise ValueError(
+                        f"16-bit pixels of which the highest is {highest}, so that fewer bits count, and their range "
+                        "is not known: save it with 8 bits"
+                    )
+                yield np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
             elif picture.mode in ("I", "F"):
                 raise ValueError("32-bit pixels, whose range is not known; save it with 8 or 16 bits")
             else:

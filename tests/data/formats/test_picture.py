@@ -78,6 +78,18 @@ def test_pixels_of_no_known_range_are_refused(tmp_path: Path, kind: type) -> Non
         read(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("highest", [255, 4095])
+def test_16_bits_of_which_few_are_used_are_not_taken_for_a_dark_picture(tmp_path: Path, highest: int) -> None:
+    Image.fromarray((RAMP * (highest / 255)).astype(np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=f"16-bit pixels of which the highest is {highest}, .* save it with 8 bits"):
+        read(tmp_path / "a.png")
+
+
+def test_a_black_picture_of_16_bits_is_black(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((24, 32), np.uint16)).save(tmp_path / "a.png")
+    assert not read(tmp_path / "a.png").any()
+
+
 def test_cmyk_is_not_turned_into_its_negative(tmp_path: Path) -> None:
     smooth = cv2.resize(np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8), (32, 24))
     Image.fromarray(smooth).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
