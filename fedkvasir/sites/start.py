@@ -340,7 +340,8 @@ def _ended(*programs: Program) -> Iterator[None]:
 
 
 def _log_to(path: Path) -> None:
-    file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT)
+    # A line with half a character of a stranger's would not be written, else.
+    file = RotatingFileHandler(path, "a", LOG_BYTES, LOGS_KEPT, encoding="utf-8", errors="backslashreplace")
     handlers: list[logging.Handler] = [logging.StreamHandler(), file]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers, force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
