@@ -102,8 +102,15 @@ def _largest_counted(plan: "Plan", sizes: list[int]) -> int:
 
 def _largest_tried(plan: "Plan", sizes: list[int]) -> int:
     """As :func:`_largest_counted`."""
-    share = plan.scenario.resources.gpu_per_center
-    torch.cuda.set_per_process_memory_fraction(GPU_SHARE * (0.5 if share == "auto" or not share else share))
+    asked = plan.scenario.resources.gpu_per_center
+    share = GPU_SHARE * (0.5 if asked == "auto" or not asked else asked)
+    free, total = torch.cuda.mem_get_info()
+    if free < share * total:  # torch would say of a GPU in use what it says of a small one
+        raise UserError(
+            f"training.batch_size = auto: {(total - free) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB are in use"
+            ", and what fits must not depend on that: wait until they are free, or give a number"
+        )
+    torch.cuda.set_per_process_memory_fraction(share)
     try:
         return next((size for size in sizes if _fits(plan, size)), 0)
     finally:

@@ -54,8 +54,10 @@ def layout(model: "nn.Module", local: set[str], buffers: str) -> Layout:
     local: names the algorithm keeps at the center; buffers: ``average`` or ``local`` (federation.buffers).
     """
     frozen: set[str] = getattr(model, "frozen", set())
-    parameters = {name for name, _ in model.named_parameters()} - frozen
-    everything = set(model.state_dict()) - frozen
+    parameters, named = (
+        {name for name, _ in model.named_parameters(remove_duplicate=once)} - frozen for once in (True, False)
+    )
+    everything = set(model.state_dict()) - frozen - (named - parameters)  # tied layers are one parameter of two names
     stays = local | (everything - parameters if buffers == "local" else set())
     return Layout(
         tuple(sorted(parameters - stays)),

@@ -5,13 +5,16 @@ from math import ceil
 FULL = (
     "OutOfMemoryError",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
     "_STATUS_ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",
     "_STATUS_NOT_INITIALIZED",
     "unable to find an engine to execute this computation",
 )
-"""In what torch, CUDA, cuBLAS and cuDNN say of a GPU whose memory is taken. The last but one: there was none for the
-library's own handle (a driver or cuDNN that does not fit says the same, so that the reason is shown besides). The last:
-torch tries one way of convolving after another, and passes over those for whose workspace there is no memory."""
+"""In what torch, CUDA, cuBLAS (ALLOC) and cuDNN 9 (DEVICE) say of a GPU whose memory is taken. The last but one: there
+was none for the library's own handle (a driver or cuDNN that does not fit says the same, so that the reason is shown
+besides). The last: torch tries one way of convolving after another, and passes over those for whose workspace there is
+no memory."""
 
 
 def workers_on_one(share: float) -> int:

@@ -16,7 +16,7 @@ import pandas as pd
 from fedkvasir import scenario as scenarios
 from fedkvasir.data.datasets import DATASETS, find_dataset
 from fedkvasir.data.formats import picture
-from fedkvasir.data.hospitals import Hospitals, Progress, gather, options_of, spelt_alike, unfound, unlearnt
+from fedkvasir.data.hospitals import Hospitals, Progress, classes_spelt_alike, gather, options_of, unfound, unlearnt
 from fedkvasir.data.labels import find_space
 from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "sample", "dataset", "center", "role", "split", "group", "label", "target", "row", "store", "width", "height",
 )  # fmt: skip
-NUMBERS = 2
+NUMBERS = 3
 """Goes up when the same scenario gets other numbers than before, so that what was run before is another run."""
 LEAK = "LEAKAGE: "
 UNCHECKED = "LEAKAGE NOT RULED OUT: "
@@ -354,7 +354,7 @@ def make_plan(
     if only is None:
         warnings += [*unlearnt(scenario, samples), *unfound(scenario, samples)]
     if only is None and scenario.task == "classification":
-        warnings += spelt_alike(samples.groupby("source")["label"].unique())
+        warnings += classes_spelt_alike(samples.groupby("source")["label"].unique())
     listed = samples[["sample", "pixels_sha256", "mask_sha256"]].agg(" ".join, axis=1).groupby(samples["center"])
     plan = Plan(
         scenario,

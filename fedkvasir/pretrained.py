@@ -60,7 +60,7 @@ def runs_of(scenario: Scenario) -> Iterator[tuple[Path, Path | None]]:
 
 def trained_on(scenario: Scenario) -> Iterator[tuple[Path, pd.DataFrame | None]]:
     """The runs that a scenario's weights come from, those that these began with, and so on, each with the samples that
-    it trained or validated on.
+    it trained or validated on; under ``oracle`` these are the holdouts', too.
 
     None where that is not known: of a file that lies in no run, and of a run over real hospitals, whose samples stay
     there.
@@ -69,9 +69,10 @@ def trained_on(scenario: Scenario) -> Iterator[tuple[Path, pd.DataFrame | None]]
         if run is None:
             yield path, None
             continue
-        samples = read_table(run / "plan.parquet")
-        yield run, samples[samples["split"] != "test"] if samples["store"].any() else None
-        yield from trained_on(load(run / "scenario.yaml"))
+        samples, theirs = read_table(run / "plan.parquet"), load(run / "scenario.yaml")
+        chosen_by = (samples["role"] == "holdout") & (theirs.evaluation.select == "oracle")
+        yield run, samples[chosen_by | (samples["split"] != "test")] if samples["store"].any() else None
+        yield from trained_on(theirs)
 
 
 def refuse_other_classes(scenario: Scenario, classes: tuple[str, ...]) -> None:

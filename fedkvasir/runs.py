@@ -46,6 +46,8 @@ ROUNDS = (
     "bytes_up", "peak_mib",
 )  # fmt: skip
 """Columns of rounds.parquet; a baseline has no row in it."""
+THROWN_AWAY = "thrown-away"
+"""Where in a run's folder lies what is being removed."""
 FACTS = ("round", "kept", "scores", "best", "best_kept", "failures", "wall_s", "initial_sha256")
 SERVER = "server."
 BROKEN = (SafetensorError, KeyError, ValueError)
@@ -302,12 +304,17 @@ class Run:
         return lock(self.folder / "lock", wait)
 
     def clear(self) -> None:
-        """Throw away everything but the lock."""
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != "lock":
-                path.unlink()
+        """Throw away everything but the lock. Cut off at any moment, it leaves no run that begins in the middle, and as
+        long as there is one, what it saw is known."""
+        away = self.folder / THROWN_AWAY
+        shutil.rmtree(away, ignore_errors=True)
+        away.mkdir()
+        names = {path.name for path in self.folder.iterdir()} - {"lock", THROWN_AWAY}
+        first, last = ("result.json", "checkpoints", "members"), ("plan.json",)
+        for name in (*first, *sorted(names.difference(first, last)), *last):
+            if name in names:
+                (self.folder / name).rename(away / name)
+        shutil.rmtree(away)
 
     def start(self, plan: Plan, engine: str, workers: int, because: str = "") -> None:
         """Begin, or go on with, ``plan``. because: why with so many workers.
@@ -326,6 +333,7 @@ class Run:
                     f"images or masks of {', '.join(changed)} have changed since {self.folder} was begun; --fresh "
                     "throws it away and begins again (in a sweep, remove it)"
                 )
+        shutil.rmtree(self.folder / THROWN_AWAY, ignore_errors=True)
         if not self.finished:
             facts, path = environment(engine, workers, because), self.folder / "environment.json"
             if path.is_file():

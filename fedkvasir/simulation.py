@@ -155,6 +155,8 @@ class Simulation:
         brief: one run of several: no line a round, and where another process is at it, it is waited for; watch: told of
         everything that happens.
         """
+        if "auto" in (self.workers or scenario.resources.workers, scenario.training.batch_size):
+            self.close()  # memory is measured, of which the workers of the run before hold some
         plan = self.plan(scenario)
         run = Run(self.out / plan.name)
         with run.writing(wait=brief):

@@ -159,6 +159,7 @@ def test_on_a_gpu_steps_are_tried_in_the_workers_part_of_it(
 ) -> None:
     """torch's own errors above 17 images (a last one may join 16), in place of a GPU that is not here."""
     fractions: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (79 * GIB, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
@@ -169,6 +170,13 @@ def test_on_a_gpu_steps_are_tried_in_the_workers_part_of_it(
     monkeypatch.setattr(batch_size, "_two_steps", two_steps)
     assert found(plan, tiny, f"resources.gpu_per_center={share}", device="cuda") == 16
     assert fractions == pytest.approx([0.9 * part, 1.0])
+
+
+def test_a_gpu_in_use_is_not_taken_for_a_small_one(plan: Plan, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on while others use it would get another batch, so another name, and begin anew."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 * GIB, 80 * GIB))
+    with pytest.raises(UserError, match=r"70\.0 of the GPU's 80\.0 GiB are in use, .* give a number"):
+        found(plan, tiny, device="cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -41,6 +41,12 @@ def test_a_step_is_measured_in_a_process_of_its_own(tiny: Path) -> None:
     assert "3 hospitals train allow 3" in choice.because and "a step takes" in choice.because
 
 
+def test_of_an_ensemble_the_steps_of_its_members_are_measured(tiny: Path) -> None:
+    """What it forms of them trains nothing, or next to nothing."""
+    plan = plan_of(tiny, "model={name: ensemble, encoder: tu-lcnet_050, members: [unet, linknet]}")
+    assert measure_step(plan).seconds > 0
+
+
 def test_a_batch_above_what_hospitals_hold_is_measured_as_what_they_hold(tiny: Path) -> None:
     plan = plan_of(tiny, "training.batch_size=1000000", "training.accumulate=1000")
     found = estimate(plan, 1)  # of a million images a step would take hours

@@ -35,6 +35,17 @@ def test_layout_sorts_every_tensor_into_exactly_one_kind() -> None:
     )
 
 
+def test_tied_layers_are_one_parameter_that_travels_once() -> None:
+    """As timm's CoaT ties its position encodings: under its second name it would pass for a buffer."""
+    network = small_network()
+    network.append(nn.Conv2d(3, 4, 3))
+    network[3].weight = network[0].weight
+    layout = exchange.layout(network, set(), "average")
+    assert "0.weight" in layout.shared and "3.weight" not in (*layout.shared, *layout.buffers, *layout.local)
+    exchange.write(network, {"0.weight": np.full((4, 3, 3, 3), 2, np.float32)})
+    assert (network[3].weight == 2).all()
+
+
 def test_average_is_the_weighted_mean_by_hand_running_statistics_included() -> None:
     networks = [small_network(), small_network()]
     for seed, network in enumerate(networks):

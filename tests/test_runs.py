@@ -38,6 +38,40 @@ def test_another_run_of_the_same_name_is_not_taken_for_this_one(tmp_path: Path) 
     assert Run(tmp_path).plan.hash == other.hash
 
 
+def test_a_run_is_thrown_away_whole_or_known_by_what_it_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off after every one of its steps: what is left begins anew, or refuses other images as before."""
+    plan = make_plan("segmentation")
+    changed = replace(plan, pixels={center: "other" for center in plan.pixels})
+    steps, rename = 0, Path.rename
+
+    def cut_off(path: Path, target: Path) -> Path:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        return rename(path, target)
+
+    while True:
+        run = Run(tmp_path / str(steps))
+        run.start(plan, "local", 1)
+        state = {"w": np.zeros(1, np.float32)}
+        run.commit(Checkpoint(1, state, {}), pd.DataFrame({"round": [1]}), pd.DataFrame())
+        left = steps
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", cut_off)
+            try:
+                run.clear()
+                break
+            except KeyboardInterrupt:
+                steps += 1
+        if run.latest() is not None:
+            with pytest.raises(UserError, match="have changed since"):
+                run.start(changed, "local", 1)
+    assert steps > 3 and [path.name for path in run.folder.iterdir()] == []
+    run.start(changed, "local", 1)
+    assert run.latest() is None
+
+
 def test_a_run_that_goes_on_keeps_what_was_noted_and_notes_where_it_goes_on(tmp_path: Path) -> None:
     run, plan = Run(tmp_path), make_plan("segmentation")
     run.start(plan, "local", 1)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -120,6 +122,15 @@ def make_catalog(
     if len(twice):
         raise UserError(f"{dataset}: {len(twice)} samples are listed twice under {root}, e.g. {twice.iloc[0]}")
     return Catalog(dataset, Path(root), table, tuple(warnings), tuple(classes), tuple(mask_classes), splits or {})
+
+
+def spelt_alike(names: Iterable[str]) -> list[list[str]]:
+    """Those that differ in capitals, spaces, "_", "-" and the codes of the same characters alone, together, sorted."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        key = re.sub(r"[\s_-]+", "-", unicodedata.normalize("NFKC", name).casefold())
+        found.setdefault(key, set()).add(name)
+    return [sorted(alike) for alike in found.values() if len(alike) > 1]
 
 
 def list_images(folder: Path) -> dict[str, Path]:

@@ -5,7 +5,6 @@ Reading, choosing and naming come first, so that a user's mistake shows before a
 
 import hashlib
 import inspect
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from fedkvasir.data import alignment, audit, fingerprint
-from fedkvasir.data.catalog import Catalog
+from fedkvasir.data.catalog import Catalog, spelt_alike
 from fedkvasir.data.datasets import find_all, find_dataset, find_root
 from fedkvasir.data.labels import find_space, translate
 from fedkvasir.data.partition import size_bins
@@ -58,8 +57,8 @@ class Hospitals:
     classes: tuple[str, ...]
     warnings: tuple[str, ...]
     groups: dict[str, str] = field(default_factory=dict)
-    """Of every sample and of every ``pixels_sha256``, those included that are left out of training because they are
-    tested on."""
+    """Of every sample and of every ``pixels_sha256``, those included that are left out: by the split, or of training
+    because they are tested on."""
 
     @property
     def rendered(self) -> bool:
@@ -97,21 +96,25 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     rows = samples[["dataset", "root", "row"]].itertuples(index=False)
     thumbs = np.stack([stores[dataset, root].thumbs[row] for dataset, root, row in rows])
     pairs = _near_duplicates(thumbs, list(samples["pixels_sha256"]))
+    at_home = _groups_at_home(samples, pairs)
     samples["group"] = audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs)
     samples["position"] = range(len(samples))
+    every = samples[["sample", "pixels_sha256", "group"]]
     if scenario.data.split_file:
         samples = thaw(Path(scenario.data.split_file), samples, scenario.data.centers, warnings)
     else:
         seed = scenario.data.split_seed
         samples["stratum"] = samples["label"] if _labelled(scenario) else size_bins(samples["area_px"])
         samples["balance"] = samples["label"] if _labelled(scenario) else (samples["area_px"] > 0).astype(str)
+        # By what a hospital knows without the others: no part of it changes with who else takes part.
+        alone = samples.assign(group=at_home)
         cut = [
-            split_center(name, center, samples[samples["source"] == name], seed)
+            split_center(name, center, alone[alone["source"] == name], seed)
             for name, center in scenario.data.centers.items()
         ]
-        samples = pd.concat(cut)
-    pictures = [*samples["sample"], *samples["pixels_sha256"]]
-    groups = dict(zip(pictures, [*samples["group"]] * 2, strict=True))
+        samples = pd.concat(cut).assign(group=samples["group"])
+    named = dict(zip(every["group"][samples.index], samples["group"], strict=True))  # as a frozen split calls them
+    groups = {picture: named.get(group, group) for *pictures, group in every.to_numpy() for picture in pictures}
     if scenario.data.audit == "drop":
         samples = _without_test(samples, warnings)
     samples = _without_trained(samples, scenario.data.audit, warnings)
@@ -121,6 +124,7 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     pairs = pairs[pairs["i"].isin(place) & pairs["j"].isin(place)].reset_index(drop=True)
     pairs = pairs.assign(i=pairs["i"].map(place), j=pairs["j"].map(place))
     classes = classes or tuple(sorted(samples["label"].unique()))
+    warnings += _trained_twice(samples, pairs) + _labelled_twice(samples, pairs)
     leaks = audit.leaks(samples, pairs)
     return Hospitals(samples, catalogs, stores, pairs, leaks, classes, tuple(warnings), groups)
 
@@ -163,6 +167,37 @@ def _near_duplicates(thumbs: np.ndarray, pixels_sha256: list[str]) -> pd.DataFra
     if not kept.is_file():
         write_atomic(kept, audit.near_duplicates(thumbs, pixels_sha256).to_parquet())
     return pd.read_parquet(kept)
+
+
+def _groups_at_home(samples: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """The groups that every source has by itself, near-duplicates at others not looked at."""
+    sources = samples["source"].to_numpy()
+    within = sources[pairs["i"].to_numpy(np.int64)] == sources[pairs["j"].to_numpy(np.int64)]
+    return audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs[within])
+
+
+def _trained_twice(samples: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """A warning for every two hospitals that train with the same pictures: these count twice."""
+    first, second = (samples.iloc[pairs[side].to_numpy(np.int64)] for side in ("i", "j"))
+    places = np.sort(np.stack([first["center"].to_numpy(str), second["center"].to_numpy(str)]), axis=0)
+    both = (first["split"].to_numpy() == "train") & (second["split"].to_numpy() == "train") & (places[0] != places[1])
+    counts = Counter((str(one), str(other)) for one, other in places.T[both])
+    return [
+        f"{one} and {other} train with the same pictures, {count} pairs of them; real hospitals would be refused"
+        for (one, other), count in sorted(counts.items())
+    ]
+
+
+def _labelled_twice(samples: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """A warning where the very same pixels are listed with one label and with another."""
+    exact = pairs[pairs["kind"] == "exact"]
+    first, second = (samples.iloc[exact[side].to_numpy(np.int64)] for side in ("i", "j"))
+    labels = zip(first["sample"], first["label"], second["sample"], second["label"], strict=True)
+    odd = [(a, one, b, other) for a, one, b, other in labels if not (pd.isna(one) or pd.isna(other) or one == other)]
+    return [
+        f"{len(odd)} pairs of the same picture have different labels, e.g. {a} is {one} and {b} {other}"
+        for a, one, b, other in odd[:1]
+    ]
 
 
 def _without_test(samples: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
@@ -216,17 +251,15 @@ def unlearnt(scenario: Scenario, samples: pd.DataFrame) -> list[str]:
     ]
 
 
-def spelt_alike(classes: Mapping[str, Iterable[str]]) -> list[str]:
-    """A warning for classes that differ in capitals, spaces, "_" and "-" alone; classes: those of every center."""
-    found: dict[str, dict[str, list[str]]] = {}
+def classes_spelt_alike(classes: Mapping[str, Iterable[str]]) -> list[str]:
+    """A warning for classes that differ by their spelling alone; classes: those of every center."""
+    at: dict[str, list[str]] = {}
     for center, names in classes.items():
         for name in names:
-            found.setdefault(re.sub(r"[\s_-]+", "-", name.casefold()), {}).setdefault(name, []).append(center)
-    alike = [[f"{name} ({', '.join(at[:3])})" for name, at in sorted(names.items())] for names in found.values()]
+            at.setdefault(name, []).append(center)
+    alike = [" and ".join(f"{name} ({', '.join(at[name][:3])})" for name in names) for names in spelt_alike(at)]
     return [
-        f"{' and '.join(names)} are different classes by their spelling alone; write them alike if they are one"
-        for names in alike
-        if len(names) > 1
+        f"{names} are different classes by their spelling alone; write them alike if they are one" for names in alike
     ]
 
 
@@ -333,6 +366,11 @@ def _choose(scenario: Scenario, name: str, catalog: Catalog, warnings: list[str]
         warnings.append(f"{here}: a holdout is tested on all of it, its {ignored} has no say")
     if center.role == "train" and center.split != "group" and not scenario.data.split_file:
         table = _published(here, center, catalog, table, warnings)
+    elif center.role == "train" and not scenario.data.split_file and (alone := int(table["group"].isna().sum())):
+        warnings.append(
+            f"{here}: {alone} of {len(table)} images name no patient or video, so that one may lie on both sides of "
+            "train and test; only near-duplicates are kept together"
+        )
     return table
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.evaluation.groups import (
+    ENOUGH_GROUPS,
     ROLES,
     Center,
     Runs,
@@ -26,8 +27,6 @@ from fedkvasir.randomness import derive_seed
 
 DRAWS = 2000
 LEVEL = 0.95
-ENOUGH_GROUPS = 15
-"""A center with fewer is named beside the interval."""
 NAMED = 12
 """Centers named in a warning, at most."""
 BLOCK = 4_000_000
@@ -125,19 +124,21 @@ def interval(draws: np.ndarray, *sides: Sequence[Center | SharedCenter]) -> tupl
 def caution(centers: Sequence[Center | SharedCenter]) -> list[str]:
     """What has to be printed beside an interval; nothing where all is well."""
     few = [f"{center.name} {center.groups}" for center in centers if 0 < center.groups < ENOUGH_GROUPS]
-    if len(few) > NAMED:
-        few = [*few[:NAMED], f"{len(few) - NAMED} more"]
     exact = "; a center of one group counts as if it were known exactly" if any(c.groups == 1 for c in centers) else ""
     alike: dict[str, list[str]] = {}
     for center in centers:
         alike.setdefault(center.remark, []).append(center.name)
-    texts = [f"{', '.join(names)}: {remark}" for remark, names in alike.items() if remark]
+    texts = [f"{_listed(names)}: {remark}" for remark, names in alike.items() if remark]
     if few:
         texts.append(
-            f"fewer than {ENOUGH_GROUPS} groups ({', '.join(few)}), the interval is too short: of 95 % it covers about "
+            f"fewer than {ENOUGH_GROUPS} groups ({_listed(few)}), the interval is too short: of 95 % it covers about "
             f"50 % with 2 groups, 83 % with 5, 91 % with 10{exact}"
         )
     return texts
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names if len(names) <= NAMED else [*names[:NAMED], f"{len(names) - NAMED} more"])
 
 
 def _row(

@@ -122,21 +122,37 @@ def expected_calibration_error(samples: pd.DataFrame, bins: int = BINS) -> float
     return float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["images"]))
 
 
+def calibrated_error(samples: pd.DataFrame, bins: int = BINS) -> float:
+    """What :func:`expected_calibration_error` would be on average of a network with these confidences that is right
+    exactly as often as it is sure: not 0, as few images in a bin are never right by just their share. 200 draws."""
+    confidence = _confidence(samples)
+    right = np.random.default_rng(0).random((200, len(confidence))) < confidence
+    inside = _bin_of(confidence, bins)[:, None] == np.arange(bins)
+    return float(np.abs((right - confidence) @ inside).sum(axis=1).mean() / len(confidence))
+
+
 def calibration(samples: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     """How often the network is right where it is how sure: one row a bin, the numbers of a reliability diagram.
 
     Columns: low, high, images, confidence and accuracy (means over the bin's images, NaN where there are none).
     Confidence is the highest probability; bins are (0, 1/bins], ..., (1 - 1/bins, 1].
     """
-    confidence = samples[[PREFIX + name for name in classes_of(samples)]].to_numpy(dtype=np.float64).max(axis=1)
+    confidence, edges = _confidence(samples), np.linspace(0, 1, bins + 1)
     right = samples["label"].to_numpy(dtype=object) == predicted(samples)
-    edges = np.linspace(0, 1, bins + 1)
-    bin_of = np.searchsorted(edges[1:-1], confidence, side="left")
+    bin_of = _bin_of(confidence, bins)
     images = np.bincount(bin_of, minlength=bins)
     with np.errstate(invalid="ignore"):
         confidences, accuracies = (np.bincount(bin_of, own, bins) / images for own in (confidence, right))
     columns = {"low": edges[:-1], "high": edges[1:], "images": images}
     return pd.DataFrame({**columns, "confidence": confidences, "accuracy": accuracies})
+
+
+def _confidence(samples: pd.DataFrame) -> np.ndarray:
+    return samples[[PREFIX + name for name in classes_of(samples)]].to_numpy(dtype=np.float64).max(axis=1)
+
+
+def _bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
 
 
 def multiclass_mcc(samples: pd.DataFrame) -> float:

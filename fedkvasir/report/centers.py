@@ -13,7 +13,7 @@ from fedkvasir.data.partition import SIZES
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.groups import ABSENT, ROLES, shown
 from fedkvasir.evaluation.intervals import intervals
-from fedkvasir.evaluation.protocol import headline, is_shared, summarise
+from fedkvasir.evaluation.protocol import headline, is_shared, summarise, task_of
 from fedkvasir.evaluation.suite import ALL, alarms, by_size, challenge, suite
 from fedkvasir.metrics import classification, segmentation
 from fedkvasir.metrics.endocv2021 import OFFICIAL
@@ -200,6 +200,11 @@ def suite_table(shared: pd.DataFrame, plan: Plan) -> Table:
     metrics = list(found["metric"].unique())
     wide = found.pivot(index=["role", "center", "class"], columns="metric", values="value")[metrics]
     wide.columns = pd.MultiIndex.from_product([metrics, ["mean"]])
+    # Where there is a score, a hospital that tells none of the metrics has some.
+    scored = shared[(shared["kind"] == "score") & (shared["metric"] == headline(task_of(shared)))]
+    places = {*scored.dropna(subset="value")[["role", "center"]].itertuples(index=False, name=None)}
+    kept_back = [place[:2] in places and bool(wide.loc[place].isna().all()) for place in wide.index]
+    wide[kept_back] = math.inf
     how = "mean over groups" if masks else "uniform mean over the classes that occur"
     titles = [Column({**TITLES, **OTHERS}.get(name, name)) for name in metrics]
     return _by_center(f"Every metric, {how}", titles, wide, plan, _silent(shared))
@@ -209,7 +214,9 @@ def sizes_table(samples: pd.DataFrame, plan: Plan) -> Table | None:
     """Segmentation: the headline metric by the size of what an image shows; None where no image shows anything."""
     found = by_size(samples)
     # A withheld number is not that of a center without such an image.
-    found["images"] = found["images"].astype(float).fillna(math.inf)
+    withheld = found["images"].isna()
+    found["images"] = found["images"].astype(float).mask(withheld, math.inf)
+    found["value"] = found["value"].mask(withheld, math.inf)
     found = found[(found["metric"] == segmentation.HEADLINE) & (found["reduction"] == "group")]
     sizes = [size for size in SIZES if (found["size"] == size).any()]
     if not sizes:
@@ -228,6 +235,9 @@ def sizes_table(samples: pd.DataFrame, plan: Plan) -> Table | None:
 def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
     """Segmentation: what was missed where there is something, what was seen where there is nothing."""
     found = alarms(samples).set_index(["role", "center", "class"])
+    for count, of, rate in (("missed", "polyps", "missed_rate"), ("false_alarms", "negatives", "false_alarm_rate")):
+        found[rate] = found[rate].mask(found[[count, of]].isna().any(axis=1), math.inf)
+    found = found.astype(float).fillna(dict.fromkeys(("polyps", "missed", "negatives", "false_alarms"), math.inf))
     shows = plan.classes[0] if len(plan.classes) == 1 else "it"
     titles = {
         "polyps": f"Images with {shows}", "missed": "Missed", "missed_rate": "Share missed",
@@ -235,7 +245,8 @@ def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
     }  # fmt: skip
     wide = found[list(titles)]
     wide.columns = pd.MultiIndex.from_tuples([(name, "mean" if "rate" in name else "sum") for name in titles])
-    return _by_center("Missed, and false alarms", [*map(Column, titles.values())], wide, plan, _silent(samples))
+    caption = "Missed, and false alarms; of several centers counts are sums and shares the means of theirs"
+    return _by_center(caption, [*map(Column, titles.values())], wide, plan, _silent(samples))
 
 
 def challenge_table(samples: pd.DataFrame) -> Table:
@@ -251,8 +262,8 @@ def challenge_table(samples: pd.DataFrame) -> Table:
     return Table("EndoCV2021's scores", tuple(map(Column, titles.values())), rows, head="Code")
 
 
-def _withheld(count: float) -> Value:
-    return int(count) if math.isfinite(count) else WITHHELD
+def _cell(value: float, is_count: bool) -> Value:
+    return WITHHELD if math.isinf(value) else int(value) if is_count else float(value)
 
 
 def _silent(samples: pd.DataFrame) -> set[tuple[str, str]]:
@@ -270,12 +281,13 @@ def _silent(samples: pd.DataFrame) -> set[tuple[str, str]]:
 def _by_center(
     caption: str, columns: Sequence[Column], values: pd.DataFrame, plan: Plan, silent: set[tuple[str, str]]
 ) -> Table:
-    """values: index role, center, class; second level of the columns: how a role's centers are put together. silent:
-    (role, center) of hospitals of which there is nothing; then there is nothing of all of that role together either."""
+    """values: index role, center, class; second level of the columns: how a role's centers are put together. What a
+    hospital withholds is infinite, and so is what it would be a part of. silent: (role, center) of hospitals of which
+    there is nothing; then there is nothing of all of that role together either."""
     parts, several = in_order(plan)["part"], len(plan.classes) > 1
 
     def cells(line: pd.Series) -> tuple[Value, ...]:
-        return tuple(_withheld(value) if how == "sum" else float(value) for (_, how), value in line.items())
+        return tuple(_cell(value, how == "sum") for (_, how), value in line.items())
 
     rows, footer = [], []
     for scope, role in ROLES.items():
@@ -286,7 +298,7 @@ def _by_center(
         withheld = (*([""] if several else []), *[WITHHELD] * len(columns))
         rows += [Row(center, role, (parts[center], *withheld)) for center in lacking]
         for kind, of_class in own.groupby(level="class", sort=False):
-            sums = of_class.sum(skipna=False)
+            sums = of_class.sum()
             whole = pd.Series({key: sums[key] if key[1] == "sum" else of_class[key].mean() for key in own.columns})
             together = withheld[-len(columns) :] if lacking else cells(whole)
             footer.append(Row(f"{scope.capitalize()}, mean", role, ("", *([kind] if several else []), *together)))
@@ -390,8 +402,10 @@ def reliabilities(tested: pd.DataFrame) -> list[Reliability]:
         own = tested[tested["role"] == role]
         if len(own):
             bins = classification.calibration(own)[["images", "confidence", "accuracy"]].itertuples(index=False)
-            error = np.mean([classification.expected_calibration_error(part) for _, part in own.groupby("center")])
-            found.append(
-                Reliability(scope, role, float(error), tuple((int(n), float(c), float(a)) for n, c, a in bins))
+            error, calibrated = (
+                float(np.mean([of(part) for _, part in own.groupby("center")]))
+                for of in (classification.expected_calibration_error, classification.calibrated_error)
             )
+            triples = tuple((int(n), float(c), float(a)) for n, c, a in bins)
+            found.append(Reliability(scope, role, error, calibrated, triples))
     return found

@@ -58,6 +58,8 @@ class Reliability:
     role: str
     error: float
     """Expected calibration error."""
+    calibrated: float
+    """What it would be of a calibrated network on so few images."""
     bins: tuple[tuple[int, float, float], ...]
     """(images, confidence, accuracy), the means of a bin; NaN where it is empty."""
 

@@ -240,10 +240,12 @@ def _pictures(found: Found, task: str) -> list[Picture]:
 
 
 def _calibration(curves: Sequence[Reliability]) -> Picture:
-    errors = ", ".join(f"{three_decimals(curve.error)} at {curve.name} centers" for curve in curves)
-    return Picture(
-        f"Expected calibration error, mean over centers: {errors}", charts.reliability_chart(curves), "calibration"
+    errors, calibrated = (
+        ", ".join(f"{three_decimals(error)} at {curve.name} centers" for curve, error in zip(curves, of, strict=True))
+        for of in ([curve.error for curve in curves], [curve.calibrated for curve in curves])
     )
+    title = f"Expected calibration error, mean over centers: {errors} (of a calibrated network on so few images"
+    return Picture(f"{title} {calibrated})", charts.reliability_chart(curves), "calibration")
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -341,7 +343,10 @@ def _lines(rounds: pd.DataFrame, phase: str, role: str, metric: str) -> list[Lin
         shown = pd.DataFrame({name: values.quantile(share, axis=1) for name, share in tenths.items()})
     lines = [Line(str(name), *charts.line_style(index, role), _points(shown[name])) for index, name in enumerate(shown)]
     if phase != "train" and len(lines) > 1:
-        lines.append(Line("mean of centers", "mean", "", _points(values.mean(axis=1))))
+        # Not of those alone that were heard of in a round.
+        lines.append(
+            Line("mean of centers", "mean", "", _points(values.dropna(axis=1, how="all").mean(axis=1, skipna=False)))
+        )
     return lines
 
 

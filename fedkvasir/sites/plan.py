@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedkvasir.data.hospitals import spelt_alike
+from fedkvasir.data.hospitals import classes_spelt_alike
 from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import MINIMUM
@@ -185,7 +185,7 @@ def _warnings(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> tup
         if facts["warnings"]
     ]
     if scenario.task == "classification":
-        texts += spelt_alike({hospital: facts["classes"] for hospital, facts in sorted(sites.items())})
+        texts += classes_spelt_alike({hospital: facts["classes"] for hospital, facts in sorted(sites.items())})
     here = computes_with()
     for hospital, facts in sorted(sites.items()):
         theirs = {name: facts["versions"].get(name, "none") for name in here}

@@ -181,14 +181,23 @@ class TestFolder:
         assert list(table["group"]) == ["ours/p1", "ours/p1", None]
         assert catalog.classes == ("normal", "polyp")
 
-    def test_blanks_around_a_cell_make_no_other_patient_and_images_without_one_are_counted(
-        self, tmp_path: Path
-    ) -> None:
+    def test_blanks_around_a_cell_make_no_other_patient(self, tmp_path: Path) -> None:
         csv = "image,mask,group\n1.png,m1.png,p1 \n2.png, ,p1\n3.png,,\n"
         catalog = folder.read(self.write(tmp_path / "ours", csv))
         assert list(catalog.table["group"]) == ["ours/p1", "ours/p1", None]
         assert list(catalog.table["empty"]) == [False, True, True]
-        assert catalog.warnings == ("1 of 3 images name no group (patient or video): each is split by itself",)
+        assert not catalog.warnings
+
+    @pytest.mark.parametrize("column", ["center", "group"])
+    def test_patients_and_hospitals_that_are_spelt_in_two_ways_are_told(self, tmp_path: Path, column: str) -> None:
+        csv = f"image,mask,{column}\n1.png,m1.png,Case 3\n2.png,,case_3\n3.png,,case 4\n"
+        (told,) = folder.read(self.write(tmp_path / "ours", csv)).warnings
+        assert told == f"Case 3 and case_3 are different {column}s by their spelling alone; write them alike"
+
+    def test_pictures_with_one_mask_are_counted(self, tmp_path: Path) -> None:
+        csv = "image,mask\n1.png,m1.png\n2.png,./m1.png\n3.png,\n"
+        (told,) = folder.read(self.write(tmp_path / "ours", csv)).warnings
+        assert told == "2 images share a mask with another one, e.g. m1.png"
 
     def test_patients_whose_number_stands_at_two_hospitals_are_counted(self, tmp_path: Path) -> None:
         csv = "image,mask,center,group\n1.png,m1.png,bergen,1\n2.png,,cadiz,1\n3.png,,cadiz,2\n"
@@ -204,6 +213,8 @@ class TestFolder:
             ("image,maks\n1.png,m1.png\n", "has the columns image, maks"),
             ("image\n1.png\n", "needs a column mask"),
             ("image,mask\n1.png,m1.png\n1.png,m1.png\n", "lists 1.png twice"),
+            ("image,mask\n1.png,m1.png\n./1.png,\n", "lists ./1.png twice"),
+            ("image,mask\n1.png,./1.png\n", "line 2: 1.png is named as its own mask"),
             ("image,mask\nnone.png,m1.png\n", "line 2: image none.png does not exist"),
             ("image,mask\n1.png,m9.png\n", "line 2: mask m9.png does not exist"),
             ("image,mask\n../../etc/passwd,\n", "lies outside"),

@@ -80,6 +80,42 @@ def test_drop_leaves_out_of_training_what_is_tested_on(kvasir: Path, tmp_path: P
     assert "baerum: 4 images left out of training, their pictures or groups are tested on" in held.warnings
 
 
+def test_a_hospital_is_split_alike_whoever_else_takes_part(kvasir: Path, tmp_path: Path) -> None:
+    """A picture that another one has, too, gives its group another name, and must not deal every group anew: a real
+    hospital, which knows its own pictures alone, has the split of the simulation."""
+    other = pictures(tmp_path / "aaa", ["o0"])
+    with Image.open(kvasir / "images" / "k07.jpg") as picture:
+        picture.save(other / "images" / "o0.jpg", quality=60)
+    (other / "samples.csv").write_text("image,mask\nimages/o0.jpg,masks/o0.jpg\n")
+    centers = {"baerum": {"dataset": "kvasir-seg", "root": str(kvasir)}}
+    centers["other"] = {"dataset": "folder", "root": str(other), "role": "holdout"}
+    both = gather(scenario(centers, audit="warn")).samples
+    assert both["group"][both["sample"] == "kvasir-seg/k07"].tolist() == ["aaa/images/o0.jpg"]
+    alone = gather(scenario({"baerum": centers["baerum"]})).samples
+    here = both[both["center"] == "baerum"]
+    assert here.set_index("sample")["split"].to_dict() == alone.set_index("sample")["split"].to_dict()
+
+
+def test_images_that_name_no_patient_are_counted_where_they_are_split(kvasir: Path) -> None:
+    center = {"dataset": "kvasir-seg", "root": str(kvasir)}
+    (told,) = (text for text in gather(scenario({"a": center})).warnings if "no patient or video" in text)
+    assert told.startswith("data.centers.a: 20 of 20 images name no patient or video")
+    unsplit = {"a": center | {"split": "official"}, "b": {"dataset": "synthetic", "center": "alta", "role": "holdout"}}
+    few = {"synthetic": {"patients_per_center": 2, "image_scale": 0.2}}
+    assert not any("no patient or video" in text for text in gather(scenario(unsplit, options=few)).warnings)
+
+
+def test_the_same_pixels_under_two_labels_are_told(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "ours", [f"{n}" for n in range(12)])
+    (root / "images" / "again.jpg").write_bytes((root / "images" / "3.jpg").read_bytes())
+    rows = [f"images/{n}.jpg,{('normal', 'polyp')[n % 2]}" for n in range(12)]
+    (root / "samples.csv").write_text("\n".join(["image,label", *rows, "images/again.jpg,normal"]))
+    raw = {"name": "t", "task": "classification", "model": {"name": "resnet18"}}
+    raw["data"] = {"image_size": 32, "centers": {"a": {"dataset": "folder", "root": str(root)}}}
+    (told,) = (text for text in gather(parse(raw, "test")).warnings if "different labels" in text)
+    assert told.startswith("1 pairs of the same picture") and "ours/images/3.jpg is polyp" in told
+
+
 def test_a_center_without_a_published_test_list_is_not_tested_on_its_validation(miniatures: Miniatures) -> None:
     """Of the published split as a whole there is one; of Kvasir-SEG, which publishes train and val alone, val tests."""
     root = miniatures("camelyon17-wilds", 20)
@@ -111,6 +147,8 @@ def test_validation_holds_nothing_that_another_hospital_trains(kvasir: Path, tmp
     train, val = (held.samples[held.samples["split"] == part] for part in ("train", "val"))
     assert len(train) == 30 and not val["group"].isin(train["group"]).any()
     assert any(text.startswith("a: ") and "trained on at another hospital; left out" in text for text in held.warnings)
+    both = train["group"].value_counts().eq(2).sum()
+    assert any(f"a and b train with the same pictures, {both} pairs of them" in text for text in held.warnings)
     warned = gather(scenario(centers, audit="warn"))
     assert len(warned.samples) == 40 and any("count all the same" in text for text in warned.warnings)
 

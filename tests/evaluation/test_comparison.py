@@ -324,7 +324,7 @@ def test_images_that_only_one_has_are_left_out_and_counted() -> None:
     part = shifted(0.0, seed=1)[lambda table: table["group"] != "cadiz/g003"]
     (found,) = compare({"A": [whole], "B": [part]})
     missing = (whole["group"] == "cadiz/g003").sum()
-    assert found.groups == 39 and found.notes == (f"images that only A has, left out: {missing}",)
+    assert found.groups == 39 and found.notes[0] == f"images that only A has, left out: {missing}"
 
 
 def test_nothing_in_common_is_refused_with_the_counts() -> None:

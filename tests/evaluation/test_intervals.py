@@ -26,6 +26,9 @@ RECORDS = pd.concat([SEEN, UNSEEN], ignore_index=True)
 ANSWERS = classification("oslo", RNG.integers(0, 30, 90), *RNG.integers(0, 4, (2, 90)))
 
 
+RARELY = "in fewer than 5 groups something is missed, the interval reaches down too little"
+
+
 def row(table: pd.DataFrame, scope: str, center: str = "") -> pd.Series:
     return table[(table["scope"] == scope) & (table["center"] == center)].squeeze(axis=0)
 
@@ -38,7 +41,8 @@ def test_one_row_a_center_then_seen_unseen_and_gap_with_the_scores_of_the_tables
     summary = summarise(centers, "segmentation")
     assert table["score"][3:].to_numpy() == pytest.approx([summary.seen, summary.unseen, summary.gap], abs=1e-12)
     assert list(table["groups"]) == [20, 20, 25, 40, 25, 65] and (table["runs"] == 1).all()
-    assert ((table["low"] < table["score"]) & (table["score"] < table["high"])).all() and (table["warning"] == "").all()
+    assert ((table["low"] < table["score"]) & (table["score"] < table["high"])).all()
+    assert table["warning"][5] == f"alta, bergen, cadiz: {RARELY}"
 
 
 def test_a_center_has_the_percentile_interval_of_scipy() -> None:
@@ -145,13 +149,26 @@ def test_a_draw_of_runs_holds_for_all_centers() -> None:
 
 
 def test_fewer_than_fifteen_groups_are_named_with_how_little_is_covered() -> None:
-    table = intervals([segmentation({"rome": [[0.5], [0.7]] * 7, "oslo": [[0.5], [0.7]] * 8})])
+    table = intervals([segmentation({"rome": [[0.5], [0.7]] * 7, "oslo": [[0.5], [0.7], [0.0]] * 5})])
     expected = (
         "fewer than 15 groups (rome 14), the interval is too short: of 95 % it covers about 50 % "
         "with 2 groups, 83 % with 5, 91 % with 10"
     )
     assert row(table, "center", "rome")["warning"] == row(table, "unseen")["warning"] == expected
     assert row(table, "center", "oslo")["warning"] == ""
+
+
+def test_failures_of_fewer_than_five_groups_are_told() -> None:
+    """That none of thirty groups fails is no reason to think that one of thirty does not."""
+    for missed in (0, 4):
+        masks = segmentation({"oslo": [[0.0, 0.7]] * missed + [[0.7, 0.8]] * (30 - missed)})
+        assert row(intervals([masks]), "unseen")["warning"] == f"oslo: {RARELY}"
+    assert not row(intervals([segmentation({"oslo": [[0.0, 0.7]] * 5 + [[0.7]] * 25})]), "unseen")["warning"]
+    taken = RARELY.replace("missed", "taken for another class")
+    for wrong, told in ((4, True), (8, False)):  # of four labels one is right
+        answers = classification("oslo", range(40), [0, 1, 2, 3] * 10, [1] * wrong + ([0, 1, 2, 3] * 10)[wrong:])
+        warning = row(intervals([answers]), "unseen")["warning"]
+        assert warning == (f"oslo: {taken}" if told else "")
 
 
 def test_a_single_group_has_no_interval_and_neither_has_a_gap_to_it() -> None:
@@ -176,7 +193,7 @@ def test_a_center_of_empty_masks_is_named_and_in_no_mean() -> None:
     assert np.isnan([void["score"], void["low"], void["high"]]).all() and void["groups"] == 0
     assert row(table, "unseen")["score"] == row(table, "center", "cadiz")["score"]
     expected = "void: only empty masks, there is no Dice; see false alarms"
-    assert row(table, "unseen")["warning"] == void["warning"] == expected
+    assert row(table, "unseen")["warning"] == f"cadiz: {RARELY}; {expected}" and void["warning"] == expected
     # An alarm there must not decide over which centers the mean is.
     pd.testing.assert_frame_equal(intervals([pd.concat([UNSEEN, alarm(empty, "void/g003/0")])]), table)
 
@@ -243,7 +260,7 @@ def test_classes_that_a_center_does_not_show_are_told_as_its_score_is_over_the_o
     told = "oslo: 2 of 4 classes do not occur there, the score is over the others"
     two = classification("oslo", range(40), [0, 1] * 20, [0] * 40)
     assert row(intervals([two]), "unseen")["warning"] == told
-    masks = [segmentation({"oslo": [[0.5]] * 20}).assign(**{"class": name}) for name in "abcd"]
+    masks = [segmentation({"oslo": [[0.5], [0.0]] * 10}).assign(**{"class": name}) for name in "abcd"]
     empty = [one.assign(tp=0, fn=0) for one in masks[2:]]
     assert row(intervals([pd.concat([*masks[:2], *empty])]), "unseen")["warning"] == told
 
@@ -322,6 +339,20 @@ def test_intervals_cover_what_they_say_with_thirty_groups() -> None:
     each, mean = coverage(groups=30, repetitions=800)
     assert 0.92 <= each <= 0.98
     assert 0.92 <= mean <= 0.98
+
+
+@pytest.mark.parametrize(("groups", "missed", "least", "most"), [(60, 0.03, 0.70, 0.88), (60, 0.15, 0.92, 0.97)])
+def test_where_misses_are_rare_they_cover_less_as_the_warning_says(
+    groups: int, missed: float, least: float, most: float
+) -> None:
+    """Of two polyps a group that are found well, or not at all."""
+    rng, dice, covered = np.random.default_rng(3), STATISTICS["segmentation"], []
+    for repetition in range(300):
+        means = (rng.beta(27, 3, (groups, 2)) * (rng.random((groups, 1)) >= missed)).mean(axis=1)
+        center = Center("oslo", dice, np.stack([means, np.ones(groups)], axis=-1)[None, None], "")
+        low, high = interval(bootstrap(center, draw_runs(1, 0), repetition), [center])
+        covered.append(low <= 0.9 * (1 - missed) <= high)
+    assert least <= np.mean(covered) <= most
 
 
 def test_with_five_groups_they_cover_less_as_the_warning_says() -> None:

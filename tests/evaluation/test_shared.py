@@ -157,7 +157,7 @@ def test_runs_in_which_other_groups_have_a_score_have_no_interval_together() -> 
         assert found.loc[("unseen", ""), "score"] == pytest.approx(whole.loc[("unseen", ""), "score"], abs=0.01)
         assert np.isnan(found.loc[[("center", "cadiz"), ("unseen", ""), ("gap", "")], "low"]).all()
         assert found.loc[("seen", ""), "low"] == pytest.approx(whole.loc[("seen", ""), "low"], abs=1e-12)
-        assert "cadiz: other groups have a score in other runs" in found.loc[("gap", ""), "warning"]
+        assert "other groups have a score in other runs" in found.loc[("center", "cadiz"), "warning"]
 
 
 def test_validation_tells_scores_alone_and_selects() -> None:

@@ -14,6 +14,7 @@ from fedkvasir.metrics.classification import (
     auroc,
     average_precision,
     by_class,
+    calibrated_error,
     calibration,
     class_counts,
     classes_of,
@@ -186,6 +187,22 @@ def test_a_bin_holds_its_upper_end() -> None:
     """Of two bins 0.5 belongs to the first, with 0.4: right and wrong cancel out there."""
     samples = table_of(np.array([[0.5, 0.25, 0.25], [0.4, 0.3, 0.3]]), ["a", "b"])
     assert expected_calibration_error(samples, bins=2) == pytest.approx(abs(1 - 0.5 + 0 - 0.4) / 2)
+
+
+def test_a_calibrated_network_has_an_error_that_is_smaller_with_more_images() -> None:
+    """Of labels that are drawn by the network's own probabilities, both agree on average, and neither is 0."""
+    rng, ratios = np.random.default_rng(0), []
+    for images, least, most in ((30, 0.15, 0.25), (2000, 0.015, 0.035)):
+        found = []
+        for _ in range(40):
+            probabilities = rng.dirichlet(np.ones(len(NAMES)), images)
+            labels = [str(rng.choice(NAMES, p=row)) for row in probabilities]
+            samples = table_of(probabilities, labels)
+            found.append((expected_calibration_error(samples), calibrated_error(samples)))
+        error, calibrated = np.mean(found, axis=0)
+        assert least < calibrated < most
+        ratios.append(error / calibrated)
+    assert ratios == pytest.approx([1, 1], abs=0.1)
 
 
 def test_calibration_is_that_of_torchmetrics() -> None:

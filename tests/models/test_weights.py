@@ -486,6 +486,15 @@ def test_weights_that_were_trained_on_what_is_tested_here_are_refused_and_their_
     assert not second.warnings
 
 
+def test_weights_that_a_holdout_chose_are_refused_where_it_is_tested(run: Run, tiny: Path, tmp_path: Path) -> None:
+    chosen = shutil.copytree(run.folder, tmp_path / run.folder.name)
+    own = chosen / "scenario.yaml"
+    assert "select: train-val" in own.read_text()
+    own.write_text(own.read_text().replace("select: train-val", "select: oracle"))
+    with pytest.raises(UserError, match=r"20 of \d+ pictures tested here, .* trained or chose the weights of"):
+        make_plan(load(tiny, (f"model.weights={chosen}",)))
+
+
 def test_that_nobody_knows_what_a_file_was_trained_on_is_said(run: Run, tiny: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(run.folder / "checkpoints" / "0002.safetensors", tmp_path))
     assert make_plan(load(tiny, (f"model.weights={path}", WITHOUT_ALTA))).warnings == (

@@ -255,6 +255,16 @@ def test_a_click_sorts_a_table_and_words_pick_centers(finished: Run, tmp_path: P
     assert picked == ["aalborg", "dijon"]
 
 
+def test_the_mean_of_centers_is_not_that_of_those_alone_that_were_heard_of(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", make_plan("segmentation"), rounds=3)
+    rounds = run.rounds
+    unheard = (rounds["round"] == 2) & (rounds["phase"] == "val") & (rounds["center"] == "bergen")
+    rounds[~unheard].to_parquet(run.folder / "rounds.parquet", index=False)
+    curve = run_tables(Run(run.folder))["curve-dice"]
+    means = [row.cells[curve.titles.index("mean of centers")] for row in curve.rows]
+    assert [pd.notna(value) for value in means] == [True, False, True]
+
+
 @pytest.mark.parametrize("format", ["markdown", "latex", "csv"])
 def test_every_table_of_the_report_in_other_formats(finished: Run, command: Command, format: str) -> None:
     done, tables = command("report", finished.folder, "--format", format), run_tables(finished)

@@ -86,6 +86,22 @@ def test_misses_and_sizes_of_few_are_withheld(tmp_path: Path) -> None:
     assert csv_text(after["sizes"]) == csv_text(before["sizes"])
 
 
+def test_a_mean_of_which_a_hospital_withholds_its_part_is_withheld(tmp_path: Path) -> None:
+    """Of all but four of its images there is nothing to be found: of these it tells nothing but in its score."""
+    whole = make_run(tmp_path / "run", make_plan("segmentation", images=IMAGES), rounds=1)
+    samples = whole.samples
+    bergen = samples.index[samples["center"] == "bergen"]
+    samples.loc[bergen[samples.loc[bergen, "sample"].rank(method="dense") > 4], ["tp", "fn", "fp"]] = 0
+    samples.to_parquet(whole.folder / "samples.parquet", index=False)
+    tables = run_tables(keep_at_hospitals(whole))
+    for name in ("suite", "sizes", "alarms"):
+        rows = {row.head: {*row.cells[1:]} for row in (*tables[name].rows, *tables[name].footer)}
+        assert WITHHELD in rows["bergen"] and WITHHELD in rows["Seen, mean"]
+        assert name != "suite" or (rows["bergen"] == rows["Seen, mean"] == {WITHHELD})
+        assert WITHHELD not in rows["aalborg"] and WITHHELD not in rows["Unseen, mean"]
+    assert WITHHELD not in {cell for row in tables["centers"].rows for cell in row.cells}
+
+
 def test_the_terminal_says_the_same_and_what_it_lacks(both: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     said = []
     for run in both:

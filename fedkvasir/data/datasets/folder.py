@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedkvasir.data.catalog import Card, Catalog, Dataset, make_catalog
+from fedkvasir.data.catalog import Card, Catalog, Dataset, make_catalog, spelt_alike
 from fedkvasir.errors import UserError
 from fedkvasir.files import read_csv
 
-KNOWN = ("image", "mask", "label", "center", "group")
+PATHS = ("image", "mask")
+KNOWN = (*PATHS, "label", "center", "group")
 CARD = Card(
     title="A folder of your own",
     source="yours",
@@ -44,15 +45,16 @@ def read(root: Path) -> Catalog:
         raise UserError(f"folder: {listing} has the columns {columns}; allowed, comma separated: {', '.join(KNOWN)}")
     if "mask" not in table and "label" not in table:
         raise UserError(f"folder: {listing} needs a column mask (segmentation) or label (classification)")
-    repeated = table["image"][table["image"].duplicated()]
+    files = pd.DataFrame({name: [(root / path).resolve() for path in table[name]] for name in PATHS if name in table})
+    repeated = table["image"][files["image"].duplicated()]
     if len(repeated):
         raise UserError(f"folder: {listing} lists {repeated.iloc[0]} twice")
     name = root.resolve().name  # "." has none
     rows = []
     for line, row in enumerate(table.to_dict("records"), start=2):
-        for column in ("image", "mask"):
+        for column in PATHS:
             path = row.get(column)
-            if path and not (root / path).resolve().is_relative_to(root.resolve()):
+            if path and not files[column][line - 2].is_relative_to(root.resolve()):
                 raise UserError(f"folder: {listing} line {line}: {path} lies outside {root}")
             if (path or column == "image") and not (root / str(path)).is_file():
                 raise UserError(f"folder: {listing} line {line}: {column} {path or '(empty)'} does not exist")
@@ -67,11 +69,16 @@ def read(root: Path) -> Catalog:
                 "label": row.get("label") or None,
             }
         )
+        if row.get("mask") and files["mask"][line - 2] == files["image"][line - 2]:
+            raise UserError(f"folder: {listing} line {line}: {row['image']} is named as its own mask")
     labels = sorted({str(row["label"]) for row in rows if row["label"]})
-    alone = sum(row["group"] is None for row in rows)
-    warnings = (
-        [f"{alone} of {len(rows)} images name no group (patient or video): each is split by itself"] if alone else []
-    )
+    warnings = []
+    masked = files["mask"][table["mask"] != ""] if "mask" in table else pd.Series(dtype=object)
+    if len(shared := masked[masked.duplicated(keep=False)]):
+        warnings.append(f"{len(shared)} images share a mask with another one, e.g. {table['mask'][shared.index[0]]}")
+    for column in ("center", "group"):
+        for alike in spelt_alike(table.get(column, []))[:1]:
+            warnings.append(f"{' and '.join(alike)} are different {column}s by their spelling alone; write them alike")
     homes = pd.DataFrame(rows, columns=["group", "center"]).groupby("group", sort=False)["center"].unique()
     shared = homes[homes.map(len) > 1]
     if len(shared):

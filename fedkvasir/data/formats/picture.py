@@ -2,7 +2,7 @@
 
 A picture comes as an annotator saw it: turned as its EXIF tag says, and so is a mask by its own. Grey becomes three
 equal channels, palettes and CMYK become RGB, alpha is dropped (what lies under it is kept), and of 16 bits the high
-eight count. What has no known range is refused: 32-bit integers, floats, and grey of 16 bits that uses 12 or fewer.
+eight count. What has no known range is refused: 32-bit integers, floats, and 16 bits of which 14 or fewer are used.
 """
 
 import struct
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -24,19 +25,20 @@ RINGING = 32
 def pictures(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
     for _ in items:
         with _open(path) as picture:
-            if picture.mode.startswith("I;16"):  # PIL clips these at 255; of 16-bit colour it keeps the high byte
-                grey = np.asarray(picture)
-                if 0 < (highest := int(grey.max())) < 1 << 12:  # it would become nearly black
-                    raise ValueError(
-                        f"16-bit pixels of which the highest is {highest}, so that fewer bits count, and their range "
-                        "is not known: save it with 8 bits"
-                    )
-                yield np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
-            elif picture.mode in ("I", "F"):
+            if picture.mode in ("I", "F"):
                 raise ValueError("32-bit pixels, whose range is not known; save it with 8 or 16 bits")
+            if picture.mode.startswith("I;16"):  # PIL clips these at 255; of 16-bit colour it keeps the high byte
+                grey = (np.asarray(picture) >> 8).astype(np.uint8)
+                pixels = np.repeat(grey[..., None], 3, axis=2)
             else:
                 picture.info.pop("transparency", None)  # of a palette: PIL warns that it is dropped
-                yield np.asarray(picture.convert("RGB"))
+                pixels = np.asarray(picture.convert("RGB"))
+        if pixels.max() < 64 and _is_deep(path) and np.any(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)):
+            raise ValueError(
+                "16-bit pixels of which none uses the upper two bits, so that their range is not known and they would "
+                "be nearly black: save it with 8 bits"
+            )
+        yield pixels
 
 
 def masks(path: Path, items: Sequence[str | None]) -> Iterator[np.ndarray]:
@@ -82,3 +84,9 @@ def _open(path: Path) -> Iterator[Image.Image]:
             yield picture
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from error
+
+
+def _is_deep(path: Path) -> bool:
+    """Has the file 16 bits a channel? PIL says so before it decodes, and makes eight of them in colour."""
+    with Image.open(path) as picture:
+        return any(";16" in str(tile[3]) for tile in picture.tile)

@@ -78,11 +78,16 @@ def test_pixels_of_no_known_range_are_refused(tmp_path: Path, kind: type) -> Non
         read(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("highest", [255, 4095])
-def test_16_bits_of_which_few_are_used_are_not_taken_for_a_dark_picture(tmp_path: Path, highest: int) -> None:
-    Image.fromarray((RAMP * (highest / 255)).astype(np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=f"16-bit pixels of which the highest is {highest}, .* save it with 8 bits"):
-        read(tmp_path / "a.png")
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_of_which_few_are_used_are_not_taken_for_a_dark_picture(
+    tmp_path: Path, bits: int, suffix: str, channels: int
+) -> None:
+    grey = (RAMP * ((2**bits - 1) / 255)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), np.dstack([grey] * channels))
+    with pytest.raises(ValueError, match="16-bit pixels of which none uses the upper two bits"):
+        read(tmp_path / f"a{suffix}")
 
 
 def test_a_black_picture_of_16_bits_is_black(tmp_path: Path) -> None:
