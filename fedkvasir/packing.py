@@ -26,11 +26,11 @@ def pack(content: RecordDict) -> RecordDict:
     layout, parts = [], []
     for record, arrays in records.items():
         for name, array in arrays.items():
-            values = np.ascontiguousarray(array.numpy())
+            values = array.numpy()
             if str(values.dtype) not in DTYPES:
                 raise ValueError(f"{record}/{name} is of dtype {values.dtype}")
-            layout.append([record, name, str(values.dtype), [*np.shape(array.numpy())]])
-            parts.append(values.reshape(-1).view(np.uint8))
+            layout.append([record, name, str(values.dtype), [*values.shape]])
+            parts.append(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
     whole = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
     others = {name: record for name, record in content.items() if name not in records}
     listed = ConfigRecord({"arrays": json.dumps(layout), "records": [*records]})
