@@ -111,6 +111,8 @@ def run(
 
     screen = Screen(quiet)
     asked = load(scenario, tuple(overrides or ()))
+    if asked.sweep:
+        screen.warn("sweep: is left out; `fedkvasir sweep` carries it out")
     if not dry_run:
         refuse_unwritable(out, "--out")
     if on:
@@ -194,7 +196,7 @@ def baseline(
     from fedkvasir.baselines import find_method, run_baseline
     from fedkvasir.baselines.labels import find_pictures, label_images
     from fedkvasir.console import Screen
-    from fedkvasir.files import refuse_unwritable, unread, write_atomic
+    from fedkvasir.files import refuse_unwritable, refuse_unwritable_file, unread, write_atomic
     from fedkvasir.plan import make_plan
     from fedkvasir.report import build_report
     from fedkvasir.scenario import load
@@ -208,6 +210,12 @@ def baseline(
         screen.advance(what)
 
     asked = load(scenario, tuple(overrides or ()))
+    if asked.protocol:
+        raise UserError(f"{scenario} has a protocol:, which `fedkvasir run` carries out; of one run say protocol=null")
+    if labels_out:
+        if not unlabeled:
+            raise UserError("--labels-out: there is nothing to be labelled; name pictures with --unlabeled")
+        refuse_unwritable_file(labels_out, "--labels-out")
     chosen = find_method(method, asked.task, clusters)
     pictures = find_pictures(unlabeled, data) if unlabeled else None
     with screen.bars():
@@ -397,6 +405,7 @@ def compare(
     Run folders whose scenarios differ only in the seed are one method; NAME=RUN,RUN gives a method a name.
     """
     from fedkvasir.console import Screen
+    from fedkvasir.files import refuse_unwritable
     from fedkvasir.methods import methods_of
     from fedkvasir.report.comparison import build_comparison, tables
     from fedkvasir.report.findings import find, long_csv
@@ -404,6 +413,8 @@ def compare(
 
     if format not in ("text", "markdown", "latex", "csv"):
         raise UserError(f"--format {format}: use text, markdown, latex or csv")
+    if out:
+        refuse_unwritable(out, "--out")
     methods = methods_of(runs)
     if on:
         from fedkvasir.deployment import compare_on

@@ -125,7 +125,9 @@ def data_miniature(
 ) -> None:
     """Render a small, faithful copy of a dataset's tree, to try a scenario before a long download."""
     from fedkvasir.data.miniatures import miniature
+    from fedkvasir.files import refuse_unwritable
 
+    refuse_unwritable(out, "OUT")
     typer.echo(f"{miniature(name, out, per_center)} (rendered pictures, real layout)")
 
 
@@ -152,7 +154,10 @@ def data_split(
     """Show who holds what; --freeze writes it with the pictures' hashes, to be used again as data.split_file."""
     from fedkvasir.console import rows
     from fedkvasir.data.split import freeze as write
+    from fedkvasir.files import refuse_unwritable_file
 
+    if freeze:
+        refuse_unwritable_file(freeze, "--freeze")
     samples = _gather(scenario, overrides, data).samples
     counts = samples.groupby(["center", "split"]).agg(images=("sample", "size"), groups=("group", "nunique"))
     rows(
@@ -173,8 +178,11 @@ def data_audit(
     debug: DebugOption = False,
 ) -> None:
     """Look for pictures and groups on both sides of train and test; exit code 2 if there are any."""
+    from fedkvasir.files import refuse_unwritable
     from fedkvasir.report.leakage import build_leakage_report
 
+    if out:
+        refuse_unwritable(out, "--out")
     held = _gather(scenario, overrides, data)
     for kind, count in held.pairs["kind"].value_counts().items():
         typer.echo(f"{count} pairs of the same picture: {kind}")
@@ -201,8 +209,10 @@ def data_stats(
     """Class balance, sizes, polyps, colours and samples by center, and who holds what: one page and its PNGs."""
     from fedkvasir.console import Screen
     from fedkvasir.data.hospitals import survey
+    from fedkvasir.files import refuse_unwritable
     from fedkvasir.report.stats import build_stats
 
+    refuse_unwritable(out, "--out")
     if len(roots) == 1 and roots[0].suffix in (".yaml", ".yml"):
         held, title = _gather(roots[0], None, data), roots[0].stem
     else:

@@ -21,10 +21,12 @@ def site_kit(
 ) -> None:
     """Write what the server and every hospital need to find and trust each other, one folder each."""
     from fedkvasir.errors import UserError
+    from fedkvasir.files import refuse_unwritable
     from fedkvasir.sites import kit
     from fedkvasir.sites.federation import Federation, ServerKit
 
     asked = Federation.load(federation)
+    refuse_unwritable(out, "--out")
     copy = f"copy {out / 'server'} to the server's machine, if that is another"
     if renew and revoke:
         raise UserError("--renew and --revoke are two steps; give one of them")

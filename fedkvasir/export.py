@@ -16,7 +16,7 @@ from fedkvasir.data.store import square
 from fedkvasir.data.synthetic import render
 from fedkvasir.data.synthetic.looks import LOOKS
 from fedkvasir.errors import RunFailed, UserError
-from fedkvasir.files import refuse_unwritable, write_atomic
+from fedkvasir.files import refuse_unwritable_file, write_atomic
 from fedkvasir.runs import Run
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt"}
@@ -49,7 +49,9 @@ def export(run: Run, format: str, out: Path | None = None) -> Exported:
         raise UserError(f"--format {format}: use {' or '.join(SUFFIXES)}")
     run.refuse_unfinished()
     path = out or run.folder / f"model{SUFFIXES[format]}"
-    refuse_unwritable(path.parent, "--out")
+    refuse_unwritable_file(path, "--out")
+    if path.exists() and path.suffix not in SUFFIXES.values():
+        raise UserError(f"--out {path} is there and no model; name another file")
     network, scenario = run.model().requires_grad_(False), run.plan.scenario
     size, classes = scenario.data.image_size, run.plan.classes
     metadata = {"task": scenario.task, "classes": json.dumps(classes), "image_size": str(size)}

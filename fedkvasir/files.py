@@ -143,6 +143,13 @@ def refuse_unwritable(folder: Path, option: str) -> None:
         raise UserError(f"{option} {folder} cannot be written ({error.strerror}); name another folder") from error
 
 
+def refuse_unwritable_file(path: Path, option: str) -> None:
+    """The same of a file."""
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder; name a file")
+    refuse_unwritable(path.parent, option)
+
+
 @contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold ``path`` as a lock file; the kernel frees it when this process dies, however it dies.

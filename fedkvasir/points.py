@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from pydantic import ValidationError
+
 from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
 from fedkvasir.plan import check_names
@@ -20,6 +22,7 @@ from fedkvasir.scenario import (
     as_number,
     flat,
     name_alone,
+    sentence,
     variant,
 )
 
@@ -124,6 +127,10 @@ def cells(scenario: Scenario) -> list[Point]:
 def refuse_axis(key: str) -> None:
     """Raises UserError for what is no setting of a method: what changes no number, or what settings are judged by."""
     group = key.split(".")[0]
+    if key in ("algorithm", "algorithm.name"):
+        raise UserError(
+            f"{key} is the method and no setting of it: name methods in protocol.algorithms or algorithm=A,B"
+        )
     if group in BESIDE or key in ("seed", "task", "federation.train"):
         raise UserError(f"{key} is no setting of a method and cannot be tried: run once for each value")
     if key == "evaluation.select":
@@ -212,6 +219,8 @@ def stretched(scenario: Scenario, times: int) -> Scenario:
 def methods(scenario: Scenario) -> dict[str, tuple[Algorithm, dict[str, list[Any]]]]:
     """The algorithms of a study by name, with their parameters where there are several of one name, and those of their
     parameters that a sweep varies, of which the algorithm has the first value."""
+    from fedkvasir.algorithms import build_algorithm  # and Flower with it, which who reads a plan does not wait for
+
     given: Sequence[Any] = scenario.sweep.grid.get("algorithm", ()) if scenario.sweep else ()
     if not given:
         assert scenario.protocol is not None
@@ -224,15 +233,19 @@ def methods(scenario: Scenario) -> dict[str, tuple[Algorithm, dict[str, list[Any
         several = names.count(algorithm.name) > 1 and values
         parameters = ", ".join(f"{key}={value}" for key, value in values.items())
         found[f"{algorithm.name} {parameters}" if several else algorithm.name] = algorithm, lists
-    if len(found) < len(told):
-        raise UserError("protocol.algorithms: the same algorithm is named twice")
+    made = [(build_algorithm(algorithm), lists) for algorithm, lists in told]
+    if len(found) < len(told) or any(one == other for one, other in itertools.combinations(made, 2)):
+        raise UserError("protocol.algorithms: the same algorithm is named twice, perhaps with a default spelled out")
     return found
 
 
 def told_apart(given: Any) -> tuple[Algorithm, dict[str, list[Any]]]:
     """An algorithm whose parameters that are lists have their first value, and those lists."""
     raw = given.model_dump() if isinstance(given, Algorithm) else name_alone(given)
-    named = Algorithm.model_validate(as_number(raw))
+    try:
+        named = Algorithm.model_validate(as_number(raw))
+    except ValidationError as error:
+        raise UserError(sentence(error, Algorithm, ("algorithm",))) from error
     lists = {key: list(value) for key, value in named.parameters.items() if isinstance(value, list | tuple)}
     if empty := next((key for key, values in lists.items() if not values), None):
         raise UserError(f"algorithm.{empty}: an empty list is no value")

@@ -557,7 +557,7 @@ class Scenario(_Frozen):
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def dump(self) -> str:
-        """The resolved scenario as YAML, every default written out."""
+        """The resolved scenario as YAML, the defaults of its keys written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -700,6 +700,8 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Scenario, under: tu
         text = f"{given}: {first['msg'][0].lower()}{first['msg'][1:]}"
         if first["type"] == "string_type" and isinstance(first["input"], bool | int | float | date):
             text += "; put it in quotes"
+        if first["type"] == "tuple_type":
+            text = f"{given}: should be a list, in square brackets"
         if first["type"] == "literal_error":
             text += did_you_mean(
                 str(first["input"]),
@@ -735,6 +737,9 @@ def json_schema() -> dict[str, Any]:
     """For editors: what a scenario file may hold."""
     schema = Scenario.model_json_schema()
     schema["required"] = ["data"]  # a recipe may give the rest
-    schema["properties"]["algorithm"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Algorithm"}]}
-    schema["$defs"]["Training"]["properties"]["loss"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Loss"}]}
+    del schema["$defs"]["Model"]["required"]
+    algorithm, loss = ({"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{name}"}]} for name in ("Algorithm", "Loss"))
+    schema["properties"]["algorithm"] = schema["$defs"]["Protocol"]["properties"]["algorithms"]["items"] = algorithm
+    schema["$defs"]["Training"]["properties"]["loss"] = loss
+    schema["properties"]["resources"] = {"anyOf": [{"const": "auto"}, {"$ref": "#/$defs/Resources"}]}
     return schema

@@ -129,14 +129,16 @@ def _run_entry(folder: Path, stamp: tuple[int, ...]) -> Entry:
 def _study_entry(folder: Path, stamp: tuple[int, ...]) -> Entry:
     study, page = Study(folder), folder / "report.html"
     states = study.index["state"].value_counts()
-    done, failed = int(states.get("finished", 0)), int(states.get("failed", 0))
+    done, failed, stopped = (int(states.get(state, 0)) for state in ("finished", "failed", "stopped"))
     return Entry(
         folder.name,
         _changed(folder / "runs.parquet"),
-        "finished" if done + failed == states.sum() else "stopped",
+        "finished" if done + failed + stopped == states.sum() else "stopped",
         f"{folder.name}/{page.name}" if page.is_file() else "",
         study.scenario.question,
-        done=f"{done} of {states.sum()} runs" + (f", {failed} failed" if failed else ""),
+        done=f"{done} of {states.sum()} runs"
+        + (f", {failed} failed" if failed else "")
+        + (f", {stopped} given up early" if stopped else ""),
         metric=TITLES[headline(study.scenario.task)],
     )
 

@@ -220,6 +220,17 @@ def test_a_dry_sweep_refuses_what_its_data_lack(
     assert done.returncode == 2 and sentence in done.stderr and "runs, " in done.stdout
 
 
+def test_a_block_that_does_not_apply_is_told(command: Command, tiny: Path) -> None:
+    swept = command("run", tiny, "sweep={grid: {training.lr: [0.1]}}", "--dry-run", cwd=tiny.parent)
+    assert swept.returncode == 0 and "sweep: is left out; `fedkvasir sweep` carries it out" in swept.stdout
+    for words, sentence in (
+        (["protocol={kind: holdout}"], "has a protocol:, which `fedkvasir run` carries out"),
+        (["--labels-out", "x.csv"], "there is nothing to be labelled; name pictures with --unlabeled"),
+    ):
+        done = command("baseline", tiny, "random", *words, cwd=tiny.parent)
+        assert done.returncode == 2 and sentence in done.stderr
+
+
 @pytest.mark.parametrize("words", [("run",), ("sweep", "training.lr=0.1,0.2"), ("baseline", "random")])
 def test_where_nothing_can_be_written_is_told_before_anything_is_done(
     command: Command, tiny: Path, words: tuple[str, ...]

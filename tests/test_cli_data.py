@@ -59,6 +59,25 @@ def test_a_split_is_frozen_and_used_again(data: Command, tiny: Path, tmp_path: P
     assert data("split", tiny, f"data.split_file={tmp_path / 'split.csv'}").stdout in done.stdout
 
 
+def test_where_nothing_can_be_written_is_told_before_anything_is_done(data: Command, tiny: Path) -> None:
+    (tiny.parent / "file").write_text("")
+    out = tiny.parent / "file" / "out"
+    for words in (("miniature", "etis-larib", out), ("audit", tiny, "--out", out), ("stats", tiny, "--out", out)):
+        done = data(*words)
+        assert (done.returncode, done.stdout) == (2, "") and f"{out} cannot be written (Not a directory)" in done.stderr
+
+
+def test_a_frozen_split_is_not_written_over(data: Command, tiny: Path, tmp_path: Path) -> None:
+    """The same again is no other one."""
+    path = tmp_path / "split.csv"
+    for overrides, code in (((), 0), ((), 0), (("data.split_seed=1",), 2)):
+        done = data("split", tiny, *overrides, "--freeze", path)
+        assert done.returncode == code
+    assert f"{path} is there and holds something else; name another file, or remove it" in done.stderr
+    done = data("split", tiny, "--freeze", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "") and "is a folder; name a file" in done.stderr
+
+
 def test_an_audit_shows_the_pictures_on_both_sides_and_ends_with_two(data: Command, tmp_path: Path) -> None:
     """Oslo trains on six pictures; the holdout has one of them, re-encoded at another size, beside five of its own."""
     rng, centers = np.random.default_rng(0), {}

@@ -154,6 +154,8 @@ def test_what_cannot_be_exported_leaves_an_older_file_alone(
         export(run, "onxx", tmp_path / "model.onnx")
     with pytest.raises(UserError, match=r"--out .*model\.onnx cannot be written"):
         export(run, "onnx", tmp_path / "model.onnx" / "model.onnx")
+    with pytest.raises(UserError, match=r"--out .*plan\.json is there and no model; name another file"):
+        export(run, "onnx", run.folder / "plan.json")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"needs onnxruntime: pip install 'fedkvasir\[export\]'"):
         export(run, "onnx", tmp_path / "model.onnx")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from fedkvasir.errors import UserError
 from fedkvasir.plan import check_names
@@ -343,10 +344,13 @@ def test_the_schema_for_editors_says_of_accumulate_what_the_documentation_does()
     assert exceptions in " ".join(said.split()) and exceptions in " ".join(documentation.split())
 
 
-def test_the_schema_for_editors_takes_a_name_alone() -> None:
-    schema = json_schema()
-    for key in (schema["properties"]["algorithm"], schema["$defs"]["Training"]["properties"]["loss"]):
-        assert {"type": "string"} in key["anyOf"]
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "scenarios").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_schema_for_editors_takes_what_is_taken(path: Path) -> None:
+    """Names alone, what a recipe leaves to say, and `resources: auto`."""
+    schema, raw = Draft202012Validator(json_schema()), yaml.safe_load(path.read_text())
+    for scenario in (raw, raw | {"resources": "auto"}):
+        assert not [error.message for error in schema.iter_errors(scenario)]
+    assert [*schema.iter_errors(raw | {"modle": {}})]
 
 
 def test_a_run_without_faults_is_named_as_if_there_were_no_such_key(tiny: Path) -> None:

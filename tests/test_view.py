@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -185,11 +185,18 @@ def test_study_is_listed_with_its_runs_counted(runs: Path, browse: Open) -> None
         assert listed(browse).row("tiny-study-00000000")[1] == "running"
 
 
-def make_study(folder: Path, report: str = "") -> None:
+def test_a_sweep_that_gave_runs_up_is_finished(runs: Path, browse: Open) -> None:
+    make_study(runs / "tiny-sweep-00000000", states=("finished", "stopped", "stopped"))
+    assert listed(browse).row("tiny-sweep-00000000")[1:3] == ["finished", "1 of 3 runs, 2 given up early"]
+
+
+def make_study(
+    folder: Path, report: str = "", states: Sequence[str] = ("finished", "failed", "finished", "waiting")
+) -> None:
     raw = make_plan("segmentation").scenario.model_dump(mode="json") | {"protocol": {"kind": "leave-one-center-out"}}
     folder.mkdir()
     (folder / "scenario.yaml").write_text(parse(raw, "crafted").dump())
-    pd.DataFrame({"state": ["finished", "failed", "finished", "waiting"]}).to_parquet(folder / "runs.parquet")
+    pd.DataFrame({"state": [*states]}).to_parquet(folder / "runs.parquet")
     if report:
         (folder / "report.html").write_text(report)
 

@@ -95,8 +95,12 @@ def _cut(partition: Partition, samples: pd.DataFrame, published_val: pd.Series, 
 
 
 def freeze(samples: pd.DataFrame, path: Path) -> None:
-    """Write who holds what to a CSV with :data:`FROZEN`, whole or not at all."""
-    write_atomic(path, samples[list(FROZEN)].to_csv(index=False, lineterminator="\n"))
+    """Write who holds what to a CSV with :data:`FROZEN`, whole or not at all. Raises UserError where another file is
+    there: a split that results were made with does not come back."""
+    content = samples[list(FROZEN)].to_csv(index=False, lineterminator="\n").encode()
+    if path.exists() and path.read_bytes() != content:
+        raise UserError(f"{path} is there and holds something else; name another file, or remove it")
+    write_atomic(path, content)
 
 
 def thaw(path: Path, samples: pd.DataFrame, centers: Mapping[str, Center], warnings: list[str]) -> pd.DataFrame:

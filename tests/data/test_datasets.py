@@ -169,11 +169,11 @@ class TestFolder:
         for name in ("1.png", "2.png", "3.png"):
             picture(root / name)
         picture(root / "m1.png", "L")
-        (root / "samples.csv").write_text(csv)
+        (root / "samples.csv").write_text(csv, errors="surrogateescape")  # a lone byte, as of Latin-1
         return root
 
     def test_reads_masks_labels_centers_and_groups(self, tmp_path: Path) -> None:
-        csv = "image,mask,label,center,group\n1.png,m1.png,polyp,a,p1\n2.png,,normal,b,p1\n3.png,,normal,b,\n"
+        csv = "image, mask,label ,center,group\n1.png,m1.png,polyp,a,p1\n2.png,,normal,b,p1\n3.png,,normal,b,\n"
         catalog = folder.read(self.write(tmp_path / "ours", csv))
         table = catalog.table
         assert list(table["center"]) == ["a", "b", "b"]
@@ -219,6 +219,7 @@ class TestFolder:
             ("image,mask\n1.png,m9.png\n", "line 2: mask m9.png does not exist"),
             ("image,mask\n../../etc/passwd,\n", "lies outside"),
             ("", "cannot be read as CSV"),
+            ("image,mask\nS\udce4ule.png,\n", "is not in UTF-8; save it as CSV UTF-8"),
             ("image,mask\n1.png,m1.png,\n2.png,,\n", "samples.csv cannot be read as CSV: its first row has more cells"),
         ],
     )

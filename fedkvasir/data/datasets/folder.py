@@ -36,8 +36,10 @@ def read(root: Path) -> Catalog:
     if not listing.is_file():
         raise UserError(f"folder: {root} holds no samples.csv. {CARD.obtain}")
     try:
-        table = read_csv(listing, dtype=str, keep_default_na=False).map(str.strip)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        table = read_csv(listing, dtype=str, keep_default_na=False).map(str.strip).rename(columns=str.strip)
+    except UnicodeDecodeError as error:
+        raise UserError(f"folder: {listing} is not in UTF-8; save it as CSV UTF-8") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"folder: {listing} cannot be read as CSV: {error}") from error
     unknown = [column for column in table.columns if column not in KNOWN]
     if "image" not in table or unknown:
