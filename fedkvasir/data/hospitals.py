@@ -183,7 +183,7 @@ def _trained_twice(samples: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     both = (first["split"].to_numpy() == "train") & (second["split"].to_numpy() == "train") & (places[0] != places[1])
     counts = Counter((str(one), str(other)) for one, other in places.T[both])
     return [
-        f"{one} and {other} train with the same pictures, {count} pairs of them; real hospitals would be refused"
+        f"{one} and {other} train with the same pictures, {count} pairs of them, which count twice"
         for (one, other), count in sorted(counts.items())
     ]
 
