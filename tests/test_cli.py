@@ -265,6 +265,7 @@ def test_init_writes_a_scenario_that_is_valid_and_a_schema(command: Command, tmp
     assert (tmp_path / "trials" / "scenario.schema.json").is_file()  # where the scenario's first line looks for it
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_data_check_and_audit_on_the_real_sets(command: Command, real_data: Path, tmp_path: Path) -> None:
     for name, words in (("kvasir-seg", ["1000 images", "train 880, val 120"]), ("cvc-clinicdb", ["29 named groups"])):
@@ -298,6 +299,7 @@ def test_from_python_none_is_none_and_a_tuple_a_list(
     assert scenario.model.parameters["decoder_channels"] == [16, 8, 8, 8, 8] and scenario.training.lr == 1e-5
 
 
+@pytest.mark.slow
 def test_nothing_asks_the_internet_for_news() -> None:
     # albumentations looks for updates when it is imported, unless it is told not to.
     watched = (

@@ -53,7 +53,7 @@ def opened(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, st
     return lambda images: module(torch.from_numpy(images)).numpy(), json.loads(extra["fedkvasir.json"])
 
 
-@pytest.mark.parametrize("format", SUFFIXES)
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "torchscript"])
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_the_file_says_what_the_run_says_and_what_it_is(command: Command, run: Run, format: str) -> None:
     done = command("export", run.folder, "--format", format)

@@ -129,7 +129,9 @@ def lucky(often: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
     return segmentation({"cadiz": [[value] for value in dice]})
 
 
-@pytest.mark.parametrize("case", ["one seed and five", "two seeds and five", "one network and three"])
+@pytest.mark.parametrize(
+    "case", ["one seed and five", pytest.param("two seeds and five", marks=pytest.mark.slow), "one network and three"]
+)
 def test_two_equal_methods_of_which_one_was_trained_more_often_are_not_told_apart(case: str) -> None:
     """A single training is ahead of a mean of several in most groups: misses are few and large."""
     rejected = 0

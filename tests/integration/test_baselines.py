@@ -43,7 +43,9 @@ def alone(scenario: Path, out: Path) -> dict[str, Run]:
     return {hospital: run(scenario, out, UNEVEN, f"federation.train={hospital}") for hospital in HOSPITALS}
 
 
-@pytest.mark.parametrize(("accumulate", "batches"), [(1, [1] * 8), (2, [2, 1, 2, 1, 2])])
+@pytest.mark.parametrize(
+    ("accumulate", "batches"), [pytest.param(1, [1] * 8, marks=pytest.mark.slow), (2, [2, 1, 2, 1, 2])]
+)
 def test_pooled_training_takes_the_steps_of_all_hospitals_together(
     accumulate: int, batches: list[int], scenario: Path, out: Path
 ) -> None:

@@ -246,6 +246,7 @@ def test_ctrl_c_twice_within_a_second_still_leaves_a_run_that_goes_on(
     check(out, undisturbed(tiny, "fedavg"))
 
 
+@pytest.mark.slow
 def test_two_commands_never_write_one_folder(tiny: Path, tmp_path: Path) -> None:
     out, words = tmp_path / "runs", ("run", str(tiny), "federation.rounds=1000", "--engine", "local")
     first = Background(out, *words)

@@ -273,7 +273,10 @@ def test_both_hospitals_of_pcam_are_tested_together(tmp_path: Path) -> None:
 # ---- where it is shown
 
 
-@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize(
+    "name",
+    [name if name.startswith("kvasir-") else pytest.param(name, marks=pytest.mark.slow) for name in sorted(BESIDE)],
+)
 def test_report_terminal_and_exports_show_theirs_marked(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

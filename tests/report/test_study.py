@@ -546,6 +546,7 @@ def test_centers_stand_in_the_same_order_in_every_table(tmp_path: Path) -> None:
     assert [row.cells[0] for row in tables["steps"].rows if row.head == "local"] == ["each alone", *TRAINING]
 
 
+@pytest.mark.slow
 def test_what_was_drawn_from_a_grid_is_not_called_all_of_it(tmp_path: Path) -> None:
     grid = {"algorithm": ["fedavg", {"name": "fedprox", "mu": [0.01, 0.1]}], "training.lr": [0.1, 1.0]}
     for budget, said in (

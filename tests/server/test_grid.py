@@ -127,6 +127,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_a_ray_that_dies_before_its_first_worker_is_there_is_not_waited_for() -> None:
     """In a process of its own: later on Ray itself ends whose raylet has died."""
     done = subprocess.run(

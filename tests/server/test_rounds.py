@@ -119,7 +119,7 @@ def test_hospitals_keep_the_state_that_a_run_cut_off_goes_on_from(tiny: Path, tm
     assert resumed.result["weights_sha256"] == whole.result["weights_sha256"] and not resumed.result["failures"]
 
 
-@pytest.mark.parametrize("quorum", [0.6, 1.0])
+@pytest.mark.parametrize("quorum", [0.6, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_an_error_in_training_is_no_error_of_the_validation_it_came_with(
     tiny: Path, tmp_path: Path, quorum: float
 ) -> None:
