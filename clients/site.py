@@ -167,7 +167,9 @@ class Site:
             paths = [folder / "records" / "best.parquet" for folder in folders]
             if not paths or not all(path.is_file() for path in paths):
                 raise Refused("this hospital keeps no test records of one of the runs")
-            tables.append(pd.concat(map(pd.read_parquet, paths), ignore_index=True))
+            # Several networks may be tested on an image, and are told apart by their runs.
+            records = [pd.read_parquet(path).assign(run=run) for path, run in zip(paths, runs, strict=True)]
+            tables.append(pd.concat(records, ignore_index=True))
         if not tables or not METHOD.fullmatch(key):
             raise Refused("that is no method")
         return key, tables

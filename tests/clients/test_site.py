@@ -20,7 +20,7 @@ from PIL import Image
 from clients import site
 from clients.app import app, forget
 from fedkvasir.algorithms.base import to_record
-from fedkvasir.evaluation.shared import anonymise, share
+from fedkvasir.evaluation.shared import anonymise, compare_here, share
 from fedkvasir.exchange import State
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.packing import LAYOUT, PACKED, pack
@@ -288,6 +288,29 @@ def test_a_holdout_is_tested_and_never_trained(settle: Settle) -> None:
     door = settle(hospital="edinburgh").enrolled()
     assert refusal(door.ask("train")) == "refused: this hospital is held out: it is only tested"
     assert "shared" in answered(door.ask("evaluate", split="test", checkpoint="best"))
+
+
+def test_of_several_networks_every_group_is_compared_with_one_in_turn(settle: Settle) -> None:
+    """As where the records are all there: their mean is ahead of a single one in most groups, whatever they are."""
+    door = settle(hospital="edinburgh").enrolled()
+    answered(door.ask("evaluate", split="test", checkpoint="best"))
+    rng, tables, names = np.random.default_rng(0), [], [door.run.name, *(f"tiny-0000000{n}" for n in range(3))]
+    for name in names:
+        if name != door.run.name:
+            shutil.copytree(door.run, door.run.with_name(name))
+        path = door.run.with_name(name) / "records" / "best.parquet"
+        records = pd.read_parquet(path)
+        pixels = records["tp"] + records["fn"]
+        records["tp"] = (pixels * rng.random(len(records))).astype(int)
+        records["fn"] = pixels - records["tp"]
+        records.to_parquet(path, index=False)
+        tables.append(records.assign(run=name))
+    one, three = (json.dumps({"key": key, "runs": [own]}) for key, own in (("aa", names[:1]), ("bb", names[1:])))
+    (found,) = table(door.ask("query.compare", first=one, second=three), "paired").to_dict("records")
+    (known,) = compare_here({"aa": tables[:1], "bb": [pd.concat(tables[1:])]}, seed=0).to_dict("records")
+    for key in ("difference", "groups", "wins", "ties", "losses", "won", "median"):
+        assert found[key] == pytest.approx(known[key], abs=1e-12)
+    assert "every group is tested with one, in turn" in found["note"]
 
 
 def test_where_another_hospital_trains_alone_it_is_tested_as_a_holdout(settle: Settle) -> None:
