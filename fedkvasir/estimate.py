@@ -94,8 +94,11 @@ def measure_step(plan: Plan) -> Step:
 
 def _steps(plan: Plan) -> Step:
     # An ensemble's members are trained one by one, and nothing of what they form, or next to nothing.
-    seconds = max(_timed_steps(member)[0] for member in list(plan.members.values()) or [plan])
-    host_bytes = psutil.Process().memory_full_info().uss
+    taken = [
+        (_timed_steps(member)[0], psutil.Process().memory_full_info().uss)
+        for member in list(plan.members.values()) or [plan]
+    ]
+    seconds, host_bytes = map(max, zip(*taken, strict=True))
     gpu_bytes = torch.cuda.max_memory_reserved() + CONTEXT_BYTES if plan.device == "cuda" else 0
     return Step(seconds, host_bytes / 2**20, gpu_bytes / 2**20)
 

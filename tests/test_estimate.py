@@ -9,7 +9,8 @@ from fedkvasir import machine
 from fedkvasir.errors import UserError
 from fedkvasir.estimate import Step, choose_workers, estimate, measure_step, within_limits
 from fedkvasir.plan import Plan, make_plan
-from fedkvasir.scenario import load
+from fedkvasir.scenario import Scenario, load
+from fedkvasir.simulation import Simulation
 
 
 def plan_of(scenario: Path, *overrides: str) -> Plan:
@@ -45,6 +46,21 @@ def test_of_an_ensemble_the_steps_of_its_members_are_measured(tiny: Path) -> Non
     """What it forms of them trains nothing, or next to nothing."""
     plan = plan_of(tiny, "model={name: ensemble, encoder: tu-lcnet_050, members: [unet, linknet]}")
     assert measure_step(plan).seconds > 0
+
+
+def test_before_memory_is_measured_the_workers_of_the_run_before_are_let_go_of(tiny: Path, tmp_path: Path) -> None:
+    """What they hold would not be free for this run's, which are counted as if they were the only ones."""
+    held = []
+
+    class Watched(Simulation):
+        def plan(self, scenario: Scenario) -> Plan:
+            held.append(self._grid is not None)
+            return super().plan(scenario)
+
+    with Watched(out=tmp_path, engine="local") as hospitals:
+        for seed, *more in ((1,), (2,), (3, "resources=auto")):
+            hospitals.run(load(tiny, ("federation.rounds=1", f"seed={seed}", *more)))
+    assert held == [False, True, False]
 
 
 def test_a_batch_above_what_hospitals_hold_is_measured_as_what_they_hold(tiny: Path) -> None:

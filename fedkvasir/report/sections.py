@@ -241,8 +241,8 @@ def _pictures(found: Found, task: str) -> list[Picture]:
 
 def _calibration(curves: Sequence[Reliability]) -> Picture:
     errors, calibrated = (
-        ", ".join(f"{three_decimals(error)} at {curve.name} centers" for curve, error in zip(curves, of, strict=True))
-        for of in ([curve.error for curve in curves], [curve.calibrated for curve in curves])
+        ", ".join(f"{three_decimals(getattr(curve, of))} at {curve.name} centers" for curve in curves)
+        for of in ("error", "calibrated")
     )
     title = f"Expected calibration error, mean over centers: {errors} (of a calibrated network on so few images"
     return Picture(f"{title} {calibrated})", charts.reliability_chart(curves), "calibration")

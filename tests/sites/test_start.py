@@ -422,3 +422,15 @@ def test_what_has_to_be_mended_first_is_one_sentence(kits: Path, command: Comman
     ):
         done = command("site", "start", folder)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_half_a_character_of_a_strangers_is_a_line_of_the_log_like_any_other(tmp_path: Path) -> None:
+    """In a process of its own: what is logged goes elsewhere from then on."""
+    script = (
+        "import logging, pathlib, sys\n"
+        "from fedkvasir.sites.start import _log_to\n"
+        "_log_to(pathlib.Path(sys.argv[1]))\n"
+        "logging.warning(chr(0xD800) + ' refused')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "log"], check=True, capture_output=True)
+    assert (tmp_path / "log").read_text().endswith(" \\ud800 refused\n")
