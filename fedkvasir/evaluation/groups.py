@@ -155,16 +155,22 @@ class Center:
         """:attr:`group_means` of the first runs and of so many networks, of which every group has others in turn."""
         groups = np.arange(self.groups)
         turns = (groups + np.arange(networks)[:, None]) % self.networks
-        return mean_over_runs(over_networks(self.statistic.group_score(self.sums[:runs, turns, groups])))
+        scores = self.statistic.group_score(self.sums[:runs, turns, groups])
+        return mean_of_scored(mean_of_scored(scores, axis=1), axis=0)
 
     @property
     def score(self) -> float:
         """Mean over the runs of the center's score, NaN without groups."""
-        return float(mean_over_runs(self.scores(self.sums.sum(axis=2, keepdims=True)))[0])
+        return float(mean_of_scored(self.run_scores, axis=0))
+
+    @property
+    def run_scores(self) -> np.ndarray:
+        """(runs,) the center's score, NaN without groups."""
+        return self.scores(self.sums.sum(axis=2, keepdims=True))[:, 0]
 
     def scores(self, sums: np.ndarray) -> np.ndarray:
         """Of sums (runs, networks, n, K) over groups the center's scores (runs, n), means over the networks."""
-        return over_networks(self.statistic.score(sums))
+        return mean_of_scored(self.statistic.score(sums), axis=1)
 
     def only(self, kept: np.ndarray) -> "Center":
         """With the groups of a mask, (groups,) bool."""
@@ -176,7 +182,7 @@ class SharedCenter:
     """One method at one center that kept its per-image records, all its runs."""
 
     name: str
-    scores: np.ndarray
+    run_scores: np.ndarray
     """(runs,) NaN without groups."""
     groups: int
     """With a score; 0 where the hospital does not say, as they are fewer than five."""
@@ -187,26 +193,15 @@ class SharedCenter:
     @property
     def score(self) -> float:
         """Mean over the runs."""
-        return float(mean_over_runs(self.scores[:, None])[0])
+        return float(mean_of_scored(self.run_scores, axis=0))
 
 
-def mean_over_runs(scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(n,) means of scores (runs, n); a run without a score is in no mean. weights: (n, runs) how much a run counts."""
+def mean_of_scored(scores: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over the runs or the networks; one without a score (NaN) is in no mean, and of none it is NaN."""
+    if scores.shape[axis] == 1:
+        return scores.squeeze(axis)
     scored = np.isfinite(scores)
-    count = scored.sum(axis=0)
-    means = ratio(np.nan_to_num(scores).sum(axis=0), count)
-    if weights is None:
-        return means
-    # Weights of the runs with a score need not be 1 in the mean, nor above 0: they are for what differs from the mean.
-    return means + ratio((np.nan_to_num(scores - means) * (weights.T - 1)).sum(axis=0), count)
-
-
-def over_networks(scores: np.ndarray) -> np.ndarray:
-    """(runs, n) means of scores (runs, networks, n); a network without a score is in no mean."""
-    if scores.shape[1] == 1:
-        return scores[:, 0]
-    finite = np.isfinite(scores)
-    return ratio(np.where(finite, scores, 0.0).sum(axis=1), finite.sum(axis=1))
+    return ratio(np.where(scored, scores, 0.0).sum(axis=axis), scored.sum(axis=axis))
 
 
 def centers_of(tables: Runs, scope: str) -> dict[str, Center]:

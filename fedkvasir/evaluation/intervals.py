@@ -18,7 +18,7 @@ from fedkvasir.evaluation.groups import (
     Runs,
     SharedCenter,
     centers_of,
-    mean_over_runs,
+    mean_of_scored,
     shared_centers_of,
     tested,
 )
@@ -37,10 +37,10 @@ def intervals(runs: Runs, checkpoint: str = "best", split: str = "test", seed: i
     """The headline metric with its 95 % interval: one row a center, training centers first, then seen, unseen, gap.
 
     Columns: scope (``center``, ``seen``, ``unseen``, ``gap``: seen minus unseen), center, score, low, high, groups
-    (with a score), runs, warning. Of several runs the score is the mean; a draw is of runs, then of groups within
-    centers. Where no center has two groups, for the gap on either side, there is no interval. Of shared records the
-    draws are those that the hospitals made; where one has too few groups to tell them, ``seen`` or ``unseen`` with it
-    has no interval. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`.
+    (with a score), runs, warning. Of several runs the score is the mean; a draw is of groups within centers and of how
+    much each run counts. Where no center has two groups, for the gap on either side, there is no interval. Of shared
+    records the draws are those that the hospitals made; where one has too few groups to tell them, ``seen`` or
+    ``unseen`` with it has no interval. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`.
     """
     tables = tested({"the run": runs}, checkpoint, split)["the run"]
     weights, rows, scopes = draw_runs(len(tables), seed), [], {}
@@ -70,7 +70,7 @@ def bootstrap(center: Center | SharedCenter, weights: np.ndarray, seed: int) -> 
     the hospital.
     """
     if isinstance(center, SharedCenter):
-        return mean_over_runs(center.draws, weights)
+        return mean_of_scored(center.draws, axis=0) + _over_runs(center.run_scores, weights)
     if not center.groups:
         return np.full(DRAWS, np.nan)
     rng = np.random.default_rng(derive_seed(seed, "bootstrap", "groups", center.name))
@@ -79,7 +79,16 @@ def bootstrap(center: Center | SharedCenter, weights: np.ndarray, seed: int) -> 
         center.scores(_how_often(rng, min(at_once, DRAWS - start), center.groups) @ center.sums)
         for start in range(0, DRAWS, at_once)
     ]
-    return mean_over_runs(np.concatenate(scores, axis=1), weights)
+    return mean_of_scored(np.concatenate(scores, axis=1), axis=0) + _over_runs(center.run_scores, weights)
+
+
+def _over_runs(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(DRAWS,) what is added to the mean of the runs' scores, (runs,), where runs count otherwise; NaN counts nowhere.
+
+    The scores are those on all groups: on those drawn, what groups make of a run would be in twice.
+    """
+    deviations = np.nan_to_num(scores - mean_of_scored(scores, axis=0))
+    return (weights - 1) @ deviations / max(np.isfinite(scores).sum(), 1)
 
 
 def draw_runs(runs: int, seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation import intervals as module
-from fedkvasir.evaluation.groups import STATISTICS, Center, centers_of, mean_over_runs
+from fedkvasir.evaluation.groups import STATISTICS, Center, SharedCenter, centers_of, mean_of_scored
 from fedkvasir.evaluation.intervals import bootstrap, draw_runs, interval, intervals, uniform
 from fedkvasir.evaluation.protocol import center_table, summarise
 from fedkvasir.metrics.classification import ratios
@@ -219,11 +219,14 @@ def test_the_interval_of_a_mean_over_runs_is_students(runs: int) -> None:
     np.testing.assert_allclose(np.quantile(t, at), stats.t(runs - 1).ppf(at), rtol=0.15)
 
 
-def test_a_run_without_a_score_in_a_draw_is_in_no_mean_whatever_the_others_weigh() -> None:
-    """The weights of those that have one may add up to nothing."""
-    scores, weights = np.array([[0.4, 0.4], [0.6, 0.6], [np.nan, 0.8]]), np.array([[1.5, -1.5, 3.0], [1.5, -1.5, 3.0]])
-    assert mean_over_runs(scores, weights) == pytest.approx([0.5 + 0.5 * -0.1 / 2 - 2.5 * 0.1 / 2, 2.1 / 3])
-    assert mean_over_runs(scores) == pytest.approx([0.5, 0.6])
+def test_a_run_without_a_score_is_in_no_mean_whatever_the_others_weigh() -> None:
+    """In a draw, or at all: the weights of those that have one may add up to nothing."""
+    nothing, weights = np.nan, np.array([[1.5, -1.5, 3.0], [1.5, -1.5, 3.0]])
+    assert mean_of_scored(np.array([[0.4, 0.4], [0.6, 0.6], [nothing, 0.8]]), axis=0) == pytest.approx([0.5, 0.6])
+    draws = np.array([[0.4, 0.4], [0.6, nothing], [nothing, nothing]])
+    center = SharedCenter("oslo", np.array([0.4, 0.6, nothing]), 9, draws, "")
+    seeds = (0.5 * -0.1 - 2.5 * 0.1) / 2
+    assert bootstrap(center, weights, 0) == pytest.approx([0.5 + seeds, 0.4 + seeds])
 
 
 def test_macro_f1_of_several_networks_is_the_mean_of_theirs() -> None:
@@ -358,18 +361,19 @@ def test_where_misses_are_rare_they_cover_less_as_the_warning_says(
     assert least <= np.mean(covered) <= most
 
 
-def test_of_a_difference_between_several_seeds_they_cover_more_as_the_documentation_says() -> None:
-    """Two equal methods, five seeds each: which groups are missed changes from seed to seed."""
+@pytest.mark.parametrize("runs", [3, 5])
+def test_of_a_difference_between_several_seeds_they_cover_a_little_more_than_they_say(runs: int) -> None:
+    """Two equal methods; which groups are missed changes from seed to seed, which groups and seeds both show."""
     rng, dice, covered = np.random.default_rng(4), STATISTICS["segmentation"], []
-    for repetition in range(100):
+    for repetition in range(300):
         hard, draws = rng.random(65) < 0.2, []
         for _ in "AB":
-            means = rng.beta(27, 3, (5, 65)) * ~(hard & (rng.random((5, 65)) < 0.5))
-            center = Center("oslo", dice, np.stack([means, np.ones((5, 65))], axis=-1)[:, None], "")
-            draws.append(bootstrap(center, draw_runs(5, 0), repetition))
+            means = rng.beta(27, 3, (runs, 65)) * ~(hard & (rng.random((runs, 65)) < 0.5))
+            center = Center("oslo", dice, np.stack([means, np.ones((runs, 65))], axis=-1)[:, None], "")
+            draws.append(bootstrap(center, draw_runs(runs, 0), repetition))
         low, high = interval(draws[0] - draws[1], [center], [center])
         covered.append(low <= 0 <= high)
-    assert np.mean(covered) >= 0.98
+    assert 0.96 <= np.mean(covered) < 1
 
 
 def test_with_five_groups_they_cover_less_as_the_warning_says() -> None:
