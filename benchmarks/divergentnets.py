@@ -20,8 +20,9 @@ import pandas as pd
 import yaml
 
 from fedkvasir.console import Screen
+from fedkvasir.environment import environment
 from fedkvasir.plan import make_plan
-from fedkvasir.runs import Run, environment
+from fedkvasir.runs import Run
 from fedkvasir.scenario import load
 from fedkvasir.simulation import run_scenario
 

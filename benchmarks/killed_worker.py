@@ -26,8 +26,8 @@ from flwr.simulation import run_simulation
 
 from clients.faults import striking
 from fedkvasir.console import Screen
+from fedkvasir.environment import environment
 from fedkvasir.files import write_atomic
-from fedkvasir.runs import environment
 from fedkvasir.scenario import load
 from fedkvasir.simulation import run_scenario
 

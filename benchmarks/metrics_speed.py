@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from fedkvasir.environment import environment
 from fedkvasir.files import write_atomic
 from fedkvasir.metrics import endocv2021
 from fedkvasir.metrics.boundary import distances
 from fedkvasir.metrics.segmentation import count
-from fedkvasir.runs import environment
 
 HERE = Path(__file__).resolve().parent
 HEIGHT, WIDTH = 1024, 1280

@@ -34,6 +34,7 @@ from clients.evaluate import evaluate
 from fedkvasir.console import Screen
 from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.data.loader import train_batches
+from fedkvasir.environment import environment
 from fedkvasir.errors import UserError
 from fedkvasir.estimate import choose_workers
 from fedkvasir.files import write_atomic
@@ -41,7 +42,7 @@ from fedkvasir.machine import cores
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.randomness import derive_seed
-from fedkvasir.runs import Event, environment
+from fedkvasir.runs import Event
 from fedkvasir.scenario import load
 from fedkvasir.simulation import run_scenario
 from fedkvasir.training import make_optimizer

@@ -28,10 +28,11 @@ import pandas as pd
 import psutil
 
 from fedkvasir.console import Screen
+from fedkvasir.environment import environment
 from fedkvasir.files import write_atomic
 from fedkvasir.machine import cores
 from fedkvasir.plan import Plan, make_plan
-from fedkvasir.runs import Event, Run, environment
+from fedkvasir.runs import Event, Run
 from fedkvasir.scenario import load
 from fedkvasir.simulation import CLIENT_APP, run_scenario
 from server.grid import Node, RayGrid

@@ -108,7 +108,7 @@ class Hospital:
             self.plan.precision,
             self.plan.batches_of_steps(self.center),
         )
-        visit.steps, visit.lr_sum = trained.steps, trained.lr_sum
+        visit.lr_sum = trained.lr_sum
         algorithm.end(visit)
         local = exchange.read(network, self.layout.local)
         groups = {name: to_state(tensors) for name, tensors in visit.kept.items()}

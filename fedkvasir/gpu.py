@@ -2,6 +2,8 @@
 
 from math import ceil
 
+from fedkvasir.errors import UserError
+
 FULL = (
     "OutOfMemoryError",
     "CUDA error: out of memory",
@@ -25,6 +27,18 @@ def workers_on_one(share: float) -> int:
 def share_of_one(workers: int, gpus: int) -> float:
     """The share of a GPU that each of so many workers can have: no worker stretches over two GPUs."""
     return 1 / ceil(workers / gpus)
+
+
+def choose_device(wanted: str, key: str) -> str:
+    """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; ``key`` is what the user set, for the sentence."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"{key} {wanted}: use auto, cpu or cuda")
+    if wanted == "cuda" and not there:
+        raise UserError(f"{key} {wanted}, but torch sees no GPU here; see `fedkvasir doctor`")
+    return "cuda" if there and wanted != "cpu" else "cpu"
 
 
 def precision_on(device: str, mixed: bool) -> str:

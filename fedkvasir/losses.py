@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -143,24 +143,18 @@ LOSSES: dict[str, dict[str, Callable[..., Tensor]]] = {
 }
 
 
-def find_loss(spec: scenario.Loss, task: str) -> Callable[..., Tensor]:
-    """The function of a loss; checks its name and parameters. Raises UserError with the nearest spelling."""
+def find_loss(spec: scenario.Loss, task: str) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """The function of a loss and its parameters, defaults among them. Raises UserError for a name or parameter that is
+    not known, with the nearest spelling, and for a value that the parameter cannot have."""
     known = LOSSES[task]
     if spec.name not in known:
         near = scenario.did_you_mean(spec.name, list(known))
         raise UserError(f"training.loss = {spec.name!r} is not known for {task}{near}; known: {', '.join(known)}")
     # The first two are logits and target; the annotations of the others say what is possible.
     allowed = dict(list(inspect.signature(known[spec.name]).parameters.items())[2:])
-    for key, value in spec.parameters.items():
-        if key not in allowed:
-            takes, near = ", ".join(allowed) or "no parameters", scenario.did_you_mean(key, list(allowed))
-            raise UserError(f"training.loss.{key}: {spec.name} does not take it{near}; it takes {takes}")
-        try:
-            TypeAdapter[Any](allowed[key].annotation).validate_python(value, strict=True)
-        except ValidationError as error:
-            wanted = " or ".join(problem["msg"].removeprefix("Input should be ") for problem in error.errors())
-            raise UserError(f"training.loss.{key} = {value!r}: should be {wanted}") from error
-    return known[spec.name]
+    defaults = {key: parameter.default for key, parameter in allowed.items()}
+    types = {key: parameter.annotation for key, parameter in allowed.items()}
+    return known[spec.name], defaults | spec.checked(types, "training.loss")
 
 
 def build_loss(spec: scenario.Loss, task: str, counts: Mapping[str, int]) -> LossFunction:
@@ -169,7 +163,7 @@ def build_loss(spec: scenario.Loss, task: str, counts: Mapping[str, int]) -> Los
     counts: training images of each class, over all hospitals, in class order.
     Raises UserError where class weights do not fit the classes.
     """
-    function, parameters = find_loss(spec, task), spec.parameters
+    function, parameters = find_loss(spec, task)
     weights = parameters.get("class_weights")
     if weights == "balanced":
         # Smoothing gives part of every target to every class: to one that no image shows nothing, as it weighs nothing.

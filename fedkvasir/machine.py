@@ -36,6 +36,14 @@ def free_memory_bytes() -> int:
     return max(0, min(free))
 
 
+def peak_bytes() -> int:
+    """The most memory that this process has had for itself; what it shares, libraries above all, is not counted."""
+    now = psutil.Process().memory_full_info()
+    status = Path("/proc/self/status").read_text()  # ru_maxrss begins with what the parent had
+    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    return peak - (now.rss - now.uss)
+
+
 def sigterm_as_ctrl_c() -> None:
     """A scheduler that ends this process finds it stopped as by Ctrl-C; Ray has an answer of its own, to be replaced
     once it is started. Of the main thread alone."""

@@ -8,30 +8,28 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from fedkvasir import scenario as scenarios
-from fedkvasir.data.datasets import DATASETS, find_dataset
 from fedkvasir.data.formats import picture
-from fedkvasir.data.hospitals import Hospitals, Progress, classes_spelt_alike, gather, options_of, unfound, unlearnt
-from fedkvasir.data.labels import find_space
+from fedkvasir.data.hospitals import Hospitals, Progress, classes_spelt_alike, gather, unfound, unlearnt
 from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
 from fedkvasir.ensembles import members_of
 from fedkvasir.ensembles import parse as parse_ensemble
 from fedkvasir.errors import UserError
 from fedkvasir.files import read_json, read_table, write_atomic
-from fedkvasir.gpu import precision_on
+from fedkvasir.gpu import choose_device, precision_on
 from fedkvasir.metrics.endocv2021 import OFFICIAL
+from fedkvasir.names import check_names, spelled_out
 from fedkvasir.pretrained import refuse_other_classes, source_sha256, trained_on
 from fedkvasir.randomness import derive_seed
-from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean, flat
+from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
 
 if TYPE_CHECKING:
-    from fedkvasir.algorithms.base import Algorithm
     from fedkvasir.losses import LossFunction
 
 COLUMNS = (
@@ -39,6 +37,8 @@ COLUMNS = (
 )  # fmt: skip
 NUMBERS = 3
 """Goes up when the same scenario gets other numbers than before, so that what was run before is another run."""
+FACTS = ("classes", "catalogs", "pixels", "device", "precision", "warnings", "rendered", "counted", "numbers")
+"""What plan.json holds of a plan."""
 LEAK = "LEAKAGE: "
 UNCHECKED = "LEAKAGE NOT RULED OUT: "
 """Begin a warning of what was found on both sides of train and test, and of what could not be looked for."""
@@ -283,38 +283,18 @@ class Plan:
         """Write ``scenario.yaml``, ``plan.parquet`` and ``plan.json``."""
         write_atomic(folder / "scenario.yaml", self.scenario.dump())
         write_atomic(folder / "plan.parquet", self.samples.to_parquet())
-        facts = {
-            "hash": self.hash,
-            "classes": self.classes,
-            "catalogs": self.catalogs,
-            "pixels": self.pixels,
-            "source_sha256": source_sha256(self.scenario.model.weights),
-            "device": self.device,
-            "precision": self.precision,
-            "warnings": self.warnings,
-            "rendered": self.rendered,
-            "counted": self.counted,
-            "numbers": self.numbers,
-        }
+        facts = {"hash": self.hash, "source_sha256": source_sha256(self.scenario.model.weights)}
+        facts |= {name: getattr(self, name) for name in FACTS}
         write_atomic(folder / "plan.json", json.dumps(facts, indent=1))
 
     @staticmethod
     def load(folder: Path) -> "Plan":
         """Read what :meth:`save` wrote, with the hash of then: fedkvasir may be another since, a named file gone."""
-        facts = read_json(folder / "plan.json")
-        plan = Plan(
-            scenarios.load(folder / "scenario.yaml"),
-            read_table(folder / "plan.parquet"),
-            tuple(facts["classes"]),
-            facts["catalogs"],
-            facts["pixels"],
-            facts["device"],
-            facts["precision"],
-            tuple(facts["warnings"]),
-            facts["rendered"],
-            facts["counted"],
-            facts.get("numbers", 1),  # of a run from before they were counted
-        )
+        facts = {"numbers": 1, **read_json(folder / "plan.json")}  # of a run from before they were counted
+        own: dict[str, Any] = {
+            name: tuple(facts[name]) if name in ("classes", "warnings") else facts[name] for name in FACTS
+        }
+        plan = Plan(scenarios.load(folder / "scenario.yaml"), read_table(folder / "plan.parquet"), **own)
         plan.__dict__["hash"] = facts["hash"]
         return plan
 
@@ -331,6 +311,7 @@ def make_plan(
     from fedkvasir.training import check_compiler
 
     check_names(scenario)
+    scenario = spelled_out(scenario)
     if scenario.training.compile:
         check_compiler()
     device = choose_device(scenario.resources.device, "resources.device =")
@@ -359,13 +340,13 @@ def make_plan(
     plan = Plan(
         scenario,
         samples[columns],
-        held.classes,
-        {name: catalog.hash for name, catalog in held.catalogs.items()},
-        {str(center): hashlib.sha256("\n".join(lines).encode()).hexdigest() for center, lines in listed},
-        device,
-        precision_on(device, scenario.training.amp),
-        tuple(warnings),
-        held.rendered,
+        classes=held.classes,
+        catalogs={name: catalog.hash for name, catalog in held.catalogs.items()},
+        pixels={str(center): hashlib.sha256("\n".join(lines).encode()).hexdigest() for center, lines in listed},
+        device=device,
+        precision=precision_on(device, scenario.training.amp),
+        warnings=tuple(warnings),
+        rendered=held.rendered,
     )
     if only:
         return plan
@@ -398,57 +379,6 @@ def _half(validation: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.concat(halves)
 
 
-def check_names(scenario: Scenario) -> None:
-    """Every name in the scenario against its registry. Raises UserError with the key and the nearest spelling."""
-    # All that trains is behind these: who reads a plan does not wait for it.
-    from fedkvasir.algorithms import build_algorithm
-    from fedkvasir.data.augment import AUGMENTS
-    from fedkvasir.losses import find_loss
-    from fedkvasir.models import check_model
-
-    find_loss(scenario.training.loss, scenario.task)
-    if idle := next(scenario.idle(), None):
-        (key, cause, default), given = idle, flat(scenario.model_dump(mode="json"))
-        raise UserError(
-            f"{key} = {given[key]} means nothing under {cause} = {given[cause]}; leave it out, or set its default, "
-            f"{key}={json.dumps(default)}"
-        )
-    augment = scenario.training.augment
-    if augment not in AUGMENTS:
-        near = did_you_mean(augment, list(AUGMENTS))
-        raise UserError(f"training.augment = {augment!r} is not known{near}; known: {', '.join(AUGMENTS)}")
-    network = check_model(scenario.model, scenario.task, scenario.data.image_size)
-    algorithm = build_algorithm(scenario.algorithm)
-    algorithm.check(scenario, network)
-    members = members_of(scenario.model, scenario.task)
-    if members and scenario.federation.train == LOCALS:
-        model = scenario.model.name
-        raise UserError(f"federation.train = {LOCALS} takes one network, and model.name = {model} is several")
-    if members or scenario.federation.train == LOCALS:
-        _check_ensemble(scenario, algorithm)
-    if scenario.data.labels:
-        find_space(scenario.data.labels)
-    for name, center in scenario.data.centers.items():
-        dataset = find_dataset(center.dataset)
-        if scenario.task not in dataset.tasks:
-            tasks = ", ".join(dataset.tasks) or "prediction only, it has no labels"
-            raise UserError(f"data.centers.{name}: {center.dataset} is for {tasks}")
-    for key in ("roots", "options"):
-        for name in getattr(scenario.data, key):
-            if name not in DATASETS:
-                raise UserError(f"data.{key}.{name}: there is no such dataset{did_you_mean(name, list(DATASETS))}")
-    for name in scenario.data.options:
-        options_of(scenario, name)
-    hospitals = list(scenario.data.hospitals)
-    for index, fault in enumerate(scenario.faults):
-        if fault.center is not None and fault.center not in hospitals:
-            near = did_you_mean(fault.center, hospitals)
-            raise UserError(
-                f"faults.{index}.center = {fault.center!r} is no hospital that trains{near}; "
-                f"known: {', '.join(hospitals)}"
-            )
-
-
 def _of_one(scenario: Scenario, hospital: str) -> Scenario:
     """The scenario without the centers that are not this hospital, nor what it is cut from."""
     source, centers = scenario.data.hospitals.get(hospital, hospital), scenario.data.centers
@@ -459,33 +389,6 @@ def _of_one(scenario: Scenario, hospital: str) -> Scenario:
         )
     data = scenario.data.model_copy(update={"centers": {source: centers[source]}})
     return scenario.model_copy(update={"data": data})
-
-
-def _check_ensemble(scenario: Scenario, algorithm: "Algorithm") -> None:
-    from fedkvasir.algorithms.base import Algorithm
-
-    if type(algorithm).local is not Algorithm.local or scenario.federation.buffers == "local":
-        raise UserError(
-            "model: members whose layers stay at their hospitals (fedbn, federation.buffers = local) cannot be formed "
-            "into an ensemble; use an algorithm that shares them"
-        )
-    fusion = parse_ensemble(scenario.model, scenario.task)
-    if fusion and fusion.fusion.name != "mean" and scenario.evaluation.select != "train-val":
-        raise UserError(
-            f"model.fusion = {fusion.fusion.name} is fitted on validation images: set evaluation.select=train-val"
-        )
-
-
-def choose_device(wanted: str, key: str) -> str:
-    """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; ``key`` is what the user set, for the sentence."""
-    import torch
-
-    there = torch.cuda.is_available()
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise UserError(f"{key} {wanted}: use auto, cpu or cuda")
-    if wanted == "cuda" and not there:
-        raise UserError(f"{key} {wanted}, but torch sees no GPU here; see `fedkvasir doctor`")
-    return "cuda" if there and wanted != "cpu" else "cpu"
 
 
 def _refuse_leaks(scenario: Scenario, held: Hospitals) -> list[str]:

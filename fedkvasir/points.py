@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fedkvasir.ensembles import parse
 from fedkvasir.errors import UserError
-from fedkvasir.plan import check_names
+from fedkvasir.names import check_names, spelled_out
 from fedkvasir.scenario import (
     BESIDE,
     LOCALS,
@@ -49,11 +49,13 @@ class Point:
     """What is tuned: as many rounds as the federation has."""
     setting: str = ""
     """What was tuned, as ``key=value``."""
+    plain: Scenario | None = None
+    """``base`` before it was tuned; None where it was not."""
 
     @cached_property
     def scenario(self) -> Scenario:
         """What is run."""
-        return stretched(self.base, len(self.base.data.hospitals) if goes_round(self.base) else 1)
+        return spelled_out(stretched(self.base, len(self.base.data.hospitals) if goes_round(self.base) else 1))
 
     @property
     def seed(self) -> int:
@@ -78,12 +80,15 @@ class Point:
 
         Where optimisers or schedules are tried, what the scenario sets for one of them does not go with the others.
         """
-        text, base = ", ".join(f"{key}={value}" for key, value in changes.items()), variant(self.base, changes)
+        plain = self.plain or self.base
+        text, base = ", ".join(f"{key}={value}" for key, value in changes.items()), variant(plain, changes)
         others = {key: default for key, cause, default in base.idle() if cause in changes and key not in changes}
-        return replace(self, base=variant(base, others) if others else base, setting=text)
+        return replace(self, base=variant(base, others) if others else base, setting=text, plain=plain)
 
     def seeded(self, seed: int) -> "Point":
-        return replace(self, base=self.base.model_copy(update={"seed": seed}))
+        own = {"seed": seed}
+        plain = self.plain and self.plain.model_copy(update=own)
+        return replace(self, base=self.base.model_copy(update=own), plain=plain)
 
 
 def cells(scenario: Scenario) -> list[Point]:
@@ -131,7 +136,7 @@ def refuse_axis(key: str) -> None:
         raise UserError(
             f"{key} is the method and no setting of it: name methods in protocol.algorithms or algorithm=A,B"
         )
-    if group in BESIDE or key in ("seed", "task", "federation.train"):
+    if group in BESIDE or key in ("seed", "task", "federation.train", "evaluation.share"):
         raise UserError(f"{key} is no setting of a method and cannot be tried: run once for each value")
     if key == "evaluation.select":
         raise UserError("settings are chosen by validation images, so evaluation.select cannot be tried")

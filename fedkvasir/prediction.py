@@ -1,4 +1,4 @@
-"""From logits to masks at native size, and predictions for pictures and videos outside any scenario."""
+"""Predictions for pictures and videos outside any scenario: masks at native size, or classes."""
 
 import glob
 import json
@@ -25,11 +25,10 @@ from fedkvasir.data.formats import picture, video
 from fedkvasir.data.store import square
 from fedkvasir.errors import UserError
 from fedkvasir.files import refuse_unwritable, unread, write_atomic
-from fedkvasir.gpu import precision_on
+from fedkvasir.gpu import choose_device, precision_on
 from fedkvasir.metrics.classification import PREFIX
 from fedkvasir.models.ensemble import OneAtATime
 from fedkvasir.models.network import mask_of, native_logits
-from fedkvasir.plan import choose_device
 from fedkvasir.runs import Run
 
 VIEWS: dict[str | None, tuple[tuple[int, ...], ...]] = {None: ((),), "flips": ((), (3,), (2,), (2, 3))}
@@ -47,7 +46,8 @@ OUTLINE = (255, 64, 200)
 def fuse(views: Sequence[Tensor], shape: tuple[int, ...], threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Logits (K, S, S) of the same picture by several networks, or of its mirror images turned back; S may differ.
 
-    Returns the mask, as :func:`native_mask`, of the mean of their probabilities, and that mean: (K, H, W) float32.
+    Returns the mask, as :func:`~fedkvasir.models.network.mask_of`, of the mean of their probabilities, and that mean:
+    (K, H, W) float32.
     """
     total: Tensor | int = 0
     for view in views:  # a sum, not a stack: of many networks one map at native size is in memory

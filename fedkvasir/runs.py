@@ -11,27 +11,24 @@ centers.parquet paired.parquet                          what real hospitals tell
 """
 
 import json
-import os
-import platform
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import psutil
 from safetensors import SafetensorError
 
 from fedkvasir import ensembles
+from fedkvasir.environment import environment, moved
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import center_table, headline, summarise
 from fedkvasir.evaluation.selection import is_due, looked_at
 from fedkvasir.evaluation.shared import share
-from fedkvasir.exchange import State, load_groups, save_groups, sha256, write
+from fedkvasir.exchange import SERVER, State, load_groups, save_groups, sha256, write
 from fedkvasir.files import atomic_folder, lock, read_json, read_table, unreadable, write_atomic
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import load
@@ -39,7 +36,6 @@ from fedkvasir.scenario import load
 if TYPE_CHECKING:
     from torch import nn
 
-PACKAGES = ("fedkvasir", "torch", "flwr", "ray", "numpy", "segmentation-models-pytorch", "timm", "albumentations")
 TABLES = ("rounds", "samples")
 ROUNDS = (
     "round", "phase", "center", "role", "metric", "value", "samples", "steps", "seconds", "network_s", "bytes_down",
@@ -49,7 +45,6 @@ ROUNDS = (
 THROWN_AWAY = "thrown-away"
 """Where in a run's folder lies what is being removed."""
 FACTS = ("round", "kept", "scores", "best", "best_kept", "failures", "wall_s", "initial_sha256")
-SERVER = "server."
 BROKEN = (SafetensorError, KeyError, ValueError)
 """What reading a checkpoint raises that was cut short."""
 
@@ -321,6 +316,8 @@ class Run:
 
         Raises UserError where the folder's run saw other pixels, or is another: eight digits of a hash can be the same.
         """
+        if (self.folder / THROWN_AWAY).exists():
+            self.clear()  # it was cut off
         if (self.folder / "plan.json").is_file():
             before = Plan.load(self.folder)
             if before.hash != plan.hash:
@@ -333,12 +330,11 @@ class Run:
                     f"images or masks of {', '.join(changed)} have changed since {self.folder} was begun; --fresh "
                     "throws it away and begins again (in a sweep, remove it)"
                 )
-        shutil.rmtree(self.folder / THROWN_AWAY, ignore_errors=True)
         if not self.finished:
             facts, path = environment(engine, workers, because), self.folder / "environment.json"
             if path.is_file():
                 before = read_json(path)
-                facts["notes"] = [*before["notes"], *_moved(before, facts)]
+                facts["notes"] = [*before["notes"], *moved(before, facts)]
             write_atomic(path, json.dumps(facts, indent=1))
         plan.save(self.folder)
         self.__dict__.pop("plan", None)
@@ -368,8 +364,10 @@ class Run:
         for table, rows in zip(TABLES, (rounds, samples), strict=True):
             if len(rows):
                 write_atomic(self._part(table, f"{checkpoint.round:04d}"), rows.to_parquet(index=False))
+        before = self.committed()
         _save(checkpoint, self._checkpoint(checkpoint.round))
-        keep = {checkpoint.round, checkpoint.round - 1, checkpoint.best}
+        keep = {checkpoint.round, checkpoint.best}
+        keep |= {before.round, before.best} if before else set()  # whole, should this one be found broken
         for path in self._checkpoints():
             if round_of(path) not in keep:
                 path.unlink()
@@ -461,56 +459,3 @@ def failure_text(failure: dict[str, Any]) -> str:
     attempt = f", attempt {failure['attempt']}" if failure.get("attempt", 1) > 1 else ""
     mended = "; asked again, it answered" if failure.get("mended") else ""
     return f"round {failure['round']}{attempt}, {failure['center']}: {failure['reason']}{mended}"
-
-
-def environment(engine: str, workers: int, because: str = "") -> dict[str, Any]:
-    """Versions and machine, as recorded with every run."""
-    import torch
-
-    return {
-        "engine": engine,
-        "workers": workers,
-        "workers_because": because,
-        "notes": [],
-        "versions": {name: version(name) for name in PACKAGES if name != "ray" or engine != "local"},
-        "python": platform.python_version(),
-        "machine": {
-            "system": platform.platform(),
-            "processor": _processor(),
-            # What torch's own kernels are chosen by: the last digits of a sum, and so the bits of a run, hang on it.
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "cores": os.cpu_count(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        },
-    }
-
-
-def computes_with() -> dict[str, str]:
-    """What the last digits of a hospital's numbers hang on: versions, and what torch's own kernels are chosen by."""
-    import torch
-
-    own = {name: version(name) for name in PACKAGES if name != "ray"}
-    return own | {"python": platform.python_version(), "instructions": torch.backends.cpu.get_cpu_capability()}
-
-
-def _moved(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs, of all that bits hang on, from where a run was before it went on here."""
-    earlier, here = ({**facts["machine"], **facts["versions"], "python": facts["python"]} for facts in (before, now))
-    differs = [
-        f"{name} {_listed(earlier[name])}, now {_listed(here[name])}"
-        for name in ("processor", "instructions", "gpus", *PACKAGES, "python")
-        if name in earlier and name in here and earlier[name] != here[name]
-    ]
-    return [f"it went on elsewhere than it was begun: {'; '.join(differs)}"] if differs else []
-
-
-def _listed(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else ", ".join(value) or "none"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
@@ -41,7 +42,9 @@ CenterName = Annotated[str, Field(pattern=NAME, max_length=40)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """What a file says: checked when it is read, and never changed."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
@@ -54,6 +57,21 @@ class _Named(BaseModel):
     @property
     def parameters(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+    def checked(self, allowed: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Its parameters as the types that they may be, by name. Raises UserError for another, with the nearest
+        spelling, and for a value that a parameter cannot have; where: the key's path, for the sentence."""
+        found = {}
+        for key, value in self.parameters.items():
+            if key not in allowed:
+                takes = f"{did_you_mean(key, list(allowed))}; it takes {', '.join(allowed) or 'no parameters'}"
+                raise UserError(f"{where}.{key}: {self.name} does not take it{takes}")
+            try:
+                found[key] = TypeAdapter[Any](allowed[key]).validate_python(value, strict=True)
+            except ValidationError as error:
+                wanted = " or ".join(problem["msg"].removeprefix("Input should be ") for problem in error.errors())
+                raise UserError(f"{where}.{key} = {value!r}: should be {wanted}") from error
+        return found
 
 
 def name_alone(value: Any) -> Any:
@@ -69,7 +87,7 @@ RECIPES = Path(__file__).with_name("recipes")
 PUBLISHED = Path(__file__).with_name("published")
 
 
-class Partition(_Frozen):
+class Partition(Frozen):
     """Several hospitals cut out of one source; groups are never torn apart."""
 
     kind: Literal["quantity", "iid", "dirichlet", "shards"]
@@ -106,7 +124,7 @@ class Partition(_Frozen):
         return self.shares or (1.0,) * (self.parts or 1)
 
 
-class Center(_Frozen):
+class Center(Frozen):
     """A hospital, or several (partition), and what it does in the scenario."""
 
     dataset: str
@@ -133,7 +151,7 @@ class Center(_Frozen):
         return [f"{name}-{n + 1}" for n in range(len(self.partition.weights))] if self.partition else [name]
 
 
-class Data(_Frozen):
+class Data(Frozen):
     centers: Annotated[dict[CenterName, Center], Field(min_length=1)]
     image_size: Annotated[int, Field(ge=32, le=1024)] = 256
     """Side of the square that networks see, in pixels; scores are taken at native size."""
@@ -173,7 +191,7 @@ class Model(_Named):
     """segmentation: one channel a class, each on its own; or a background channel more and a softmax over all."""
 
 
-class Schedule(_Frozen):
+class Schedule(Frozen):
     """Learning rate over *global* epochs (rounds x local epochs)."""
 
     name: Literal["cosine", "step"]
@@ -204,7 +222,7 @@ BatchSize = Annotated[
 """A number wherever there is a plan, which has put one in place of ``auto``."""
 
 
-class Training(_Frozen):
+class Training(Frozen):
     """What a hospital does with its own images in one round."""
 
     loss: Loss = Loss(name="dice+bce")
@@ -242,7 +260,7 @@ WHOLE = ("each", POOLED, LOCALS)
 """Values of federation.train under which all hospitals' images are trained on; any other is one hospital's name."""
 
 
-class Federation(_Frozen):
+class Federation(Frozen):
     train: Annotated[str, Field(pattern=NAME)] = "each"
     """each: every hospital on its own images, a federation; pooled: all images in one place; ensemble-of-locals: every
     hospital alone, and the mean of their answers; NAME: that hospital alone, all others are only tested."""
@@ -264,7 +282,7 @@ class Federation(_Frozen):
         return math.ceil(self.quorum * asked - 1e-9)
 
 
-class Evaluation(_Frozen):
+class Evaluation(Frozen):
     every: Annotated[int, Field(ge=1)] = 1
     """Validate every so many rounds (the last round always)."""
     select: Literal["train-val", "last", "oracle"] = "train-val"
@@ -289,7 +307,7 @@ class Evaluation(_Frozen):
 Baseline = Literal["pooled", "local", "ensemble-of-locals", "cyclic"]
 
 
-class Protocol(_Frozen):
+class Protocol(Frozen):
     """Several runs that answer one question; `fedkvasir run` carries all of them out as a study."""
 
     kind: Literal["holdout", "leave-one-center-out", "cross-site", "within"]
@@ -317,7 +335,7 @@ class Protocol(_Frozen):
         return values
 
 
-class Range(_Frozen):
+class Range(Frozen):
     """Where values are drawn from."""
 
     low: float
@@ -332,7 +350,7 @@ class Range(_Frozen):
         return self
 
 
-class Sweep(_Frozen):
+class Sweep(Frozen):
     """Settings to try; `fedkvasir sweep` carries them out, many at a time, as a study."""
 
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
@@ -366,7 +384,7 @@ class Sweep(_Frozen):
         return self.search == "optuna" or self.stop is not None
 
 
-class Fault(_Frozen):
+class Fault(Frozen):
     """Something that goes wrong at a hospital, on purpose and replayable by the run's seed; see docs/faults.md."""
 
     kind: Literal["dropout", "slow", "crash", "hang", "corrupt", "wrong-labels", "late"]
@@ -419,7 +437,7 @@ class Fault(_Frozen):
         return f"{self.kind} at {self.center or 'every hospital'}" + (f" ({more})" if more else "")
 
 
-class Resources(_Frozen):
+class Resources(Frozen):
     """The machine's side: of all this a run's numbers depend on threads_per_center and on the device alone. The first,
     and the precision that the device computes in, are part of its hash. `resources: auto` is short for
     `{workers: auto}`."""
@@ -431,7 +449,7 @@ class Resources(_Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class Scenario(_Frozen):
+class Scenario(Frozen):
     """Everything about a run except the machine."""
 
     name: CenterName
@@ -538,6 +556,11 @@ class Scenario(_Frozen):
             del kept["faults"]
         return kept
 
+    def decides_as(self, other: "Scenario") -> bool:
+        """Do both make the same run, on the same images and with the same precision?"""
+        threads = self.resources.threads_per_center == other.resources.threads_per_center
+        return threads and self.decisive() == other.decisive()
+
     def for_hospitals(self) -> dict[str, Any]:
         """The scenario as real hospitals are told it: without where files lie at the coordinator's, weights among them,
         which come with the messages, and without what else is run beside it."""
@@ -557,7 +580,7 @@ class Scenario(_Frozen):
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def dump(self) -> str:
-        """The resolved scenario as YAML, the defaults of its keys written out."""
+        """As YAML, the defaults of its keys written out; a plan's has those of algorithm, loss and network as well."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 

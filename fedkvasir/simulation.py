@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -100,11 +100,19 @@ def _run_point(
         known = event.facts["scores"] if event.kind == "resume" else {}
         if event.kind == "round" and event.facts["score"] is not None:
             known = {event.round: event.facts["score"]}
+        tell(run, known)
+
+    def tell(run: Run, known: Mapping[int, float]) -> None:
+        heard.extend(known)
         for number, score in sorted(known.items()):
             told(run, number, score)
 
+    heard = list[int]()
     with Simulation(data, out, "ray" if workers else "local", workers or 1) as simulation:
-        return simulation.run(scenario, brief=True, watch=watch)
+        run = simulation.run(scenario, brief=True, watch=watch)
+        if not heard and (last := run.committed()):  # it was finished: others are measured by all of its rounds
+            tell(run, last.scores)
+        return run
 
 
 class Simulation:
@@ -160,9 +168,10 @@ class Simulation:
         plan = self.plan(scenario)
         run = Run(self.out / plan.name)
         with run.writing(wait=brief):
-            if fresh:
+            done = run.finished and not fresh
+            choice = Choice(1) if self.engine == "local" or done else choose_workers(plan, self.workers)
+            if fresh:  # nothing is thrown away for what cannot begin
                 run.clear()
-            choice = Choice(1) if self.engine == "local" or run.finished else choose_workers(plan, self.workers)
             run.start(plan, self.engine, choice.workers, choice.because)
             how = f"engine {self.engine}, {choice.workers} worker(s)"
             if choice.because and plan.scenario.resources.workers == "auto":

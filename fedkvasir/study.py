@@ -191,7 +191,10 @@ class Study:
         look_up: Callable[[Sequence[Line]], None],
         there: Callable[[Scenario], object],
     ) -> None:
-        """What the index knows of settings that were tried: which they are, what is finished, what was stopped."""
+        """What the index knows of settings that were tried: which they are, what is finished, what was stopped.
+
+        there: was it on the images of now?
+        """
         free: dict[tuple[Any, ...], list[Line]] = {}
         for line in lines:
             free.setdefault((*line.point.cell, line.point.seed), []).append(line)
@@ -209,8 +212,14 @@ class Study:
                 continue
             if row.state == "finished":
                 look_up([mine])
-            elif row.state == "stopped" and there(mine.point.scenario):  # else it was on other images
+            elif row.state == "stopped" and self._holds(row.run, mine.point.scenario) and there(mine.point.scenario):
                 mine.state, mine.reason, mine.validation, mine.run = row.state, row.reason, row.validation, row.run
+
+    def _holds(self, name: str, scenario: Scenario) -> bool:
+        """Is the run still there, and that of this scenario?"""
+        with suppress(UserError):
+            return self.run(name).plan.scenario.decides_as(scenario)
+        return False
 
     def _write(self, lines: list[Line]) -> None:
         keys = [key for key in differing([line.point.keys for line in lines]) if key != "seed"]

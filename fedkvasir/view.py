@@ -201,7 +201,11 @@ class Viewer(ThreadingHTTPServer):
             return None
         run = Run(file.parent)
         if file.name == "report.html" and (run.folder / "plan.json").is_file() and not (there and run.finished):
-            return _render("report.html", **describe(run)), not run.finished
+            try:
+                facts = describe(run)
+            except UserError:  # it may have come to its end meanwhile, and its records be elsewhere
+                facts = describe(Run(run.folder))
+            return _render("report.html", **facts), not run.finished
         return (file.read_bytes(), False) if there else None
 
     def handle_error(self, request: Any, client_address: Any) -> None:

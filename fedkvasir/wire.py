@@ -24,6 +24,7 @@ from flwr.common.constant import SubStatus
 from flwr.common.serde import fab_to_proto, metadata_from_proto, metadata_to_proto
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest, UnregisterNodeRequest
 from flwr.proto.message_pb2 import Metadata
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
@@ -176,11 +177,11 @@ class _Password:
         return call_next(context)
 
 
-def submit(kit: ServerKit) -> int:
-    """Begin a run, which is a mailbox and no more: what is run comes with the messages. Returns its number."""
+def submit(kit: ServerKit) -> None:
+    """Begin a run, which is a mailbox and no more: what is run comes with the messages."""
     fab = Fab(app_sha256(), bundle(), {})
     with control(kit) as client:
-        return int(client.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
+        client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
 
 
 def bundle() -> bytes:
@@ -193,34 +194,28 @@ def app_sha256() -> str:
     return hashlib.sha256(bundle()).hexdigest()
 
 
-def enlist(kit: ServerKit) -> dict[str, int]:
-    """Make the SuperLink's list of nodes that of the kit: hospitals are registered by their public keys, all others
-    taken off. Returns hospital -> node."""
-    wanted = hospitals_by_key(kit)
+def nodes_of(kit: ServerKit) -> dict[bytes, NodeInfo]:
+    """Public key -> node, of the SuperLink's list; those that were taken off stay in its memory, and are left out."""
     with control(kit) as client:
-        nodes: dict[str, int] = {}
-        for node in client.ListNodes(ListNodesRequest()).nodes_info:
-            if node.status == "unregistered":
-                continue
-            if hospital := wanted.pop(node.public_key, None):
-                nodes[hospital] = node.node_id
-            else:
-                client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
-        for key, hospital in wanted.items():
-            nodes[hospital] = client.RegisterNode(RegisterNodeRequest(public_key=key, name=hospital)).node_id
-        return nodes
+        nodes = client.ListNodes(ListNodesRequest()).nodes_info
+    return {node.public_key: node for node in nodes if node.status != "unregistered"}
+
+
+def enlist(kit: ServerKit) -> None:
+    """Make the SuperLink's list of nodes that of the kit: hospitals are registered by their public keys, all others
+    taken off."""
+    there, wanted = nodes_of(kit), hospitals_by_key(kit)
+    with control(kit) as client:
+        for key in there.keys() - wanted.keys():
+            client.UnregisterNode(UnregisterNodeRequest(node_id=there[key].node_id))
+        for key in wanted.keys() - there.keys():
+            client.RegisterNode(RegisterNodeRequest(public_key=key, name=wanted[key]))
 
 
 def registered(kit: ServerKit) -> dict[str, int]:
     """Hospital -> node, of the kit's that the SuperLink has on its list, on line or not."""
     hospitals = hospitals_by_key(kit)
-    with control(kit) as client:
-        nodes = client.ListNodes(ListNodesRequest()).nodes_info
-    return {
-        hospitals[node.public_key]: node.node_id
-        for node in nodes
-        if node.public_key in hospitals and node.status != "unregistered"
-    }
+    return {hospitals[key]: node.node_id for key, node in nodes_of(kit).items() if key in hospitals}
 
 
 def hospitals_by_key(kit: ServerKit) -> dict[bytes, str]:

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import chdir, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import ERROR
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,6 +154,7 @@ class _Task:
     """Workers there were when it was handed out."""
     end: float = float("inf")
     """When its hospital's time is over."""
+    since: float = field(default_factory=time.monotonic)
 
 
 class LocalGrid(_OwnGrid):
@@ -261,6 +262,15 @@ class RayGrid(_OwnGrid):
             done, _ = ray.wait([*busy, *self._starting], num_returns=1, timeout=min(left_s, LOOK_S))
             if not done and left_s > LOOK_S:
                 refuse_dead_ray()
+                ready = self._workers.keys() - self._starting.values()
+                for answer, task in [*busy.items()]:
+                    if ready and task.worker not in ready and time.monotonic() > task.since + START_S:
+                        # Its node has died, and Ray waits for another one.
+                        del busy[answer]
+                        self._ray.kill(self._workers.pop(task.worker))
+                        self.on_notice(f"no place for a worker; goes on with {len(self._workers)}")
+                        queues[task.worker].appendleft((task.message, task.delivery))
+                hand_out_to_idle()
                 continue
             if not done:
                 for answer, task in [*busy.items()]:
@@ -312,7 +322,7 @@ class RayGrid(_OwnGrid):
             return reply, took_s, "GPU memory" if reply.has_error() and is_full(str(reply.error.reason)) else ""
         except self._ray.exceptions.OutOfMemoryError:  # Ray killed it before the host's was gone
             return None, 0.0, "memory"
-        except self._ray.exceptions.RayActorError:
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError):  # dead, or its answer is
             return None, 0.0, ""
 
     def close(self) -> None:

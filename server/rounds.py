@@ -524,7 +524,7 @@ def _shapes(state: exchange.State) -> dict[str, tuple[tuple[int, ...], np.dtype]
 
 
 def _marked(message: Message, **keys: str | int) -> Message:
-    """A train message to be sent, with keys of its configuration set."""
+    """A message to be sent, with keys of its configuration set."""
     config = ConfigRecord({**cast(ConfigRecord, message.content["config"]), **keys})
     content, to = RecordDict({**message.content, "config": config}), message.metadata
     return Message(content, to.dst_node_id, to.message_type, group_id=to.group_id)

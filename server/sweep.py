@@ -36,7 +36,7 @@ from fedkvasir.points import Point
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Range, Scenario
 from fedkvasir.study import Changed, Line, Study, validation_score
-from fedkvasir.sweep import Axes, axes_of, changes_of, rounded
+from fedkvasir.sweep import Axes, axes_of, changes_of, protocol_of, rounded
 from server.grid import SEES_GPUS, prepare_ray
 
 RETRIES = 8
@@ -130,10 +130,11 @@ class Trials:
                 changed(line)
 
     def _work(self, lines: Sequence[Line], changed: Changed) -> None:
-        """Those of one cell by themselves where what is tried, or goes on, depends on the others."""
+        """Those of one cell by themselves where what is tried, or goes on, depends on the others: of the first seed."""
         left = [line for line in lines if line.state == "waiting"]
-        sweep = self.scenario.sweep
-        if sweep is None or not sweep.explores or len({line.point.cell for line in lines}) == len(lines):
+        sweep, first = self.scenario.sweep, protocol_of(self.scenario).seeds[0]
+        alone = len({line.point.cell for line in lines}) == len(lines)
+        if sweep is None or not sweep.explores or alone or lines[0].point.seed != first:
             self._tune(left, changed, _numbers(left), 1)
             return
         for cell, group in groupby(left, key=lambda line: line.point.cell):
@@ -350,8 +351,11 @@ class _Watching(tune.Callback):
             self.changed(line)
         elif "reason" in last:
             self._become(line, "failed", last["reason"])
+        elif (run := Run(last["so far"])).finished:  # before, whoever asked for it
+            line.note(run)
+            self.changed(line)
         else:
-            line.validation, line.run = last[SCORE], Path(last["so far"]).name
+            line.validation, line.run = last[SCORE], run.folder.name
             self._become(line, "stopped", f"behind others of {line.point.method} at round {last[TIME]}")
 
     def _line(self, trial_id: str, config: Mapping[str, Any]) -> Line:

@@ -172,6 +172,10 @@ def test_a_full_disk_and_ctrl_c_promise_to_go_on_only_of_what_does(
         cli.main()
     said = capsys.readouterr().err
     assert ended.value.code == 1 and f"fedkvasir: {says}" in said and ("goes on from there" in said) == goes_on
+    monkeypatch.setattr(sys, "argv", ["fedkvasir", word, "x", "--fresh"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert ("the same command without --fresh goes on from there" in capsys.readouterr().err) == goes_on
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """How many hospitals work at a time: by cores, by what is asked for, or by what one measured step takes."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +42,38 @@ def test_a_step_is_measured_in_a_process_of_its_own(tiny: Path) -> None:
     choice = within_limits(plan, step, {"3 hospitals train": 3})
     assert 1 <= choice.workers <= min(machine.cores(), 3)
     assert "3 hospitals train allow 3" in choice.because and "a step takes" in choice.because
+
+
+def test_memory_is_that_of_the_step_while_it_is_taken(tiny: Path) -> None:
+    """A larger picture takes more, though nothing is held once the step is over."""
+    few, many = (measure_step(plan_of(tiny, f"data.image_size={size}")).host_mib for size in (64, 256))
+    assert many > few + 100
+
+
+def test_a_process_that_dies_of_its_step_is_told_in_a_sentence(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedkvasir.estimate._steps", _die)
+    with pytest.raises(UserError, match="the process that tried a step was killed, perhaps for its memory"):
+        measure_step(plan_of(tiny))
+
+
+def _die(plan: Plan) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_run_is_not_thrown_away_for_one_that_cannot_begin(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = load(tiny, ("federation.rounds=1",))
+    with Simulation(out=tmp_path, engine="local") as hospitals:
+        run = hospitals.run(scenario)
+
+    def refuse(plan: Plan, asked: int | None) -> None:
+        raise UserError("no room")
+
+    monkeypatch.setattr("fedkvasir.simulation.choose_workers", refuse)
+    with Simulation(out=tmp_path, engine="ray") as hospitals, pytest.raises(UserError, match="no room"):
+        hospitals.run(scenario, fresh=True)
+    assert run.finished
 
 
 def test_of_an_ensemble_the_steps_of_its_members_are_measured(tiny: Path) -> None:

@@ -1,6 +1,8 @@
 """Cores and memory within the limits of control groups, as a container sees them."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -48,6 +50,22 @@ def test_pages_of_files_count_as_free(groups: Path) -> None:
     }.items():
         (groups / name).write_text(text)
     assert machine.memory_bytes() == 1000 and machine.free_memory_bytes() == 400
+
+
+PEAK = """
+import numpy, psutil
+from fedkvasir import machine
+before = machine.peak_bytes()
+held = numpy.ones(40_000_000)
+del held
+print(machine.peak_bytes() - before, machine.peak_bytes() - psutil.Process().memory_full_info().uss)
+"""
+
+
+def test_the_peak_is_what_was_held_not_what_is_left_of_it() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    since, above = map(int, done.stdout.split())
+    assert 300e6 < since < 350e6 and above > 250e6
 
 
 def test_this_process_is_in_control_groups_that_can_be_read() -> None:

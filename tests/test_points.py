@@ -7,6 +7,7 @@ import pytest
 
 from fedkvasir.console import Screen
 from fedkvasir.errors import UserError
+from fedkvasir.names import spelled_out
 from fedkvasir.points import Point, cautions, cells
 from fedkvasir.scenario import load
 from fedkvasir.sweep import tried
@@ -24,7 +25,7 @@ def holdouts(point: Point) -> set[str]:
 def test_holdout_takes_the_scenario_as_it_is(tiny: Path) -> None:
     (only,) = points(tiny, "{kind: holdout, seeds: [7, 8]}")
     assert (only.method, only.holdout, only.hospital, only.seed) == ("fedavg", "edinburgh", "", 7)
-    expected = load(tiny, ("seed=7",))
+    expected = spelled_out(load(tiny, ("seed=7",)))
     assert only.scenario == expected  # so a run that was made by hand is the study's run
 
 
@@ -191,6 +192,14 @@ def test_what_counts_rounds_is_stretched_after_it_is_tuned(tiny: Path) -> None:
 def test_a_fault_of_a_round_strikes_a_model_that_goes_round_in_the_same_part_of_its_way(tiny: Path) -> None:
     (federated, cyclic) = points(tiny, "{kind: holdout, baselines: [cyclic]}", "faults=[{kind: dropout, rounds: [2]}]")
     assert federated.scenario.faults[0].rounds == (2,) and cyclic.scenario.faults[0].rounds == (4, 5, 6)
+
+
+def test_a_setting_after_another_is_that_of_the_scenario(tiny: Path) -> None:
+    """What an optimiser has no use for is set back with it, and comes again with the one that has."""
+    (cell,) = points(tiny, "{kind: holdout}", "training.optimizer=sgd", "training.momentum=0.9")
+    tuned = cell.at({"training.optimizer": "adam"}).seeded(5)
+    assert tuned.scenario.training.momentum == 0
+    assert tuned.at({"training.optimizer": "sgd"}).scenario == cell.seeded(5).scenario
 
 
 def test_baselines_keep_no_layers_local(tiny: Path) -> None:

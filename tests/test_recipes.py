@@ -9,7 +9,7 @@ import yaml
 from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.ensembles import members_of, parse
 from fedkvasir.errors import UserError
-from fedkvasir.plan import check_names
+from fedkvasir.names import check_names
 from fedkvasir.scenario import RECIPES, Scenario, load
 from fedkvasir.training import learning_rate
 

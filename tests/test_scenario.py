@@ -7,7 +7,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from fedkvasir.errors import UserError
-from fedkvasir.plan import check_names
+from fedkvasir.names import check_names, spelled_out
 from fedkvasir.scenario import json_schema, load, parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -181,6 +181,36 @@ def test_a_classifiers_loss_is_checked_before_data_is_read(parameters: str, sent
     with pytest.raises(UserError) as caught:
         check_names(load(scenario, (f"training.loss={{name: cross-entropy, {parameters}}}",)))
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("algorithm=fedprox", "algorithm={name: fedprox, mu: 0.01}"),
+        ("algorithm={name: fedprox, mu: 1}", "algorithm={name: fedprox, mu: 1.0}"),
+        ("training.loss=focal", "training.loss={name: focal, gamma: 2, alpha: 0.25}"),
+        ("model={name: fpn}", "model={name: fpn, encoder: resnet34, pyramid_channels: 256}"),
+        ("model={name: unet}", "model={name: unet, decoder_channels: [256, 128, 64, 32, 16]}"),
+        (
+            "model={name: ensemble, encoder: resnet18, members: [unet, fpn]}",
+            "model={name: ensemble, encoder: resnet18, fusion: {name: mean}, "
+            "members: [{name: unet, encoder: resnet18}, {name: fpn, encoder: resnet18}]}",
+        ),
+    ],
+)
+def test_a_default_of_an_algorithm_a_loss_or_a_network_that_is_spelled_out_makes_no_other_run(
+    tiny: Path, short: str, long: str
+) -> None:
+    resolved = spelled_out(load(tiny, (short,)))
+    assert resolved.decisive() == spelled_out(load(tiny, (long,))).decisive()
+    tiny.write_text(resolved.dump())
+    assert spelled_out(load(tiny)) == load(tiny) == resolved
+
+
+def test_records_tell_every_parameter(tiny: Path) -> None:
+    resolved = spelled_out(load(tiny, ("algorithm=fedadam", "training.loss=tversky", "model={name: fpn}"))).dump()
+    for told in ("tau: 0.001", "beta: 0.7", "encoder: resnet34", "segmentation_channels: 128"):
+        assert told in resolved
 
 
 def test_a_loss_is_a_name_or_a_name_with_parameters(tiny: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from fedkvasir.errors import UserError
 from fedkvasir.methods import of_study
-from fedkvasir.plan import NUMBERS
+from fedkvasir.names import spelled_out
+from fedkvasir.plan import NUMBERS, make_plan
 from fedkvasir.points import Point
 from fedkvasir.scenario import Range, load
 from fedkvasir.study import Changed, Line, Study
@@ -37,7 +38,7 @@ def test_words_of_several_values_are_axes_and_others_overrides(tiny: Path) -> No
 
 def test_a_point_is_the_run_that_the_same_overrides_make(tiny: Path) -> None:
     found = settings(tiny, "algorithm=fedavg,fedbn", "training.lr=1e-3,0.05")
-    assert found["fedbn"][0].scenario == load(tiny, ("algorithm=fedbn", "training.lr=1e-3"))
+    assert found["fedbn"][0].scenario == spelled_out(load(tiny, ("algorithm=fedbn", "training.lr=1e-3")))
 
 
 def test_an_algorithms_own_parameters_are_varied_for_it_alone(tiny: Path) -> None:
@@ -162,6 +163,7 @@ def test_what_was_chosen_and_stopped_stays_so_when_the_sweep_goes_on(tiny: Path,
             if state != "waiting":
                 line.point = line.point if line.point.setting else line.point.at({"training.lr": rate})
                 line.state, line.validation, line.run = state, rate, f"tiny-{rate}"
+                make_plan(line.point.scenario).save(study.run(line.run).folder)
                 changed(line)
         raise KeyboardInterrupt
 
@@ -179,6 +181,24 @@ def test_what_was_chosen_and_stopped_stays_so_when_the_sweep_goes_on(tiny: Path,
     calls = len(given)
     study.carry_out(scenario, work, known=lambda own: None)  # on other images there is no run of it
     assert given[calls][0][:2] == ("training.lr=0.1", "waiting")
+
+
+def test_what_was_stopped_is_tried_again_where_its_run_is_gone_or_another(tiny: Path, tmp_path: Path) -> None:
+    scenario = load_sweep(tiny, ["sweep={grid: {training.lr: [0.1, 0.2]}, stop: asha}"])
+    study, states = Study.of(scenario, tmp_path), list[list[str]]()
+
+    def work(lines: Sequence[Line], changed: Changed) -> None:
+        states.append([line.state for line in lines])
+        for line in lines:
+            line.state, line.run = "stopped", line.point.setting
+            changed(line)
+
+    study.carry_out(scenario, work)
+    there, other = (study.run(f"training.lr={rate}").folder for rate in (0.1, 0.2))
+    for folder, rate in ((there, 0.1), (other, 0.3)):
+        make_plan(load(tiny, (f"training.lr={rate}",))).save(folder)
+    study.carry_out(scenario, work)
+    assert states[::2] == [["waiting", "waiting"], ["stopped", "waiting"]]
 
 
 def test_a_sweep_from_before_a_change_of_numbers_is_another(

@@ -16,6 +16,8 @@ from urllib.parse import urljoin
 import pandas as pd
 import pytest
 
+from fedkvasir import view
+from fedkvasir.errors import UserError
 from fedkvasir.evaluation.protocol import summarise
 from fedkvasir.plan import Plan
 from fedkvasir.runs import Run
@@ -148,6 +150,23 @@ def test_finished_report_is_served_as_it_lies_there_and_made_where_it_is_missing
     assert not (finished.folder / "report.html").exists()
     (finished.folder / "report.html").write_text("<p>as it lies there")
     assert browse("/finished/report.html")[1] == "<p>as it lies there"
+
+
+def test_a_run_that_comes_to_its_end_while_it_is_looked_at_is_shown(
+    runs: Path, browse: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two reads its records are put together."""
+    run, describe, times = make_run(runs / "run", make_plan("segmentation"), finish=False), view.describe, []
+
+    def end_it(looked_at: Run) -> dict[str, object]:
+        times.append(looked_at)
+        if len(times) == 1:
+            raise UserError("records/rounds-0001.parquet is gone")
+        return describe(looked_at)
+
+    monkeypatch.setattr(view, "describe", end_it)
+    reply, _ = browse(f"/{run.folder.name}/report.html")
+    assert reply.status == 200 and reply.getheader("Refresh")
 
 
 def test_stale_report_of_an_unfinished_run_is_made_anew(runs: Path, browse: Open) -> None:

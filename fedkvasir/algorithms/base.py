@@ -44,7 +44,6 @@ class Visit:
     """What this center kept from its last round; empty at first. Changes are kept for the next."""
     reply: dict[str, Tensors] = field(default_factory=dict)
     """Further records for the server half."""
-    steps: int = 0
     lr_sum: float = 0.0
 
     def parameters(self) -> "list[tuple[str, nn.Parameter]]":

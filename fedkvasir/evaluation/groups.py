@@ -210,13 +210,9 @@ def centers_of(tables: Runs, scope: str) -> dict[str, Center]:
     parts = [dict(iter(table[table["role"] == ROLES[scope]].groupby("center"))) for table in tables]
     centers = {}
     for name, first in sorted(parts[0].items()):
-        sums = np.stack([[_sums(statistic, own) for own in networks(part[name])] for part in parts])
+        sums = np.stack([[statistic.sums(own) for own in networks(part[name])] for part in parts]).astype(np.float64)
         centers[str(name)] = Center(str(name), statistic, sums, statistic.remark(first))
     return centers
-
-
-def _sums(statistic: Statistic, own: pd.DataFrame) -> np.ndarray:
-    return statistic.sums(own).to_numpy(dtype=np.float64)
 
 
 def shared_centers_of(tables: Runs, scope: str) -> list[SharedCenter]:

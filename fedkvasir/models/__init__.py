@@ -109,6 +109,18 @@ def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
     return builder
 
 
+def with_defaults(spec: Model, task: str) -> Model:
+    """The model with the defaults of its builder, or with its members and theirs. Raises UserError as
+    :func:`find_model`."""
+    given = {key: value for key, value in spec.model_dump().items() if value is not None}
+    if parsed := ensembles.parse(spec, task):
+        members = [with_defaults(own, task).model_dump() for own in ensembles.members_of(spec, task).values()]
+        return Model.model_validate(given | parsed.model_dump(mode="json") | {"members": members})
+    defaults = {name: parameter.default for name, parameter in parameters_of(find_model(spec, task)).items()}
+    lists = {name: list(value) for name, value in defaults.items() if isinstance(value, tuple)}
+    return Model.model_validate(defaults | lists | given)
+
+
 def build_model(spec: Model, task: str, classes: int, seed: int | None = None) -> Network | Ensemble:
     """The network of a scenario: (B, 3, H, W) float32 in 0..1 -> logits (B, classes, H, W) or (B, classes).
 

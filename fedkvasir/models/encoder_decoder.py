@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import segmentation_models_pytorch as smp
 import timm
-from timm.layers import PatchEmbed
 from torch import nn
 
 from fedkvasir.errors import UserError
+from fedkvasir.models.network import only_size
 from fedkvasir.scenario import did_you_mean
 
 ENCODER = "resnet34"
@@ -26,10 +26,8 @@ def check_encoder(name: str) -> None:
 
 def check_sizes(body: nn.Module, encoder: str) -> None:
     """Raises UserError for an encoder that takes images of one size only (Swin, say)."""
-    for part in body.modules():
-        if isinstance(part, PatchEmbed) and part.strict_img_size and part.img_size is not None:
-            sides = " x ".join(map(str, part.img_size))
-            raise UserError(f"model.encoder: {encoder} takes images of {sides} pixels only; choose another")
+    if sides := " x ".join(map(str, only_size(body))):
+        raise UserError(f"model.encoder: {encoder} takes images of {sides} pixels only; choose another")
 
 
 def unet(

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's own, for encoders that timm does not know."""
+STRIDE = 32
+"""Of the deepest feature map: a multiple of every architecture's here."""
 AT_TIMM = {"inceptionv4": "inception_v4", "inceptionresnetv2": "inception_resnet_v2", "xception": "legacy_xception"}
 """Names of segmentation-models-pytorch's for weights that want other colours -> timm's."""
 
@@ -26,15 +28,14 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, encoder: str, softmax: bool = False, stride: int = 32) -> None:
-        """softmax: the body's first channel is the background, see :func:`log_odds`; stride: of the deepest feature
-        map; 32 is a multiple of every architecture's here."""
+    def __init__(self, body: nn.Module, encoder: str, softmax: bool = False) -> None:
+        """softmax: the body's first channel is the background, see :func:`log_odds`."""
         super().__init__()
         self.body = body
         self.softmax = softmax
         self.encoder = encoder
         # What takes one size only is not padded beyond it: the 518 pixels of DINOv2, patches of 14, stay 518.
-        self.stride = math.gcd(stride, *_only_size(body))
+        self.stride = math.gcd(STRIDE, *only_size(body))
         self.smallest: int = max(getattr(part, "smallest", self.stride) for part in body.modules())
         """Smaller images are padded to this side in pixels, where an architecture asks for it."""
         # The colours the encoder was pretrained with: EfficientNet-Lite0, say, wants 0.5 and 0.5.
@@ -63,7 +64,7 @@ def at_timm(encoder: str) -> Any:
     return timm.models.get_pretrained_cfg(AT_TIMM.get(name, name))
 
 
-def _only_size(body: nn.Module) -> tuple[int, ...]:
+def only_size(body: nn.Module) -> tuple[int, ...]:
     """Height and width of the only pictures that an architecture takes; empty for one that takes others as well."""
     strict = (part for part in body.modules() if isinstance(part, PatchEmbed) and part.strict_img_size)
     return next((part.img_size for part in strict if part.img_size is not None), ())

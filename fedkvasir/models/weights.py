@@ -16,13 +16,13 @@ from segmentation_models_pytorch.encoders.timm_vit import TimmViTEncoder
 from torch import Tensor, nn
 
 from fedkvasir.errors import UserError
+from fedkvasir.exchange import SERVER
 from fedkvasir.models.network import Network
 from fedkvasir.models.pth import read_pth
 from fedkvasir.models.triunet import TriUNet
 from fedkvasir.pretrained import CHOICES, check_weights, package_file, weights_file
 from fedkvasir.scenario import Model
 
-SERVER = "server."
 """Groups of a checkpoint's tensors that are not the network's."""
 
 

@@ -21,7 +21,7 @@ from fedkvasir.metrics.segmentation import DEFAULT
 from fedkvasir.plan import Plan
 from fedkvasir.report import charts
 from fedkvasir.report.charts import Mark, Marks, Reliability, Spread
-from fedkvasir.report.tables import Column, Estimate, Interval, Row, Table, Value, bracket, decimals, three_decimals
+from fedkvasir.report.tables import TWO, Column, Estimate, Interval, Row, Table, Value, bracket, three_decimals
 from fedkvasir.scenario import POOLED
 
 TITLES = {
@@ -121,11 +121,7 @@ def answer(table: pd.DataFrame, task: str, sure: Uncertainty) -> str:
 
 
 def _with(score: float, interval: Interval) -> str:
-    return f"{_two_decimals(score)} {bracket(*interval, _two_decimals)}".rstrip()
-
-
-def _two_decimals(value: float) -> str:
-    return decimals(2, value)
+    return f"{TWO(score)} {bracket(*interval, TWO)}".rstrip()
 
 
 def _place(centers: list[str]) -> str:
@@ -139,7 +135,7 @@ def _gap(gap: float, interval: Interval, other_classes: bool) -> str:
     if other_classes:
         return f"{_with(gap, interval)} apart, but not all of them show the same classes"
     if abs(gap) < 0.005:
-        return f"a gap of 0.00 {bracket(*interval, _two_decimals)}".rstrip()
+        return f"a gap of 0.00 {bracket(*interval, TWO)}".rstrip()
     chance = ", which may be chance" if interval.low < 0 < interval.high else ""
     if gap > 0:
         return f"a gap of {_with(gap, interval)}{chance}"
@@ -157,7 +153,7 @@ def scores_table(table: pd.DataFrame, plan: Plan, sure: Uncertainty) -> Table:
     def line(head: str, role: str, part: str, values: Mapping[Any, Any], interval: Interval) -> Row:
         cells: list[Value] = [part]
         for name in names:
-            cells.append(_value(values.get(name), name in COUNTS))
+            cells.append(_cell(values.get(name), name in COUNTS))
             if name == summary.metric:
                 cells.append(interval)
         return Row(head, role, tuple(cells))
@@ -186,10 +182,6 @@ def scores_table(table: pd.DataFrame, plan: Plan, sure: Uncertainty) -> Table:
             columns.append(Column(INTERVAL))
     caption = "Test images of every center under the best round's weights"
     return Table(caption, tuple(columns), tuple(rows), tuple(footer))
-
-
-def _value(value: Any, is_count: bool) -> Value:
-    return "" if value is None else int(value) if is_count else float(value)
 
 
 def suite_table(shared: pd.DataFrame, plan: Plan) -> Table:
@@ -262,7 +254,9 @@ def challenge_table(samples: pd.DataFrame) -> Table:
     return Table("EndoCV2021's scores", tuple(map(Column, titles.values())), rows, head="Code")
 
 
-def _cell(value: float, is_count: bool) -> Value:
+def _cell(value: float | None, is_count: bool) -> Value:
+    if value is None:
+        return ""
     return WITHHELD if math.isinf(value) else int(value) if is_count else float(value)
 
 

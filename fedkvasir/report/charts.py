@@ -206,7 +206,7 @@ def critical_difference_chart(
 
     Drawn in the colour of the text around it, so that the chart is whole in a file of its own too.
     """
-    labels = {name: f"{_short(name)} {rank:.2f}" for name, rank in ranks.items()}
+    labels = {name: f"{short(name, 24)} {rank:.2f}" for name, rank in ranks.items()}
     names, half = list(ranks), (len(ranks) + 1) // 2
     # From the outside in, so that no line crosses another.
     sides = names[:half], names[: half - 1 : -1]
@@ -339,7 +339,7 @@ def _between(quartiles: tuple[float, float, float]) -> str:
     return f"{low} and {high}, median {middle}"
 
 
-def _short(name: str, longest: int = 24) -> str:
+def short(name: str, longest: int) -> str:
     """Cut in the middle: what tells names apart stands at either end."""
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[longest // 2 + 1 - longest :]}"
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ from fedkvasir.files import write_atomic
 from fedkvasir.report import TEMPLATES, charts
 from fedkvasir.report.centers import NONE
 from fedkvasir.report.charts import Mark, Marks
-from fedkvasir.report.findings import NUMBERS, Findings, is_shown, long_csv, ranking_sentence
-from fedkvasir.report.tables import Column, Estimate, Row, Table, decimals, p_value
-
-TWO = partial(decimals, 2)
+from fedkvasir.report.findings import FAIRNESS, Findings, is_shown, long_csv, ranking_sentence
+from fedkvasir.report.tables import TWO, Column, Estimate, Row, Table, p_value
 
 
 def tables(findings: Findings) -> dict[str, Table]:
@@ -110,14 +107,14 @@ def _ranks(findings: Findings) -> Table:
 
 
 def _fairness(findings: Findings) -> Table:
-    names = [name for name in NUMBERS if any(own[name].notna().any() for own in findings.fairness.values())]
+    names = [name for name in FAIRNESS if any(own[name].notna().any() for own in findings.fairness.values())]
     rows = []
     for method, found in findings.fairness.items():
         there = found[found["centers"] > 0]
         # Where all centers have one role the last line, of all, would say the same again.
         for row in (there if len(there) == len(found) else there.iloc[:-1]).to_dict("records"):
             rows.append(Row(method, "", (row["scope"], int(row["centers"]), *(float(row[name]) for name in names))))
-    columns = (Column("Scope"), Column("Centers"), *(Column(NUMBERS[name]) for name in names))
+    columns = (Column("Scope"), Column("Centers"), *(Column(FAIRNESS[name]) for name in names))
     caption = f"{findings.metric}: how evenly a method serves the centers"
     return Table(caption, columns, tuple(rows), head="Method")
 

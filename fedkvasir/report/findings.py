@@ -21,7 +21,7 @@ from fedkvasir.methods import SEEN, Method
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.tables import MINUS, p_value
 
-NUMBERS = {
+FAIRNESS = {
     "mean": "Mean", "weighted": "Weighted", "worst": "Worst", "second_worst": "Second worst",
     "percentile_10": "10th percentile", "sd": "SD", "range": "Range",
 }  # fmt: skip
@@ -264,7 +264,7 @@ def _long(findings: Findings) -> Iterator[dict[str, Any]]:
             yield own | {"quantity": name, "value": getattr(ranking, name)}
     for name, found in findings.fairness.items():
         for row in found[found["centers"] > 0].to_dict("records"):
-            for quantity in NUMBERS:
+            for quantity in FAIRNESS:
                 center = row.get(f"{quantity}_center", "")
                 if pd.notna(row[quantity]):
                     yield {

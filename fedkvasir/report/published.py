@@ -9,23 +9,19 @@ from functools import partial
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fedkvasir.evaluation.protocol import is_shared
 from fedkvasir.evaluation.suite import suite
 from fedkvasir.plan import Plan
 from fedkvasir.report.tables import Column, Row, Table, decimals
 from fedkvasir.runs import Run
-from fedkvasir.scenario import PUBLISHED
+from fedkvasir.scenario import PUBLISHED, Frozen
 
 OURS, THEIRS = "ours", "published"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Metric(_Frozen):
+class Metric(Frozen):
     """A value of :func:`fedkvasir.evaluation.suite.suite`."""
 
     kind: str = Field(alias="class")
@@ -33,7 +29,7 @@ class Metric(_Frozen):
     reduction: str
 
 
-class Place(_Frozen):
+class Place(Frozen):
     """Whose images a number is about."""
 
     dataset: str
@@ -43,12 +39,12 @@ class Place(_Frozen):
     """The dataset's own centers, all of which a run must hold; none: the dataset is taken whole."""
     lists: tuple[str, ...] = ()
     """What the scenario's `split` of the dataset must be, one of these; none: any."""
-    options: dict[str, tuple[str, ...]] = {}
+    options: dict[str, tuple[str, ...]] = Field(default={})
     """The reader's options that a run must have: they say which images are there."""
     split: Literal["test", "val"] = "test"
 
 
-class Published(_Frozen):
+class Published(Frozen):
     """Numbers of one source, or of several that measured alike."""
 
     title: str

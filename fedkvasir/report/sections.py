@@ -25,7 +25,7 @@ from fedkvasir.report import centers, charts
 from fedkvasir.report.centers import LOWEST, MANY, TITLES, Uncertainty, in_order, uncertainty
 from fedkvasir.report.charts import Line, Reliability, Spread
 from fedkvasir.report.published import published_of, published_table
-from fedkvasir.report.tables import Column, Row, Table, csv_text, decimals, three_decimals
+from fedkvasir.report.tables import ONE, WHOLE, Column, Row, Table, csv_text, three_decimals
 from fedkvasir.runs import Checkpoint, Run, failure_text
 
 REDUCTIONS = {
@@ -47,7 +47,6 @@ RULES = {
 }
 FIGURES = ("spread", "calibration", "curve-")
 """How the names of tables begin that hold a figure's numbers."""
-ONE, WHOLE = partial(decimals, 1), partial(decimals, 0)
 GALLERY_BYTES, LINES_BYTES = 6_500_000, 3_600
 """Of pictures as text, less what every center's lines in the tables take: a report of 1,000 centers is below 8 MB."""
 

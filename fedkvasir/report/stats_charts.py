@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fedkvasir.data.partition import SIZES, size_bins
+from fedkvasir.report.charts import short
 
 if TYPE_CHECKING:  # matplotlib takes a while to import
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ SPLITS = {"train": "#0072b2", "val": "#56b4e9", "test": "#e69f00"}
 CHANNELS = {"R": ("red", "#c33c00", "o"), "G": ("green", "#00845f", "s"), "B": ("blue", "#0072b2", "^")}
 LABELS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f7d00", "#3b4252")
 """Okabe and Ito's colours, told apart without red and green; the yellow darkened to be seen on white."""
-BINS = ("#c9ced6", "#9ecae1", "#4292c6", "#08427e")
+SIZE_COLOURS = ("#c9ced6", "#9ecae1", "#4292c6", "#08427e")
 OTHERS, NO_MASK = "#c9ced6", "#eceef1"
 OUTLINE = "#00e676"
 STYLE = {
@@ -92,7 +93,7 @@ def holdings(folder: Path, samples: pd.DataFrame, centers: dict[str, str], findi
     else:
         nothing = f"no {finding}"
         what = size_bins(samples["area_px"]).replace(SIZES[0], nothing).where(samples["area_px"].notna(), "no mask")
-        colours = dict(zip((nothing, *SIZES[1:]), BINS, strict=True)) | {"no mask": NO_MASK}
+        colours = dict(zip((nothing, *SIZES[1:]), SIZE_COLOURS, strict=True)) | {"no mask": NO_MASK}
         text = f"The length of a piece is how many images the center holds with a {finding} of that area."
     told = _bars(folder / "holdings.png", samples["center"], what, colours, centers)
     return Chart("holdings.png", text, told)
@@ -113,7 +114,7 @@ def classes(folder: Path, samples: pd.DataFrame, centers: dict[str, str]) -> Cha
         ink = "white" if share[row, column] > 0.3 else INK if count else SOFT
         axes.text(column, row, f"{count:,}" if count else "·", ha="center", va="center", color=ink, fontsize=9)
     slanted = len(centers) > 4
-    axes.set_yticks(range(len(counts)), [_short(name, 30) for name in counts.index])
+    axes.set_yticks(range(len(counts)), [short(name, 30) for name in counts.index])
     axes.set_xticks(range(len(centers)), [_marked(*center) for center in centers.items()], fontsize=10)
     axes.xaxis.tick_top()
     for label, role in zip(axes.get_xticklabels(), centers.values(), strict=True):
@@ -338,7 +339,7 @@ def grid(
             box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
             axes.text(left + 0.06, top + side - 0.06, f"no {finding}", color="white", fontsize=8, bbox=box)
         if labelled:
-            axes.text(left + side / 2, top - 0.05, _short(str(label), 24), ha="center", fontsize=8.5, color=SOFT)
+            axes.text(left + side / 2, top - 0.05, short(str(label), 24), ha="center", fontsize=8.5, color=SOFT)
     axes.set(xlim=(0, COLUMN_IN), ylim=(height, 0))
     _save(figure, path, 150)
     return Chart(path.name, center, f"{len(shown)} images of {center}")
@@ -385,12 +386,7 @@ def _ink(role: str) -> str:
 
 
 def _marked(center: str, role: str) -> str:
-    return f"{_short(center)} ◇" if role == "holdout" else _short(center)
-
-
-def _short(name: str, longest: int = 16) -> str:
-    """Cut in the middle: grades and numbers stand at the end."""
-    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[longest // 2 + 1 - longest :]}"
+    return short(center, 16) + (" ◇" if role == "holdout" else "")
 
 
 def _percent(value: float, _: Any) -> str:

@@ -24,8 +24,8 @@ from fedkvasir.points import LOCAL, cautions, in_words
 from fedkvasir.report import TEMPLATES, comparison
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.findings import Findings, find, is_shown
-from fedkvasir.report.sections import ONE, RULES, cards, download, environment
-from fedkvasir.report.tables import Column, Row, Table, Value, bracket, three_decimals, without_empty
+from fedkvasir.report.sections import RULES, cards, download, environment
+from fedkvasir.report.tables import ONE, TWO, Column, Row, Table, Value, bracket, three_decimals, without_empty
 from fedkvasir.report.tuning import importance_table, sentences, settings_table
 from fedkvasir.runs import Run
 from fedkvasir.scenario import LOCALS, POOLED
@@ -388,7 +388,7 @@ def _alone(findings: Findings, counted: pd.DataFrame, runs: Mapping[str, Run], t
         compared = better + len(worse)
         share = better / compared if compared else math.nan
         rows.append(Row(name, "", (compared, better, share, ", ".join(worse))))
-    columns = (Column("Hospitals"), Column("Better"), Column("Share", comparison.TWO), Column("Not better"))
+    columns = (Column("Hospitals"), Column("Better"), Column("Share", TWO), Column("Not better"))
     caption = f"Hospitals at which {findings.metric} is higher than with their own network, means over seeds"
     return Table(caption, columns, tuple(rows), head="Method")
 

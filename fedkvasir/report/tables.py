@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -37,6 +38,9 @@ Value = str | int | float | Interval | Estimate
 def decimals(number: int, value: float) -> str:
     """So many decimals, a true minus sign, a dash where there is no value."""
     return f"{value:z,.{number}f}".replace("-", MINUS) if math.isfinite(value) else NOTHING
+
+
+WHOLE, ONE, TWO = (partial(decimals, number) for number in range(3))
 
 
 def three_decimals(value: float) -> str:

@@ -287,11 +287,12 @@ def _scenario(kit: SiteKit, scenario: Scenario) -> Iterator[Finding]:
 
 def _hashes(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """What it is, and its sha256, of all that a hospital is asked to run: of a study every run that there can be."""
+    from fedkvasir.names import spelled_out
     from fedkvasir.points import in_words
     from fedkvasir.sweep import tried
 
     if scenario.protocol is None:
-        yield f"scenario {scenario.name}", scenario.sha256
+        yield f"scenario {scenario.name}", spelled_out(scenario).sha256
         return
     for _, points in tried(scenario.model_copy(update={"sweep": None})):
         for point in (point.seeded(seed) for point in points for seed in scenario.protocol.seeds):

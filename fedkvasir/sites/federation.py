@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, ValidationInfo
 
 from fedkvasir.errors import UserError
 from fedkvasir.files import read_yaml
-from fedkvasir.scenario import WHOLE, CenterName, sentence
+from fedkvasir.scenario import WHOLE, CenterName, Frozen, sentence
 
 NOT_HOSPITALS = ("ca", "server")
 """Folders beside the hospitals' kits."""
@@ -91,14 +91,10 @@ PathInKit = Annotated[Path, AfterValidator(_in_the_kit)]
 Sha256 = Annotated[str, AfterValidator(_sha256)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+Model = TypeVar("Model", bound=Frozen)
 
 
-Model = TypeVar("Model", bound=_Frozen)
-
-
-class Federation(_Frozen):
+class Federation(Frozen):
     """federation.yaml: what a coordinator decides before any kit is made."""
 
     name: Name
@@ -118,7 +114,7 @@ class Federation(_Frozen):
         return _validated(cls, path, "a federation's file", None)
 
 
-class _Kit(_Frozen):
+class _Kit(Frozen):
     _root: Path = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:

@@ -13,11 +13,11 @@ import pandas as pd
 
 from fedkvasir.data.hospitals import classes_spelt_alike
 from fedkvasir.ensembles import parse
+from fedkvasir.environment import computes_with
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import MINIMUM
 from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, UNCHECKED, Plan, settled
 from fedkvasir.pretrained import trained_on
-from fedkvasir.runs import computes_with
 from fedkvasir.scenario import POOLED, Scenario
 from fedkvasir.sites.federation import SHA256, SiteKit
 
@@ -124,13 +124,13 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
     plan = Plan(
         scenario,
         samples.assign(label=None, row=0, store="", width=0, height=0)[[*COLUMNS]],
-        names,
-        {hospital: str(facts["catalog_sha256"]) for hospital, facts in sites.items()},
-        {hospital: str(facts["pixels_sha256"]) for hospital, facts in sites.items()},
-        " and ".join(sorted({str(facts["device"]) for facts in sites.values()})),
-        " and ".join(sorted({str(facts["precision"]) for facts in sites.values()})),
-        _warnings(scenario, sites),
-        all(facts["rendered"] for facts in sites.values()),
+        classes=names,
+        catalogs={hospital: str(facts["catalog_sha256"]) for hospital, facts in sites.items()},
+        pixels={hospital: str(facts["pixels_sha256"]) for hospital, facts in sites.items()},
+        device=" and ".join(sorted({str(facts["device"]) for facts in sites.values()})),
+        precision=" and ".join(sorted({str(facts["precision"]) for facts in sites.values()})),
+        warnings=_warnings(scenario, sites),
+        rendered=all(facts["rendered"] for facts in sites.values()),
     )
     return settled(plan)
 

@@ -238,18 +238,10 @@ def _serve(kit: ServerKit) -> None:
 
 def _look_after(kit: ServerKit, before: "frozenset[str] | None") -> "frozenset[str]":
     """Keep the server's list of nodes to that of the kit, and say who is on line if others were before."""
-    from flwr.proto.control_pb2 import ListNodesRequest
-
     from fedkvasir import wire
 
     here = _from_here(kit)
-    wanted = wire.hospitals_by_key(kit)
-    with wire.control(here) as client:
-        nodes = {
-            node.public_key: node
-            for node in client.ListNodes(ListNodesRequest()).nodes_info
-            if node.status != "unregistered"
-        }
+    nodes, wanted = wire.nodes_of(here), wire.hospitals_by_key(kit)
     if nodes.keys() != wanted.keys():
         wire.enlist(here)
         for key in nodes.keys() - wanted.keys():

@@ -100,9 +100,9 @@ def test_fedadam_is_algorithm_2_of_reddi_with_flowers_bias_correction(grid: Coho
 
 
 @pytest.mark.parametrize(
-    ("update", "farther"), [(1e-4, (1.98, 1.92, 1.84)), (1e-3, (1.82, 1.61, 1.44)), (1e-2, (1.21, 1.07, 1.03))]
+    ("update", "farther"), [(1e-4, (1.47, 0.98, 0.92)), (1e-3, (1.35, 0.82, 0.72)), (1e-2, (0.89, 0.55, 0.52))]
 )
-def test_fedadam_goes_farther_than_from_the_papers_first_v_by_what_it_says(
+def test_fedadam_goes_as_far_against_the_papers_algorithm_as_it_says(
     grid: CohortGrid, update: float, farther: tuple[float, ...]
 ) -> None:
     algorithm = FedAdam()
@@ -112,8 +112,7 @@ def test_fedadam_goes_farther_than_from_the_papers_first_v_by_what_it_says(
         start, same, too = states(list(x), list(x + update), list(x + update))
         x = round_trip(strategy, grid, number, start, {"oslo": (same, {}), "rome": (too, {})})["w"].astype(float)
         m, v = 0.9 * m + 0.1 * update, 0.99 * v + 0.01 * update**2
-        eta = algorithm.eta * np.sqrt(1 - 0.99 ** (number + 1)) / (1 - 0.9 ** (number + 1))
-        expected += eta * m / (np.sqrt(v) + algorithm.tau)
+        expected += algorithm.eta * m / (np.sqrt(v) + algorithm.tau)
         ratios.append(float(x[0]) / expected)
     assert [ratios[number - 1] for number in (1, 10, 30)] == pytest.approx(farther, abs=0.005)
     said = " ".join((sys.modules[FedAdam.__module__].__doc__ or "").split())
@@ -149,7 +148,7 @@ def local_visit(
         (0.5 * (network.w - network.target).pow(2).sum()).backward()
         algorithm.correct(visit)
         optimizer.step()
-    visit.steps, visit.lr_sum = steps, steps * lr
+    visit.lr_sum = steps * lr
     algorithm.end(visit)
     return visit
 

@@ -127,6 +127,31 @@ finally:
 """
 
 
+NO_PLACE = """
+import ray
+from flwr.app import Message, RecordDict
+import server.grid as grids
+
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+grids.LOOK_S, grids.START_S = 0.5, 3.0
+nodes = [grids.Node(name, ".", 1.0, 1.0) for name in ("alta", "bergen")]
+grid = grids.RayGrid(nodes, "clients.app:app", 1, 2)
+grid.on_notice = print
+print(len(grid.send_and_receive([Message(RecordDict(), node.id, "query") for node in nodes])), "answers")
+lost = ray.put(1)
+ray.internal.free([lost])
+print(grid._outcome(lost))
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_has_no_place_any_more_is_done_without_and_a_lost_answer_is_asked_for_again() -> None:
+    """As where a node of a cluster has died, and no other has room."""
+    done = subprocess.run([sys.executable, "-c", NO_PLACE], cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    said = ["no place for a worker; goes on with 1", "2 answers", "(None, 0.0, '')"]
+    assert done.stdout.splitlines()[-3:] == said, done.stderr
+
+
 @pytest.mark.slow
 def test_a_ray_that_dies_before_its_first_worker_is_there_is_not_waited_for() -> None:
     """In a process of its own: later on Ray itself ends whose raylet has died."""

@@ -3,6 +3,7 @@ for."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,13 @@ import pandas as pd
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedkvasir import deployment
 from fedkvasir.errors import RunFailed
 from fedkvasir.evaluation.shared import compare_here
 from fedkvasir.methods import methods_of
 from fedkvasir.packing import pack
 from fedkvasir.plan import make_plan
+from fedkvasir.runs import Checkpoint, Run
 from fedkvasir.scenario import Scenario, load
 from fedkvasir.sites.federation import Federation, ServerKit
 from fedkvasir.sites.kit import revoke, write_kits
@@ -278,3 +281,33 @@ def test_what_is_no_comparison_is_said_with_the_name_of_its_hospital_and_not_kep
     compare(Asked(stored, {}), methods, 5)
     kept = methods[0].runs[0].paired
     assert {*kept["center"]} == {*CENTERS} and kept["groups"].eq(12).all()
+
+
+def test_fresh_holds_until_the_run_of_before_is_thrown_away_and_no_longer(
+    kit: ServerKit, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SuperLink is away twice: while hospitals are asked what they hold, and in the first round."""
+    scenario = load(tiny, ("federation.deadline_s=9",))
+    plan, known, rounds = make_plan(scenario), list[Sequence[object]](), []
+    run = Run(tmp_path / "out" / plan.name)
+    run.start(plan, "sites", 3)
+    run.commit(Checkpoint(1, {}, {}), pd.DataFrame(), pd.DataFrame())
+
+    def away_at_first(grid: object, scenario: Scenario, deadline_s: float, begun: Sequence[object]) -> object:
+        known.append(begun)
+        if len(known) == 1:
+            raise lab.Disconnected("away")
+        return plan, {}
+
+    def away_in_the_first_round(run: Run, *rest: object) -> None:
+        rounds.append(run.latest())
+        if len(rounds) == 1:
+            raise lab.Disconnected("away")
+
+    monkeypatch.setattr(deployment, "find_kit", lambda name: kit)
+    monkeypatch.setattr(deployment, "AGAIN_S", 0.0)
+    monkeypatch.setattr(lab, "connected", lambda kit: nullcontext(SimpleNamespace()))
+    monkeypatch.setattr(lab, "enrol", away_at_first)
+    monkeypatch.setattr(deployment, "see_through", away_in_the_first_round)
+    assert deployment.run_on(scenario, "lab", tmp_path / "out", fresh=True).folder == run.folder
+    assert list(map(len, known)) == [0, 0, 1] and rounds == [None, None]

@@ -24,7 +24,9 @@ CARD = Card(
     source="https://datasets.simula.no/kvasir-seg/",
     citation="Jha et al., Kvasir-SEG: A Segmented Polyp Dataset, MMM 2020",
     license="research and education",
-    obtain="Download kvasir-seg.zip from https://datasets.simula.no/kvasir-seg/ and unzip it into the data folder.",
+    obtain="Download kvasir-seg.zip from https://datasets.simula.no/kvasir-seg/ and unzip it into the data folder. "
+    "For split: official put train.txt and val.txt, which are not in the zip, beside images/: they are in "
+    "kvasir-seg-train-val/ of https://github.com/DebeshJha/2020-MediaEval-Medico-polyp-segmentation.",
     centers="Baerum, Vestre Viken, Norway",
     groups="none published; near-duplicates are kept together",
     count=1000,

@@ -1,8 +1,8 @@
 """Miniatures: a small, faithful copy of each dataset's tree, with rendered pictures. One file a dataset.
 
 ``render(out, per_center)`` writes the tree as it lies on disk after unzipping under ``out`` and returns the root: real
-folder names and name patterns, listed quirks, boxes that fit the masks, sides a quarter of the real ones. The same call
-writes the same files.
+folder names and name patterns, listed quirks, boxes that fit the masks, sides a quarter of the real ones (patches keep
+theirs). The same call writes the same files.
 """
 
 from collections.abc import Callable
