@@ -32,6 +32,7 @@ from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import anonymise, compare_here, share
 from fedkvasir.exchange import State
 from fedkvasir.files import write_atomic
+from fedkvasir.names import spelled_out
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import Scenario, load, parse
@@ -191,6 +192,7 @@ class Site:
             scenario = parse(raw if isinstance(raw, dict) else {}, "the scenario")
             _refuse_elsewhere(scenario)
             refuse_unfit(scenario)
+            scenario = spelled_out(scenario)
         except (ValueError, RecursionError) as error:
             raise Refused("the scenario is not valid JSON") from error
         except UserError as error:

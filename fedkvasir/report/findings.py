@@ -73,11 +73,15 @@ class Findings:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What has to be said beside the intervals of the scores."""
-        texts = [text for table in self.scores.values() if (text := table["warning"].iloc[-1])]
+        of: dict[str, list[str]] = {}
+        for name, table in self.scores.items():
+            for text in filter(None, table["warning"].iloc[-1].split("; ")):
+                of.setdefault(text, []).append(name)
+        texts = [text if len(own) == len(self.scores) else f"{', '.join(own)}: {text}" for text, own in of.items()]
         for seeds in range(1, ENOUGH_SEEDS):
             if names := [method.name for method in self.methods if len(method.seeds) == seeds]:
                 texts.append(f"{', '.join(names)}: {FEW_SEEDS.format(seeds) if seeds > 1 else ONE_SEED}")
-        return tuple(dict.fromkeys(texts))
+        return tuple(texts)
 
     @property
     def other_images(self) -> str:

@@ -16,6 +16,7 @@ from fedkvasir.ensembles import parse
 from fedkvasir.environment import computes_with
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import MINIMUM
+from fedkvasir.names import spelled_out
 from fedkvasir.plan import COLUMNS, LEAK, NUMBERS, UNCHECKED, Plan, settled
 from fedkvasir.pretrained import trained_on
 from fedkvasir.scenario import POOLED, Scenario
@@ -122,7 +123,7 @@ def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) ->
     centers = samples["center"].map(scenario.data.centers)
     samples["dataset"], samples["role"] = ([getattr(center, key) for center in centers] for key in ("dataset", "role"))
     plan = Plan(
-        scenario,
+        spelled_out(scenario),
         samples.assign(label=None, row=0, store="", width=0, height=0)[[*COLUMNS]],
         classes=names,
         catalogs={hospital: str(facts["catalog_sha256"]) for hospital, facts in sites.items()},

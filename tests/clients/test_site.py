@@ -23,6 +23,7 @@ from fedkvasir.algorithms.base import to_record
 from fedkvasir.evaluation.shared import anonymise, compare_here, share
 from fedkvasir.exchange import State
 from fedkvasir.metrics.classification import PREFIX
+from fedkvasir.names import spelled_out
 from fedkvasir.packing import LAYOUT, PACKED, pack
 from fedkvasir.scenario import load, parse, variant
 from server.grid import _address, _identify
@@ -250,7 +251,7 @@ def test_no_answer_holds_a_name_or_a_row_of_pixels(settle: Settle) -> None:
 
 @pytest.mark.parametrize("listed", ["nothing", "the scenario alone", "the app alone"])
 def test_what_is_not_on_a_hospitals_list_is_refused_with_its_hash(settle: Settle, listed: str) -> None:
-    told = settle().scenario.sha256
+    told = spelled_out(settle().scenario).sha256
     approve = {"nothing": [], "the scenario alone": [told], "the app alone": [APP]}[listed]
     door = settle(approve=approve)
     before = listing(door.folder)
@@ -263,7 +264,7 @@ def test_what_is_not_on_a_hospitals_list_is_refused_with_its_hash(settle: Settle
 
 def test_what_is_on_a_hospitals_list_is_answered_until_it_is_taken_off(settle: Settle) -> None:
     """By the same process: site.yaml is what it says when a message comes."""
-    told = settle().scenario.sha256
+    told = spelled_out(settle().scenario).sha256
     door = settle(approve=[told, APP])
     door.surveyed()
     door.enrolled()
@@ -744,7 +745,7 @@ def test_a_part_so_small_that_its_scores_are_a_patients_is_refused_unless_the_ho
     nobody = variant(asked, {f"data.centers.oslo.{part}": 0, "evaluation.select": "last"})
     for scenario, allowed in (
         (asked, {"share": "per-image"}),
-        (asked, {"approve": [asked.sha256, APP]}),
+        (asked, {"approve": [spelled_out(asked).sha256, APP]}),
         (nobody, {}),
     ):
         door = Door(inside.folder, asked, {"hospital": "oslo"} | allowed)
@@ -838,7 +839,7 @@ def test_what_was_refused_and_what_was_answered_stands_in_the_log(
         door.ask("train", validate="val")
         door.ask("evaluate", gallery=True)
     lines = [record.getMessage() for record in caplog.records if record.name == "fedkvasir.site"]
-    told = door.scenario.sha256
+    told = spelled_out(door.scenario).sha256
     assert f"asked about scenario tiny, sha256 {told}" in lines and f"takes part in {door.plan.name}" in lines
     assert any(line.startswith(f"answered train run={door.plan.name} server-round=1 validate=val in") for line in lines)
     assert lines[-1] == "refused evaluate: gallery has a value that cannot be right"

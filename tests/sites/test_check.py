@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from fedkvasir.doctor import Finding
+from fedkvasir.names import spelled_out
 from fedkvasir.scenario import load, parse
 from fedkvasir.sites import check
 from fedkvasir.sites.check import Knock, examine, knock
@@ -258,7 +259,7 @@ def test_of_a_study_every_run_that_there_can_be_is_named_by_its_hash(kits: Path,
     )
     named = [f.what for f in examine(site(kits, approve=[]), study) if f.what.startswith("scenario tiny, ")]
     assert len(set(named)) == (1 + 3) * 2 * 2
-    run = load(tiny, ("federation.train=bergen", "training.lr=0.1", "seed=1"))
+    run = spelled_out(load(tiny, ("federation.train=bergen", "training.lr=0.1", "seed=1")))
     assert f"scenario tiny, local, without edinburgh, at bergen, training.lr=0.1, seed 1: sha256 {run.sha256}" in named
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from fedkvasir.deployment import _begun, run_on
 from fedkvasir.errors import UserError
+from fedkvasir.names import spelled_out
 from fedkvasir.plan import make_plan
 from fedkvasir.scenario import load
 from tests.conftest import TINY
@@ -75,12 +76,12 @@ def test_a_number_that_cannot_be_is_refused_before_any_hospital_is_asked(kits: P
 
 
 def test_a_run_that_was_begun_is_found_by_all_that_decides_on_its_numbers(tiny: Path, tmp_path: Path) -> None:
-    scenario, out = load(tiny, (DEADLINE,)), tmp_path / "runs"
+    scenario, out = spelled_out(load(tiny, (DEADLINE,))), tmp_path / "runs"
     plan = make_plan(scenario)
     plan.save(out / plan.name)
     (out / "tiny-00000000").mkdir()
     (out / "tiny-00000000" / "plan.json").write_text("{")
     assert [own.name for own in _begun(scenario, out)] == [plan.name]
     for other in ("seed=1", "model.weights=imagenet", "resources.threads_per_center=2"):
-        assert not _begun(load(tiny, (DEADLINE, other)), out)
+        assert not _begun(spelled_out(load(tiny, (DEADLINE, other))), out)
     assert not _begun(scenario, tmp_path / "nowhere")
