@@ -71,6 +71,8 @@ def _end(text: str, code: int) -> None:
         import traceback
 
         traceback.print_exc()
+    if "--fresh" in sys.argv:  # it would throw away what the same command goes on from
+        text = text.replace("the same command", "the same command without --fresh")
     print(f"fedkvasir: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(code)
 
@@ -81,10 +83,7 @@ def _disk(error: OSError) -> str:
 
 
 def _kept() -> str:
-    if not GOES_ON & {*sys.argv[1:2]}:
-        return ""
-    command = "command without --fresh" if "--fresh" in sys.argv else "command"
-    return f"; what was finished is kept, and the same {command} goes on from there"
+    return "; what was finished is kept, and the same command goes on from there" if GOES_ON & {*sys.argv[1:2]} else ""
 
 
 @app.command()
