@@ -20,10 +20,10 @@ from fedkvasir.evaluation.protocol import headline, metric_names, summarise
 from fedkvasir.plan import Plan
 from fedkvasir.points import cautions, in_words
 from fedkvasir.report.centers import TITLES, Uncertainty, uncertainty
-from fedkvasir.report.findings import Findings, ranking_sentence
+from fedkvasir.report.findings import Findings, answer, ranking_sentence
 from fedkvasir.report.published import published_of, published_table
 from fedkvasir.report.sections import members_table, missing
-from fedkvasir.report.study import answer, outcome_of
+from fedkvasir.report.study import outcome_of
 from fedkvasir.report.tables import Column, Estimate, Interval, Row, Value, bracket
 from fedkvasir.report.tables import Table as ReportTable
 from fedkvasir.runs import Event, Run, failure_text

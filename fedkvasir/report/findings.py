@@ -19,7 +19,7 @@ from fedkvasir.evaluation.ranking import Ranking, rank
 from fedkvasir.evaluation.shared import combine
 from fedkvasir.methods import SEEN, Method
 from fedkvasir.report.centers import TITLES
-from fedkvasir.report.tables import MINUS, p_value
+from fedkvasir.report.tables import MINUS, bracket, p_value, three_decimals
 
 FAIRNESS = {
     "mean": "Mean", "weighted": "Weighted", "worst": "Worst", "second_worst": "Second worst",
@@ -229,6 +229,56 @@ def ranking_sentence(scope: str, ranking: Ranking) -> str:
 def is_shown(pair: Comparison) -> bool:
     """A difference, by the test after Holm and by the interval of the mean, both in one direction."""
     return pair.p_holm < ALPHA and (pair.low > 0 < pair.rank_biserial or pair.high < 0 > pair.rank_biserial)
+
+
+def answer(findings: Findings) -> str:
+    """Which method does best on unseen centers, and what it is shown to be better than; on seen ones without any.
+
+    Two methods or more: the sentence of the leader's comparison with the next is that of the statistics.
+    """
+    scope = findings.scopes[-1]
+    means = {name: own[own["scope"] == scope].iloc[0] for name, own in findings.scores.items()}
+    scored = [name for name, mean in means.items() if math.isfinite(mean["score"])]
+    order = sorted(scored, key=lambda name: -means[name]["score"])
+    nothing = "; another seed might turn this" if findings.of_one_seed else ""
+    nothing += "" if scope == "unseen" else "; no hospital was held out, so this says nothing about others"
+    if not order:
+        return f"No test image of {scope} centers can be scored"
+    leader, *others = order
+    best = f"{three_decimals(means[leader]['score'])} {bracket(means[leader]['low'], means[leader]['high'])}".rstrip()
+    if not others:
+        alone = "there is no other method to compare it with"
+        return f"{findings.metric} {best} on {scope} centers with {leader}; {alone}{nothing}"
+    said, better = {}, []
+    for pair, words in zip(findings.pairs, findings.sentences, strict=True):
+        if pair.scope == scope and leader in (pair.first, pair.second):
+            other = pair.second if pair.first == leader else pair.first
+            said[other] = words
+            if is_shown(pair) and pair.runs > 1 and (pair.low > 0) == (pair.first == leader):
+                better.append(other)
+    lead = f"{leader} has the highest {findings.metric} on {scope} centers, {best}"
+    if not all(other in said for other in others):
+        return f"{lead}; whether that is chance was not tested against every other method{nothing}"
+    if len(others) == 1:
+        only = said[others[0]]
+        return f"{only if only.startswith(tuple(order)) else only[0].upper() + only[1:]}{nothing}"
+    rest = [name for name in others if name not in better]
+    if not rest:
+        shown = "and is shown to be better than every other method"
+    elif better:
+        shown = f"and is shown to be better than {in_list(better)}, not than {in_list(rest, 'or')}"
+    else:
+        shown = "but is not shown to be better than any other method"
+    return f"{lead}, {shown}. Against the next: {said[others[0]]}{nothing}"
+
+
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {in_list(seeds)}"
+
+
+def in_list(names: Sequence[object], last: str = "and") -> str:
+    texts = list(map(str, names))
+    return f"{', '.join(texts[:-1])} {last} {texts[-1]}" if len(texts) > 1 else "".join(texts)
 
 
 # ---- as one table

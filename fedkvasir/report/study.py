@@ -23,9 +23,10 @@ from fedkvasir.plan import Plan
 from fedkvasir.points import LOCAL, cautions, in_words
 from fedkvasir.report import TEMPLATES, comparison
 from fedkvasir.report.centers import TITLES
-from fedkvasir.report.findings import Findings, find, is_shown
+from fedkvasir.report.crossing import Crossing, TableOf, crossing_of
+from fedkvasir.report.findings import Findings, answer, find, seeds_in_words
 from fedkvasir.report.sections import RULES, cards, download, environment
-from fedkvasir.report.tables import ONE, TWO, Column, Row, Table, Value, bracket, three_decimals, without_empty
+from fedkvasir.report.tables import ONE, TWO, Column, Row, Table, Value, without_empty
 from fedkvasir.report.tuning import importance_table, sentences, settings_table
 from fedkvasir.runs import Run
 from fedkvasir.scenario import LOCALS, POOLED
@@ -48,44 +49,6 @@ ALL, EACH = "all", "each alone"
 """Who trains, in the table of steps."""
 IDENTITY = ("method", "holdout", "hospital", "setting", "seed")
 """Columns of the index that say which run a row is."""
-SHARES = 6, 50
-"""Percent of colour in the cells with the lowest and the highest score; text is readable on all of them."""
-TableOf = Callable[[str], pd.DataFrame]
-"""A run's folder -> its scores by center, read once however many tables need them."""
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """Every network at every center: a row a hospital that trained alone, then a line a method of all hospitals."""
-
-    table: Table
-    home: frozenset[tuple[str, str]]
-    """(hospital, center) where a hospital's network meets the hospital's own test images."""
-    holdouts: frozenset[str]
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The lowest and the highest score."""
-        scores = [value for row in (*self.table.rows, *self.table.footer) for value in row.cells]
-        finite = [score for score in scores if isinstance(score, float) and math.isfinite(score)]
-        return min(finite, default=math.nan), max(finite, default=math.nan)
-
-    def share(self, score: float) -> int:
-        """Percent of colour."""
-        low, high = self.ends
-        return round(SHARES[0] + (SHARES[1] - SHARES[0]) * (score - low) / ((high - low) or 1.0))
-
-    @property
-    def sentence(self) -> str:
-        """How far what was learned alone carries; descriptive, without a test."""
-        places: dict[str, list[float]] = {"at home": [], "at the other hospitals": [], "at holdouts": []}
-        for row in self.table.rows:
-            for center, score in zip(self.table.titles, row.cells, strict=True):
-                out = "at holdouts" if center in self.holdouts else "at the other hospitals"
-                if isinstance(score, float) and math.isfinite(score):
-                    places["at home" if (row.head, center) in self.home else out].append(score)
-        means = [f"{three_decimals(float(np.mean(scores)))} {place}" for place, scores in places.items() if scores]
-        return f"On average a hospital's own network scores {', '.join(means)}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +89,9 @@ class Outcome:
         seeds = {method.name: method.seeds for method in self.findings.methods}
         held = {name: seeds.get(name, ()) for name in self.index["method"].unique()}
         wanted = len(self.study.protocol.seeds)
-        return [f"{name} has {_seeds(own) if own else 'none'}" for name, own in held.items() if len(own) < wanted]
+        return [
+            f"{name} has {seeds_in_words(own) if own else 'none'}" for name, own in held.items() if len(own) < wanted
+        ]
 
     @property
     def alarms(self) -> Sequence[str]:
@@ -213,7 +178,7 @@ def _outcome(folder: Path, index_file: bytes) -> Outcome:
         why = str(error)
     counted = done[done["chosen"]]
     table_of = cache(lambda name: runs[name].table())
-    crossing = _crossing(index, counted, runs, table_of, TITLES[headline(study.scenario.task)])
+    crossing = crossing_of(index, counted, runs, table_of, TITLES[headline(study.scenario.task)])
     tables: dict[str, Table | None] = {}
     if findings:
         tables |= comparison.tables(findings)
@@ -254,7 +219,7 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "block": yaml.safe_dump(_blocks(outcome.study), sort_keys=False, allow_unicode=True),
         "kind": KINDS[protocol.kind],
         "names": names,
-        "seeds": _seeds(protocol.seeds),
+        "seeds": seeds_in_words(protocol.seeds),
         "metric": metric,
         "rule": RULES[outcome.rule].format(metric=metric),
         "alarms": outcome.alarms,
@@ -276,56 +241,6 @@ def _blocks(study: Study) -> dict[str, Any]:
 
 
 # ---- in words
-
-
-def answer(findings: Findings) -> str:
-    """Which method does best on unseen centers, and what it is shown to be better than; on seen ones without any.
-
-    Two methods or more: the sentence of the leader's comparison with the next is that of the statistics.
-    """
-    scope = findings.scopes[-1]
-    means = {name: own[own["scope"] == scope].iloc[0] for name, own in findings.scores.items()}
-    scored = [name for name, mean in means.items() if math.isfinite(mean["score"])]
-    order = sorted(scored, key=lambda name: -means[name]["score"])
-    nothing = "; another seed might turn this" if findings.of_one_seed else ""
-    nothing += "" if scope == "unseen" else "; no hospital was held out, so this says nothing about others"
-    if not order:
-        return f"No test image of {scope} centers can be scored"
-    leader, *others = order
-    best = f"{three_decimals(means[leader]['score'])} {bracket(means[leader]['low'], means[leader]['high'])}".rstrip()
-    if not others:
-        alone = "there is no other method to compare it with"
-        return f"{findings.metric} {best} on {scope} centers with {leader}; {alone}{nothing}"
-    said, better = {}, []
-    for pair, sentence in zip(findings.pairs, findings.sentences, strict=True):
-        if pair.scope == scope and leader in (pair.first, pair.second):
-            other = pair.second if pair.first == leader else pair.first
-            said[other] = sentence
-            if is_shown(pair) and pair.runs > 1 and (pair.low > 0) == (pair.first == leader):
-                better.append(other)
-    lead = f"{leader} has the highest {findings.metric} on {scope} centers, {best}"
-    if not all(other in said for other in others):
-        return f"{lead}; whether that is chance was not tested against every other method{nothing}"
-    if len(others) == 1:
-        only = said[others[0]]
-        return f"{only if only.startswith(tuple(order)) else only[0].upper() + only[1:]}{nothing}"
-    rest = [name for name in others if name not in better]
-    if not rest:
-        shown = "and is shown to be better than every other method"
-    elif better:
-        shown = f"and is shown to be better than {_list(better)}, not than {_list(rest, 'or')}"
-    else:
-        shown = "but is not shown to be better than any other method"
-    return f"{lead}, {shown}. Against the next: {said[others[0]]}{nothing}"
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"{'seed' if len(seeds) == 1 else 'seeds'} {_list(seeds)}"
-
-
-def _list(names: Sequence[object], last: str = "and") -> str:
-    texts = list(map(str, names))
-    return f"{', '.join(texts[:-1])} {last} {texts[-1]}" if len(texts) > 1 else "".join(texts)
 
 
 def _equal(steps: Table | None) -> bool:
@@ -407,41 +322,6 @@ def _missed(findings: Findings) -> Table | None:
         rows.append(Row(method.name, "", tuple(float(share) for share in percent.reindex(centers))))
     caption = "Polyps of which no pixel was found, percent of those that the test images show, over all seeds"
     return Table(caption, tuple(Column(center, ONE) for center in centers), tuple(rows), head="Method")
-
-
-def _crossing(
-    index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run], table_of: TableOf, metric: str
-) -> Crossing | None:
-    """Of a study in which hospitals train alone, over the seeds that all rows have; None where there is none, or where
-    each center in turn is left out."""
-    if not (counted["hospital"] != "").any() or index["holdout"].nunique() > 1:
-        return None
-    rows_of = counted.groupby("seed")[["hospital", "method"]].apply(lambda own: len(own.drop_duplicates()))
-    seeds = rows_of.index[rows_of == len(counted[["hospital", "method"]].drop_duplicates())]
-    if seeds.empty:
-        return None
-    counted, lines, home = counted[counted["seed"].isin(seeds)], [], set[tuple[str, str]]()
-    for (hospital, method), own in counted.groupby(["hospital", "method"], sort=False):
-        tables = [table_of(name) for name in own["run"]]
-        scores = pd.concat(tables).groupby("center")[headline(runs[own["run"].iloc[0]].plan.scenario.task)].mean()
-        lines.append((hospital, method, scores))
-        hospitals = runs[own["run"].iloc[0]].plan.scenario.data.hospitals
-        home |= {(hospital, center) for center in (hospital, hospitals.get(hospital, "")) if center in scores}
-    tested = set[str]().union(*(scores.index for _, _, scores in lines))
-    holdouts = tested & {*index["holdout"].iloc[0].split("+")}
-    centers = [*sorted(tested - holdouts), *sorted(holdouts)]
-
-    def row(head: str, scores: pd.Series) -> Row:
-        return Row(head, "", tuple(float(score) for score in scores.reindex(centers)))
-
-    rows = tuple(row(hospital, scores) for hospital, _, scores in sorted(lines, key=lambda line: line[0]) if hospital)
-    footer = tuple(row(method, scores) for hospital, method, scores in lines if not hospital)
-    out = f"; {_list(sorted(holdouts))} held out" if holdouts else ""
-    if len(seeds) < index["seed"].nunique():
-        out += f"; {_seeds(seeds)}, which all have"
-    caption = f"{metric} at every center (columns) of what was trained at one hospital, or at all of them (rows){out}"
-    table = Table(caption, tuple(map(Column, centers)), rows, footer, head="Trained at")
-    return Crossing(table, frozenset(home), frozenset(holdouts))
 
 
 def _steps(index: pd.DataFrame, counted: pd.DataFrame, runs: Mapping[str, Run]) -> Table:

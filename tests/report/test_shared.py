@@ -15,9 +15,9 @@ from fedkvasir.methods import SEEN, Method, methods_of, of_study
 from fedkvasir.report import build_report
 from fedkvasir.report.centers import WITHHELD
 from fedkvasir.report.comparison import build_comparison
-from fedkvasir.report.findings import find
+from fedkvasir.report.findings import answer, find
 from fedkvasir.report.sections import run_tables
-from fedkvasir.report.study import answer, build_study, outcome_of
+from fedkvasir.report.study import build_study, outcome_of
 from fedkvasir.report.tables import csv_text
 from fedkvasir.runs import Checkpoint, Run
 from fedkvasir.study import Study, validation_score

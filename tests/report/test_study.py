@@ -24,8 +24,9 @@ from fedkvasir.methods import of_study
 from fedkvasir.plan import COLUMNS, Plan
 from fedkvasir.points import cells
 from fedkvasir.report import study as report
-from fedkvasir.report.findings import Findings
-from fedkvasir.report.study import SHARES, answer, build_study, outcome_of, study_tables
+from fedkvasir.report.crossing import SHARES
+from fedkvasir.report.findings import Findings, answer
+from fedkvasir.report.study import build_study, outcome_of, study_tables
 from fedkvasir.report.tables import MINUS, csv_text, latex, markdown
 from fedkvasir.runs import Checkpoint, Run
 from fedkvasir.scenario import LOCALS, Scenario, parse
