@@ -575,7 +575,10 @@ class Scenario(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Of what decides on the numbers, as hospitals are told it; they put it on their list of what may run."""
+        """Of what decides on the numbers, as hospitals are told it; they put it on their list of what may run.
+
+        They have it of a plan's scenario: without the defaults of algorithm, loss and network it is another.
+        """
         decisive = Scenario.model_validate(self.for_hospitals()).decisive()
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

@@ -27,6 +27,7 @@ from fedkvasir import wire
 from fedkvasir.deployment import run_on, study_on
 from fedkvasir.errors import RunFailed
 from fedkvasir.methods import of_study
+from fedkvasir.names import spelled_out
 from fedkvasir.plan import make_plan
 from fedkvasir.report.findings import find
 from fedkvasir.runs import Run
@@ -291,7 +292,7 @@ def test_faults_strike_real_sites_as_they_do_in_the_simulation(lab: Lab, tmp_pat
     )
     with pytest.raises(RunFailed, match="for a hospital that has the scenario on its list"):
         lab.run(tmp_path / "sites", *overrides)
-    approved = [load(lab.scenario, (DEADLINE, *overrides)).sha256, wire.app_sha256()]
+    approved = [spelled_out(load(lab.scenario, (DEADLINE, *overrides))).sha256, wire.app_sha256()]
     for hospital in HOSPITALS:
         lab.settle(hospital, approve=approved)
         lab.start_anew(hospital)
