@@ -182,7 +182,8 @@ class RayGrid(_OwnGrid):
     A worker gets one message at a time: one that dies counts against that message alone, is replaced, and the message
     is handed out again. One that finds no memory, of a GPU or of the host, is done without from then on; one whose
     hospital has had its time is replaced. Arrays go into Ray's object store once a round, however many hospitals read
-    them.
+    them, and leave it, as answers do, as soon as they are read: what Ray lets go of in its own time it has not yet when
+    the next round comes, and every process is seen to grow by pages of the store that are new to it.
 
     gpus: of this machine, for a Ray of its own; gpu: a worker's share of one. In a trial of a sweep, which has its part
     of the cluster already, a worker takes what was set aside for it there.
@@ -289,6 +290,7 @@ class RayGrid(_OwnGrid):
             task = busy.pop(done[0])
             worker, message, delivery = task.worker, task.message, task.delivery
             reply, took_s, lacks = self._outcome(done[0])
+            ray.internal.free(done)
             if lacks and task.beside > len(self._workers):  # it had less room than there is now
                 self._replace(worker)
                 queues[worker].appendleft((message, delivery))
@@ -309,6 +311,7 @@ class RayGrid(_OwnGrid):
                     replies.append(reply)
                 self.on_reply(self._center(message))
             hand_out_to_idle()
+        ray.internal.free([*stored.values()])
         return replies
 
     def _center(self, message: Message) -> str:
