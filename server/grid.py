@@ -155,6 +155,7 @@ class _Task:
     end: float = float("inf")
     """When its hospital's time is over."""
     since: float = field(default_factory=time.monotonic)
+    """When it was handed out."""
 
 
 class LocalGrid(_OwnGrid):
