@@ -14,7 +14,7 @@ from torch import Tensor
 from fedkvasir import machine
 from fedkvasir.data.loader import Batch
 from fedkvasir.errors import UserError, reason_of
-from fedkvasir.gpu import is_full
+from fedkvasir.gpu import CONTEXT_BYTES, is_full
 from fedkvasir.models import build_model
 from fedkvasir.scenario import Scenario
 from fedkvasir.training import NoHooks, make_optimizer, settle_arithmetic, train_epochs
@@ -32,7 +32,7 @@ COPIES = 6
 BACKWARD = 1.5
 """What a step holds at most, as a multiple of what its forward pass keeps for the backward pass."""
 GPU_SHARE = 0.9
-"""Of a worker's part of a GPU: the rest is CUDA's own and the algorithm's."""
+"""Of a worker's part of a GPU: the rest is the algorithm's, and CUDA's own if it is enough for that."""
 
 
 def fix_batch_size(plan: "Plan") -> "Plan":
@@ -103,30 +103,40 @@ def _largest_counted(plan: "Plan", sizes: list[int]) -> int:
 def _largest_tried(plan: "Plan", sizes: list[int]) -> int:
     """As :func:`_largest_counted`."""
     asked = plan.scenario.resources.gpu_per_center
-    share = GPU_SHARE * (0.5 if asked == "auto" or not asked else asked)
-    free, total = torch.cuda.mem_get_info()
-    if free < share * total:  # torch would say of a GPU in use what it says of a small one
-        raise UserError(
-            f"training.batch_size = auto: {(total - free) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB are in use"
-            ", and what fits must not depend on that: wait until they are free, or give a number"
-        )
+    part = 0.5 if asked == "auto" or not asked else asked
+    total = torch.cuda.mem_get_info()[1]
+    share = min(GPU_SHARE * part, part - CONTEXT_BYTES / total)
+    if share <= 0:
+        return 0
+    _refuse_a_gpu_in_use(share)
     torch.cuda.set_per_process_memory_fraction(share)
     try:
-        return next((size for size in sizes if _fits(plan, size)), 0)
+        return next((size for size in sizes if _fits(plan, size, share)), 0)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def _fits(plan: "Plan", size: int) -> bool:
+def _refuse_a_gpu_in_use(share: float) -> None:
+    """Of one in use torch says what it says of a small one."""
+    free, total = torch.cuda.mem_get_info()
+    if free < share * total:
+        raise UserError(
+            f"training.batch_size = auto: {(total - free) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB are in use"
+            ", and what fits must not depend on that: wait until they are free, or give a number"
+        )
+
+
+def _fits(plan: "Plan", size: int, share: float) -> bool:
     try:
         _two_steps(plan, size + JOINED)
         return True
     except RuntimeError as error:
         if not is_full(reason_of(error)):
             raise
-        return False
     finally:
         torch.cuda.empty_cache()
+    _refuse_a_gpu_in_use(share)  # others may have taken it meanwhile
+    return False
 
 
 def _two_steps(plan: "Plan", size: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from fedkvasir import machine
 from fedkvasir.batch_size import example_batch
 from fedkvasir.errors import UserError
-from fedkvasir.gpu import share_of_one, workers_on_one
+from fedkvasir.gpu import CONTEXT_BYTES, share_of_one, workers_on_one
 from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
 from fedkvasir.training import NoHooks, make_optimizer, settle_arithmetic, train_epochs
@@ -23,8 +23,6 @@ START_S = 15.0
 """Ray and the workers' imports."""
 USED = 0.8
 """Of the memory that is free: a hospital's own images and state come on top of a step, and others want some, too."""
-CONTEXT_BYTES = 0.6 * 2**30
-"""What CUDA itself takes on a GPU for every process."""
 
 
 @dataclass(frozen=True)

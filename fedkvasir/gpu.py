@@ -2,18 +2,23 @@
 
 from math import ceil
 
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, reason_of
 
+CONTEXT_BYTES = 0.6 * 2**30
+"""What CUDA itself takes on a GPU for every process."""
 FULL = (
     "OutOfMemoryError",
     "CUDA error: out of memory",
     "CUDA driver error: out of memory",
+    "Error [CUDA]: out of memory",
+    "Error 2: out of memory",
     "_STATUS_ALLOC_FAILED",
     "DEVICE_ALLOCATION_FAILED",
     "_STATUS_NOT_INITIALIZED",
     "unable to find an engine to execute this computation",
 )
-"""In what torch, CUDA, cuBLAS (ALLOC) and cuDNN 9 (DEVICE) say of a GPU whose memory is taken. The last but one: there
+"""In what torch, CUDA, Triton ([CUDA]), CUDA where it cannot even begin (2), cuBLAS (ALLOC) and cuDNN 9 (DEVICE) say of
+a GPU whose memory is taken. The last but one: there
 was none for the library's own handle (a driver or cuDNN that does not fit says the same, so that the reason is shown
 besides). The last: torch tries one way of convolving after another, and passes over those for whose workspace there is
 no memory."""
@@ -56,14 +61,15 @@ def precision_on(device: str, mixed: bool) -> str:
 
 
 def is_lost() -> bool:
-    """Has this process lost its GPU? After an illegal access, say, every call to CUDA fails until the process ends."""
+    """Has this process lost its GPU? After an illegal access, say, every call to CUDA fails until the process ends. One
+    that is merely full it has not lost."""
     import torch
 
     try:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
-    except RuntimeError:
-        return True
+    except RuntimeError as error:
+        return not is_full(reason_of(error))
     return False
 
 

@@ -39,15 +39,20 @@ START_S = 120.0
 """Longer than a worker takes to start on a busy machine; who has a deadline is not waited for without end."""
 LOOK_S = 10.0
 """While nobody answers, Ray itself is looked after this often."""
+RELEASE_S = 10.0
+"""Longer than a process takes to let go of a GPU when it ends."""
 SEES_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 """0: Ray hides no GPUs from a process that asks for none, and does not warn."""
 
 
 def prepare_ray() -> None:
     """Before it starts: nothing is told to its makers, and workers have the priority of the command. By Ray's own, nice
-    15, other work on the machine leaves them a thirtieth of a core, and hospitals miss their deadlines."""
+    15, other work on the machine leaves them a thirtieth of a core, and hospitals miss their deadlines. Where packages
+    are found is said from the root on: Ray is started in another folder than the command."""
     for name in ("RAY_USAGE_STATS_ENABLED", SEES_GPUS, "RAY_worker_niceness"):
         os.environ.setdefault(name, "0")
+    if path := os.environ.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
 
 
 @dataclass(frozen=True)
@@ -348,9 +353,12 @@ class RayGrid(_OwnGrid):
         self._start(worker)
 
     def _dismiss(self, worker: int) -> None:
-        """Do without a worker from now on: what it held on a GPU is free as soon as its process is gone."""
-        with suppress(self._ray.exceptions.RayError):  # it ends itself, or is dead already
-            self._ray.get(self._workers.pop(worker).leave.remote())
+        """Do without a worker from now on. What it held on a GPU is free only once its process is gone."""
+        actor = self._workers.pop(worker)
+        with suppress(self._ray.exceptions.RayError, psutil.Error):  # dead already, or on another machine
+            pid = self._ray.get(actor.pid.remote())
+            self._ray.kill(actor)
+            psutil.Process(pid).wait(RELEASE_S)
 
 
 def refuse_dead_ray() -> None:
@@ -384,11 +392,8 @@ class _Worker:
             os._exit(1)  # another process may fare better with it, and with what comes after it
         return reply, took_s
 
-    def leave(self) -> None:
-        """End the process."""
-        import ray
-
-        ray.actor.exit_actor()
+    def pid(self) -> int:
+        return os.getpid()
 
 
 def _strip(message: Message) -> tuple[Message, dict[str, ArrayRecord]]:

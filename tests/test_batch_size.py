@@ -179,6 +179,35 @@ def test_a_gpu_in_use_is_not_taken_for_a_small_one(plan: Plan, tiny: Path, monke
         found(plan, tiny, device="cuda")
 
 
+def test_a_gpu_that_others_take_meanwhile_is_not_taken_for_a_small_one(
+    plan: Plan, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [79 * GIB] * 3
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free.pop() if free else 10 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    def two_steps(plan: Plan, size: int) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(batch_size, "_two_steps", two_steps)
+    with pytest.raises(UserError, match=r"70\.0 of the GPU's 80\.0 GiB are in use"):
+        found(plan, tiny, device="cuda")
+
+
+def test_what_cuda_itself_takes_is_not_shared_out(plan: Plan, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.6 GiB a process: a tenth of 16 GiB leaves 1 GiB for tensors, and a thirtieth nothing."""
+    fractions: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (16 * GIB, 16 * GIB))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(batch_size, "_two_steps", lambda plan, size: None)
+    found(plan, tiny, "resources.gpu_per_center=0.1", device="cuda")
+    assert fractions == pytest.approx([1 / 16, 1.0])
+    with pytest.raises(UserError, match="not even two images"):
+        found(plan, tiny, "resources.gpu_per_center=0.033", device="cuda")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_small_part_of_a_gpu_holds_smaller_batches(plan: Plan, tiny: Path) -> None:
     total = torch.cuda.get_device_properties(0).total_memory

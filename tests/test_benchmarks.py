@@ -47,12 +47,13 @@ def test_gpu_check_compares_engines(tmp_path: Path, capsys: pytest.CaptureFixtur
     """Everything but CUDA, on the CPU: there, both engines must end in the same weights."""
     check = runpy.run_path(str(BENCHMARKS / "gpu_check.py"))["check"]
     synthetic = "data.options.synthetic={patients_per_center: 10, image_scale: 0.2}"
+    assert check("cpu", tmp_path, only=["rays"]) == 2 and "--only rays: there is local ray " in capsys.readouterr().out
     code = check("cpu", tmp_path, (*SMALL, synthetic, "model.encoder=tu-lcnet_050"))
     printed = capsys.readouterr().out
     assert code == 0, printed
     assert "FAIL" not in printed
     assert "ray and local: the same weights" in printed
-    assert list(pd.read_csv(tmp_path / "gpu_check-cpu.csv")["variant"]) == ["local", "ray", "float32", "auto"]
+    assert list(pd.read_csv(tmp_path / "gpu_check-cpu.csv")["variant"]) == ["local", "ray", "auto", "float32"]
     assert "DONE" in set(pd.read_csv(tmp_path / "gpu_check-cpu-checks.csv")["said"])
 
 

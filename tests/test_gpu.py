@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkvasir.gpu import is_full, precision_on, share_of_one, workers_on_one
+from fedkvasir.gpu import is_full, is_lost, precision_on, share_of_one, workers_on_one
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import load
 
@@ -35,6 +35,8 @@ def test_how_many_fit(share: float, expected: int) -> None:
         "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "RuntimeError: CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
         "RuntimeError: CUDA driver error: out of memory",
+        "RuntimeError: Triton Error [CUDA]: out of memory",
+        "RuntimeError: Unexpected error from cudaGetDeviceCount(). [...] Error 2: out of memory",
         "RuntimeError: cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
         "RuntimeError: cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
         "RuntimeError: GET was unable to find an engine to execute this computation",
@@ -42,6 +44,18 @@ def test_how_many_fit(share: float, expected: int) -> None:
 )
 def test_a_full_gpu_is_known_by_what_is_said(said: str) -> None:
     assert is_full(said) and not is_full("its worker died 3 times; out of memory?")
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"), [("an illegal memory access was encountered", True), ("out of memory", False)]
+)
+def test_a_gpu_that_is_merely_full_is_not_lost(monkeypatch: pytest.MonkeyPatch, said: str, lost: bool) -> None:
+    def fail() -> None:
+        raise RuntimeError(f"CUDA error: {said}")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    assert is_lost() == lost
 
 
 Gpu = Callable[[int], None]

@@ -96,12 +96,19 @@ def draw_runs(runs: int, seed: int) -> np.ndarray:
 
     Weights under which the mean of n runs is drawn from Student's t, with n - 1 degrees of freedom, about their mean:
     with the few runs there are, picks with replacement would vary far too little (Student, Biometrika 6, 1908).
-    Methods of as many runs get the same draws: what a seed does to both of them cancels in their difference.
+    Methods of as many runs get the same draws: what a seed does to both of them cancels in their difference. The draws
+    are spread evenly (Halton, Numerische Mathematik 2, 1960), since t has long tails: of independent ones the ends of
+    an interval over two seeds would be off by 14 % of half its width, and of these by 4 %.
     """
+    if runs == 1:
+        return np.ones((DRAWS, 1))
+    from scipy.linalg import helmert
+    from scipy.stats import chi2, norm, qmc
+
     rng = np.random.default_rng(derive_seed(seed, "bootstrap", "runs", runs))
-    normal = rng.normal(size=(DRAWS, runs))
-    spread = np.sqrt(runs / rng.chisquare(max(runs - 1, 1), DRAWS))
-    return 1 + (normal - normal.mean(axis=1, keepdims=True)) * spread[:, None]
+    points = qmc.Halton(runs, seed=rng).random(DRAWS)
+    spread = np.sqrt(runs / chi2.ppf(points[:, 0], runs - 1))
+    return 1 + norm.ppf(points[:, 1:]) @ helmert(runs) * spread[:, None]
 
 
 def _how_often(rng: np.random.Generator, draws: int, size: int) -> np.ndarray:

@@ -97,10 +97,11 @@ def test_three_workers_share_two_gpus(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_deadline_holds_for_a_worker_that_never_starts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its app is a module that cannot be imported to its end."""
+    """Its app is a module that cannot be imported to its end; where it lies is said from the command's folder on."""
     monkeypatch.setattr("server.grid.START_S", 2.0)
     (tmp_path / "endless.py").write_text("import time\ntime.sleep(3600)\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", ".", prepend=os.pathsep)
     node = Node("alta", str(tmp_path), 1, 1)
     grid = RayGrid([node], "endless:app", 1, workers=1)
     began = time.monotonic()
