@@ -5,6 +5,7 @@ the round loop sends. What goes out is weights, counts and means; errors leave t
 may stand in them. In a simulation nobody stands at the door.
 """
 
+import hashlib
 import hmac
 import io
 import json
@@ -86,6 +87,9 @@ class Site:
             if not kind.startswith("query"):
                 scenario = load(self.folder(config["run"]) / "scenario.yaml")
                 self._approved("the scenario", scenario.sha256)  # the list may have changed since the run was begun
+                rounds = scenario.federation.rounds
+                if any(config.get(key, 0) > rounds for key in ("server-round", "start-from", "keep")):
+                    raise Refused(f"the run has {rounds} rounds")
                 deadline_s = scenario.federation.deadline_s or LONGEST_S
             with _cut_after(deadline_s):
                 reply = call_next(message, context)
@@ -109,7 +113,7 @@ class Site:
         return reply
 
     def survey(self, text: str, salt: str) -> dict[str, Any]:
-        """What this hospital holds for a scenario; nothing is kept of it."""
+        """What this hospital holds for a scenario; of it nothing is kept but the store of prepared images."""
         scenario = self._scenario(text)
         plan = self._plan(scenario)
         for warning in plan.warnings:
@@ -152,7 +156,8 @@ class Site:
         if len(methods) < 2:
             raise Refused("a method cannot be compared with itself")
         left, right = methods
-        return compare_here(methods, self._seed()).assign(first=left, second=right)
+        seed = self._seed(*(table.to_parquet(index=False) for tables in methods.values() for table in tables))
+        return compare_here(methods, seed).assign(first=left, second=right)
 
     def _method(self, text: str) -> tuple[str, list[pd.DataFrame]]:
         try:
@@ -234,18 +239,23 @@ class Site:
         folder, label = self.folder(config["run"]), config["checkpoint"]
         rows.insert(0, "checkpoint", label)
         stem = f"{config['member']}-{label}" if config["member"] else label
-        write_atomic(folder / "records" / f"{stem}.parquet", rows.to_parquet(index=False))
+        path, records = folder / "records" / f"{stem}.parquet", rows.to_parquet(index=False)
+        if path.is_file() and path.read_bytes() != records:
+            LOG.warning("%s is tested again, under other weights: its %s records here are new ones", folder.name, stem)
+        write_atomic(path, records)
         allowed = (self.kit.share, Plan.load(folder).scenario.evaluation.share)
         if allowed == ("per-image", "per-image"):
             name, table = "samples", anonymise(rows, self._key())
         else:
-            name, table = "shared", share(rows, self._seed())
+            name, table = "shared", share(rows, self._seed(records))
         table = table.drop(columns="checkpoint")
         content[name] = ConfigRecord({"parquet": table.to_parquet(index=False)})
 
-    def _seed(self) -> int:
-        """Of this hospital's bootstrap: who knew it could solve the draws for the groups' own means."""
-        return int.from_bytes(hmac.digest(self._key(), b"draws", "sha256")[:16])
+    def _seed(self, *records: bytes) -> int:
+        """Of this hospital's bootstrap of these records: who knew it could solve the draws for the groups' own means;
+        so could who had draws of as many other records as there are groups, all resampled alike."""
+        digests = b"".join(hashlib.sha256(one).digest() for one in records)
+        return int.from_bytes(hmac.digest(self._key(), b"draws" + digests, "sha256")[:16])
 
     def _key(self) -> bytes:
         """The hospital's own key, under which names become numbers; made here and never sent."""

@@ -60,11 +60,17 @@ def _answer(address: str, token: str, in_hand: Path) -> None:
     try:
         with wire.alive(client, lambda why: LOG.warning("the SuperNode no longer waits for this answer: %s", why)):
             message, context, _, fab = pull_task_input(client)
-            write_atomic(in_hand, wire.remember(token, message), 0o600)
             context.node_config[site.APP] = hashlib.sha256(fab.content).hexdigest()
-            push_message(client, reply(message, context), context)
+            try:
+                write_atomic(in_hand, wire.remember(token, message), 0o600)
+                answer = reply(message, context)
+            except OSError as error:
+                LOG.error("cannot write into %s: %s", in_hand.parent, error.strerror)
+                reason = f"{type(error).__name__}: it cannot write into its folder; its own log says more"
+                answer = Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message)
+            push_message(client, answer, context)
             wire.finish(client)
-            in_hand.unlink()
+            in_hand.unlink(missing_ok=True)
     finally:
         client.close()
 

@@ -217,13 +217,16 @@ def centers_of(tables: Runs, scope: str) -> dict[str, Center]:
 
 def shared_centers_of(tables: Runs, scope: str) -> list[SharedCenter]:
     """The ``seen`` or ``unseen`` centers with a score, sorted by name, of one method's shared records."""
-    rows = pd.concat([table[table["kind"] == "draws"].assign(run=run) for run, table in enumerate(tables)])
+    parts = [table[table["kind"] == "draws"].assign(run=run) for run, table in enumerate(tables)]
+    rows = pd.concat(parts, ignore_index=True)
     centers = []
     for name, own in rows[rows["role"] == ROLES[scope]].groupby("center"):
         runs = [part for _, part in own.groupby("run")]
         scores = np.array([part["value"].mean() for part in runs])
-        remark, draws = str(own["note"].iloc[0]), np.stack([np.mean([*part["draws"]], axis=0) for part in runs])
-        # Groups are drawn by their number. Those with a score may be others in another run: then nothing is paired.
+        together = dict(zip(own.index, _alike(np.stack([*own["draws"]])), strict=True))
+        draws = np.stack([np.mean([together[row] for row in part.index], axis=0) for part in runs])
+        remark = str(own["note"].iloc[0])
+        # Means over runs that score other groups are of no common groups.
         if len(own) > 1 and not (own["stable"].all() and own["groups"].nunique(dropna=False) == 1):
             remark = "; ".join(
                 [*filter(None, [remark]), "other groups have a score in other runs, there is no interval"]
@@ -232,6 +235,13 @@ def shared_centers_of(tables: Runs, scope: str) -> list[SharedCenter]:
         if np.isfinite(scores).any():
             centers.append(SharedCenter(str(name), scores, int(own["groups"].fillna(0).max()), draws, remark))
     return centers
+
+
+def _alike(draws: np.ndarray) -> np.ndarray:
+    """(tables, draws), of which a hospital resampled its groups for every table anew, as if it had done so alike: what
+    has the same rank in each counts as one draw. That is on the safe side: no common draws could go together more.
+    """
+    return np.sort(draws, axis=1)[:, draws[0].argsort(kind="stable").argsort(kind="stable")]
 
 
 def tested(methods: Mapping[str, Runs], checkpoint: str, split: str) -> dict[str, list[pd.DataFrame]]:

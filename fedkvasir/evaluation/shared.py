@@ -33,6 +33,8 @@ from fedkvasir.scenario import Scenario
 
 MINIMUM = 5
 """Images, and groups, that a number is of at least; a count of 0 is told: it is of nobody."""
+DIGITS = 4
+"""Of the draws that leave: with all of a float's, even a single table of few groups could be solved for their means."""
 PLACE = ("checkpoint", "center", "role", "split")
 WORDS = ("center", "role", "split", "kind", "class", "metric", "reduction", "size", "note")
 COLUMNS = (*WORDS[:-1], "value", "images", "groups", "draws", "stable", "note")
@@ -55,9 +57,9 @@ def share(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
     samples: columns as in samples.parquet; without ``checkpoint`` the rows have none either. Of a split other than
     ``test`` the scores alone are told.
     seed: of the draws, which are those that :func:`~fedkvasir.evaluation.intervals.intervals` makes with it. At a
-    hospital it has to follow from a secret of its own: who knows it knows how often every group came up in every draw,
-    and has the groups' means by solving linear equations. It has to be the same for all runs, so that their draws are
-    of the same groups.
+    hospital it has to follow from a secret of its own and from the records: who knows how often every group came up in
+    every draw has the groups' means by solving linear equations, and who has as many tables as there are groups, all
+    drawn alike, finds out (by independent components, as the counts are whole numbers).
     """
     keys = [name for name in PLACE if name in samples.columns]
     columns = [*(name for name in keys if name not in COLUMNS), *COLUMNS]
@@ -95,7 +97,7 @@ def _draws(records: pd.DataFrame, seed: int) -> pd.DataFrame:
         "metric": headline(task_of(records)),
         "value": counted.score,
         "groups": counted.groups if told else np.nan,
-        "draws": bootstrap(counted, draw_runs(1, seed), seed) if told else np.full(DRAWS, np.nan),
+        "draws": np.round(bootstrap(counted, draw_runs(1, seed), seed), DIGITS) if told else np.full(DRAWS, np.nan),
         # Where nothing is to be found a group has a score only under weights that raise an alarm.
         "stable": counted.groups == shows["group"].nunique(),
         "note": "; ".join(filter(None, [center.remark, "" if told else FEW])),
@@ -188,8 +190,8 @@ def compare_here(methods: Mapping[str, Runs], seed: int, checkpoint: str = "best
     """The first of two methods against the second at this hospital: :data:`PAIRED`, one row a center and role.
 
     methods: name -> per-image records, a table a seed, as :func:`~fedkvasir.evaluation.comparison.compare` takes them;
-    ``seed`` decides on the draws of groups, as there, and has to be secret, as in :func:`share`. A center that one of
-    the two was not tested at is left out.
+    ``seed`` decides on the draws of groups, as there, and has to be secret and the records' own, as in :func:`share`. A
+    center that one of the two was not tested at is left out.
 
     difference: of the scores; draws: (2000,) of the difference, the same groups for both. Of the groups that both
     score: groups, wins, ties, losses, median of their differences, and for the signed-rank test won and tied
@@ -226,7 +228,7 @@ def _paired_here(methods: Mapping[str, Runs], scope: str, seed: int) -> dict[str
     return {
         "metric": statistic.title,
         "difference": first.score - second.score,
-        "draws": draws[0] - draws[1],
+        "draws": np.round(draws[0] - draws[1], DIGITS),
         "groups": len(differences),
         "wins": int((differences > 0).sum()),
         "ties": int((differences == 0).sum()),

@@ -6,7 +6,7 @@ Flower's SuperNode says only that it tries again; :func:`knock` says why.
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -146,6 +146,11 @@ def refuse_hopeless(kit: SiteKit) -> None:
             raise UserError(f"{finding.what}; {finding.mend}")
 
 
+def readable_by_others(files: Iterable[Path]) -> list[Path]:
+    """Those of them that accounts other than this one may read."""
+    return [path for path in files if path.exists() and path.stat().st_mode & 0o077]
+
+
 def is_free(host: str, port: int) -> bool:
     """Whether a program of this machine can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -199,9 +204,7 @@ def _authority(kit: SiteKit) -> Finding:
 
 
 def _secrets(kit: SiteKit) -> Finding:
-    files = (kit.key, kit.state / "superexec.secret", kit.state / "hmac.key")
-    seen = [str(path) for path in files if path.exists() and path.stat().st_mode & 0o077]
-    if seen:
+    if seen := [str(path) for path in readable_by_others(kit.secrets)]:
         return Finding("fail", f"other accounts may read {', '.join(seen)}", f"chmod 600 {' '.join(seen)}")
     return Finding("ok", "keys can be read by this account alone")
 

@@ -169,6 +169,11 @@ class ServerKit(_Kit):
         return self.root / "superexec.secret"
 
     @property
+    def secrets(self) -> tuple[Path, ...]:
+        """For the server's account alone."""
+        return self.certificate_key, self.secret
+
+    @property
     def keys(self) -> Path:
         """Folder of the hospitals' public keys, NAME.pub, of those that may take part."""
         return self.root / "keys"
@@ -213,6 +218,11 @@ class SiteKit(_Kit):
     def key(self) -> Path:
         """The hospital's private key."""
         return self.root / "key"
+
+    @property
+    def secrets(self) -> tuple[Path, ...]:
+        """For this hospital's account alone; the last two are made here."""
+        return self.key, self.state / "superexec.secret", self.state / "hmac.key"
 
     @property
     def public_key(self) -> Path:

@@ -77,9 +77,10 @@ def facts_of(plan: Plan, salt: str) -> dict[str, Any]:
 def too_few(plan: Plan, kit: SiteKit) -> str:
     """Why a hospital takes no part in a scenario, of which this is its own plan; empty where it does.
 
-    Scores of a whole split are told however small it is, and how small it is the scenario says: with a group or two in
-    it they are single patients' figures. A hospital takes part all the same where it has a list of what it runs, where
-    figures of single images may leave, and with pictures of nobody.
+    Loss and scores of a whole split are told however small it is, and how small it is the scenario says: with a group
+    or two in it they are single patients' figures, and weights that were trained on those are no better. A hospital
+    takes part all the same where it has a list of what it runs, where figures of single images may leave, and with
+    pictures of nobody.
     """
     if kit.approve is not None or kit.share == "per-image" or plan.rendered:
         return ""
@@ -88,15 +89,15 @@ def too_few(plan: Plan, kit: SiteKit) -> str:
     if not (parts := _few(trained) or _few(trained.stage(""))):
         return ""
     return (
-        f"of its {' and '.join(parts)} images at {kit.hospital} the scenario would have scores of fewer than {MINIMUM} "
-        "groups, so of single patients; make such a part larger or empty, or have the hospital put the scenario on its "
-        "list, `approve` in site.yaml"
+        f"of its {' and '.join(parts)} images at {kit.hospital} the scenario would have figures of fewer than "
+        f"{MINIMUM} groups, so of single patients; make such a part larger or empty, or have the hospital put the "
+        "scenario on its list, `approve` in site.yaml"
     )
 
 
 def _few(plan: Plan) -> list[str]:
     groups = plan.samples.groupby("split")["group"].nunique()
-    return [split for split in ("val", "test") if 0 < groups.get(split, 0) < MINIMUM]
+    return [split for split in SPLITS if 0 < groups.get(split, 0) < MINIMUM]
 
 
 def plan_of_sites(scenario: Scenario, sites: Mapping[str, Mapping[str, Any]]) -> Plan:

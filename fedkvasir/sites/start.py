@@ -30,7 +30,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.files import lock, write_atomic
-from fedkvasir.sites.check import TIMEOUT_S, is_free, knock, refuse_hopeless, trust_in, why_not
+from fedkvasir.sites.check import (
+    TIMEOUT_S,
+    is_free,
+    knock,
+    readable_by_others,
+    refuse_hopeless,
+    trust_in,
+    why_not,
+)
 from fedkvasir.sites.federation import ServerKit, SiteKit
 
 LOG = logging.getLogger("fedkvasir.site")
@@ -40,14 +48,6 @@ TICK_S, LOOK_S = 0.5, 5.0
 FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S = 1.0, 15.0, 10.0
 """Before a program is started again; from the start, if the last one went on for STEADY_S."""
 GRACE_S = 10.0
-SUPERNODE = """import os
-from flwr.supernode.cli.flower_supernode import flower_supernode
-try:
-    flower_supernode()
-finally:
-    os._exit(1)
-"""
-"""flower-supernode, which of itself stays when it has lost the server for good: a thread of its Runtime API goes on."""
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -78,6 +78,8 @@ def start(folder: Path) -> None:
     os.umask(0o077)
     with lock(kit.state / "lock", wait=False):
         _log_to(kit.state / "log")
+        if seen := readable_by_others(kit.secrets):
+            LOG.warning("other accounts may read %s: chmod 600", ", ".join(map(str, seen)))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         # A hospital's proxy is for the way out, not for this machine.
@@ -171,14 +173,15 @@ def _take_part(kit: SiteKit) -> None:
         "--port": kit.runtime_port,
     }
     python = [sys.executable, "-P"]
-    node = Program("SuperNode", [*python, "-c", SUPERNODE, *_words(options)], kit.state)
+    node = Program("SuperNode", [*python, "-m", "fedkvasir.sites.supernode", *_words(options)], kit.state)
     worker = Program("worker", [*python, "-m", "clients.worker", str(kit.root)], kit.state)
     LOG.info("%s of the federation %s, by way of %s", kit.hospital, kit.federation, kit.superlink)
     said, obstacle, due_s = None, "", 0.0
     with _ended(worker, node):
         while True:
             worker.has_ended()
-            ended = node.has_ended()
+            if ended := node.has_ended():
+                worker.end()  # what it works on was for the one before
             if ended or time.monotonic() >= due_s:
                 obstacle = knock(kit).obstacle
                 due_s = time.monotonic() + LOOK_S

@@ -183,16 +183,46 @@ def test_means_leave_and_rows_stay(settle: Settle) -> None:
     pd.testing.assert_frame_equal(told[words].astype(object), guessed[words].astype(object))
 
 
-def test_draws_are_of_the_same_groups_in_every_run_and_others_at_every_hospital(settle: Settle) -> None:
+def drawn(reply: Message) -> np.ndarray:
+    rows = table(reply, "shared")
+    return rows[rows["kind"] == "draws"]["draws"].iloc[0]
+
+
+def test_draws_follow_from_the_records_and_the_hospitals_own_key(settle: Settle) -> None:
     draws = []
     for hospital in ("alta", "alta", "other/alta"):
         place = settle("data.centers.alta.test=0.5")
         other = Door(place.folder.parent / hospital, place.scenario).enrolled()
-        rows = table(other.ask("evaluate", split="test", checkpoint="best"), "shared")
-        draws.append(rows[rows["kind"] == "draws"]["draws"].iloc[0])
+        draws.append(drawn(other.ask("evaluate", split="test", checkpoint="best")))
     assert np.isfinite(draws[0]).all() and np.ptp(draws[0]) > 0
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).any(), "whose key is another"
+
+
+def test_as_many_tables_as_there_are_groups_do_not_tell_how_groups_were_drawn(
+    settle: Settle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Were all of them drawn alike, no more than as many would be different from each other, up to rounding."""
+    door = settle("data.centers.alta.test=0.5").enrolled()
+    groups = door.own.query("split == 'test'")["group"].nunique()
+    found = []
+    for number in range(groups + 3):
+        noise = np.random.default_rng(number)
+        states = {
+            record: {name: array + noise.normal(0, 0.2, array.shape).astype(array.dtype) for name, array in own.items()}
+            for record, own in door.states.items()
+            if record == "arrays"
+        }
+        found.append(drawn(door.ask("evaluate", door.states | states, split="test", checkpoint="best")))
+    spread = np.linalg.svd(np.stack(found) - np.mean(found, axis=1, keepdims=True), compute_uv=False)
+    assert spread[-1] > 0.05 * spread[0]
+    assert "tested again, under other weights" in caplog.text
+
+
+def test_a_run_is_asked_for_no_more_rounds_than_it_has(settle: Settle) -> None:
+    door = settle("federation.rounds=3").enrolled()
+    for kind, keys in (("train", {"server-round": 4}), ("train", {"keep": 4}), ("evaluate", {"start-from": 4})):
+        assert refusal(door.ask(kind, **keys)) == "refused: the run has 3 rounds"
 
 
 @pytest.mark.parametrize(("kit", "scenario"), [("per-center", "per-image"), ("per-image", "per-center")])
@@ -729,24 +759,29 @@ def inside(miniatures: Miniatures, tmp_path: Path) -> Door:
     return Door(tmp_path / "oslo", parse(raw, "test"), {"hospital": "oslo"})
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_a_part_so_small_that_its_scores_are_a_patients_is_refused_unless_the_hospital_allows_it(
     inside: Door, part: str
 ) -> None:
-    """A scenario says how large it is: with one group in it the center's Dice is that group's."""
-    asked = variant(inside.scenario, {f"data.centers.oslo.{part}": 0.01})
+    """A scenario says how large it is: with one group in it the center's Dice, or loss, is that group's."""
+    shares = {"val": 0.8, "test": 0.4} if part == "train" else {part: 0.01}
+    asked = variant(inside.scenario, {f"data.centers.oslo.{name}": share for name, share in shares.items()})
     before = listing(inside.folder)
     for kind in ("query.survey", "query.enrol"):
         reason = refusal(Door(inside.folder, asked, {"hospital": "oslo"}).ask(kind))
         assert reason.startswith(
-            f"refused: of its {part} images at oslo the scenario would have scores of fewer than 5"
+            f"refused: of its {part} images at oslo the scenario would have figures of fewer than 5"
         )
     assert listing(inside.folder).keys() == before.keys()
-    nobody = variant(asked, {f"data.centers.oslo.{part}": 0, "evaluation.select": "last"})
+    enough = (
+        inside.scenario
+        if part == "train"
+        else variant(asked, {f"data.centers.oslo.{part}": 0, "evaluation.select": "last"})
+    )
     for scenario, allowed in (
         (asked, {"share": "per-image"}),
         (asked, {"approve": [spelled_out(asked).sha256, APP]}),
-        (nobody, {}),
+        (enough, {}),
     ):
         door = Door(inside.folder, asked, {"hospital": "oslo"} | allowed)
         answered(door.ask("query.survey", scenario=json.dumps(scenario.for_hospitals())))

@@ -65,6 +65,7 @@ LABELS = pd.concat(
 )
 TASKS = pytest.mark.parametrize("records", [MASKS, LABELS], ids=["segmentation", "classification"])
 EXACT = {"rtol": 0, "atol": 0}
+ROUNDED = {"rtol": 0, "atol": 1e-4}
 
 
 def at_hospitals(records: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -88,15 +89,16 @@ def test_of_several_networks_at_a_center_too(task: str) -> None:
     ]
     shared = pd.concat([at_hospitals(own).assign(run=str(run)) for run, own in enumerate(each)])
     images = pd.concat([own.assign(run=str(run)) for run, own in enumerate(each)])
-    numbers = ["score", "low", "high", "groups"]
-    pd.testing.assert_frame_equal(intervals([shared])[numbers], intervals([images])[numbers], atol=1e-12)
+    found, whole = intervals([shared]), intervals([images])
+    pd.testing.assert_frame_equal(found[["score", "groups"]], whole[["score", "groups"]], atol=1e-12)
+    on_the_safe_side(found, whole, at_most=1.8)
 
 
 @TASKS
-def test_intervals_are_those_of_the_per_image_records_to_the_last_bit(records: pd.DataFrame) -> None:
+def test_intervals_are_those_of_the_per_image_records(records: pd.DataFrame) -> None:
     shared = at_hospitals(records)
     assert task_of(shared) == task_of(records)
-    pd.testing.assert_frame_equal(intervals([shared]), intervals([records]), **EXACT)
+    pd.testing.assert_frame_equal(intervals([shared]), intervals([records]), **ROUNDED)
 
 
 @TASKS
@@ -140,23 +142,32 @@ def test_misses_and_sizes_are_the_same_where_they_are_many() -> None:
     pd.testing.assert_frame_equal(alarms(shared), alarms(records), check_dtype=False, **EXACT)
 
 
-def test_runs_are_pooled_as_their_per_image_records_would_be() -> None:
-    """Draws are made of the same groups in every run, so that their mean is the draw of the mean."""
-    again = MASKS.assign(tp=(MASKS["tp"] * 0.9).astype(int))
-    found = intervals([at_hospitals(MASKS), at_hospitals(again)])
-    pd.testing.assert_frame_equal(found, intervals([MASKS, again]), rtol=0, atol=1e-12)
+@pytest.mark.parametrize("secrets", [(0, 0), (3, 4)])
+def test_runs_are_pooled_as_their_per_image_records_would_be_or_on_the_safe_side(secrets: tuple[int, int]) -> None:
+    """A hospital draws groups anew for every run: what of two runs is of the same rank counts as drawn together."""
+    again = worse(MASKS, 0.05, seed=5)
+    found = intervals([at_hospitals(run, secret) for run, secret in zip((MASKS, again), secrets, strict=True)])
+    on_the_safe_side(found, intervals([MASKS, again]), at_most=1.25)
+
+
+def on_the_safe_side(found: pd.DataFrame, whole: pd.DataFrame, at_most: float) -> None:
+    """The intervals are as wide as those of the per-image records, or so much wider."""
+    width, known = ((table["high"] - table["low"]).to_numpy() for table in (found, whole))
+    assert (np.isfinite(width) == np.isfinite(known)).all()
+    ratio = width[np.isfinite(known)] / known[np.isfinite(known)]
+    assert (ratio > 0.9).all() and (ratio < at_most).all(), ratio
 
 
 def test_runs_in_which_other_groups_have_a_score_have_no_interval_together() -> None:
     empty = MASKS.loc[(MASKS["center"] == "cadiz") & (MASKS["tp"] + MASKS["fn"] == 0), "sample"]
     first, second = alarm(MASKS, empty.iloc[-1]), alarm(MASKS, empty.iloc[-2])
-    pd.testing.assert_frame_equal(intervals([at_hospitals(first)]), intervals([first]), **EXACT)
+    pd.testing.assert_frame_equal(intervals([at_hospitals(first)]), intervals([first]), **ROUNDED)
     for runs in ([MASKS, first], [first, second]):  # as many groups, but others
         found = intervals([at_hospitals(run) for run in runs]).set_index(["scope", "center"])
         whole = intervals(runs).set_index(["scope", "center"])
         assert found.loc[("unseen", ""), "score"] == pytest.approx(whole.loc[("unseen", ""), "score"], abs=0.01)
         assert np.isnan(found.loc[[("center", "cadiz"), ("unseen", ""), ("gap", "")], "low"]).all()
-        assert found.loc[("seen", ""), "low"] == pytest.approx(whole.loc[("seen", ""), "low"], abs=1e-12)
+        assert found.loc[("seen", ""), "low"] == pytest.approx(whole.loc[("seen", ""), "low"], abs=0.01)
         assert "other groups have a score in other runs" in found.loc[("center", "cadiz"), "warning"]
 
 
@@ -314,7 +325,7 @@ def test_draws_of_a_known_seed_give_the_groups_away_and_those_of_a_secret_one_do
 
     public = np.stack([draws(table, 0) for table in one_hot], axis=1)
     found, secret = (np.linalg.lstsq(public, draws(records, seed), rcond=None)[0] for seed in (0, 2**61 + 7))
-    assert found == pytest.approx(means, abs=1e-6)
+    assert found == pytest.approx(means, abs=1e-4)
     assert abs(np.corrcoef(secret, means)[0, 1]) < 0.6 and np.abs(secret - means).max() > 0.1
 
 
@@ -451,7 +462,7 @@ def test_the_difference_and_its_interval_are_those_of_all_records_together(scope
     }
     found, (whole,) = off_site(methods, scope), compare(methods, scope)
     for name in ("difference", "low", "high"):
-        assert getattr(found, name) == pytest.approx(getattr(whole, name), abs=1e-12)
+        assert getattr(found, name) == pytest.approx(getattr(whole, name), abs=1e-4)
     assert (found.wins, found.ties, found.losses) == (whole.wins, whole.ties, whole.losses)
     assert (found.metric, found.group_metric, found.scope) == (whole.metric, whole.group_metric, whole.scope)
     assert "ranks are within centers" in found.notes[0] and np.isnan(found.median)
@@ -472,7 +483,8 @@ def test_of_one_center_the_comparison_is_that_of_its_records(records: pd.DataFra
     other = worse(records, 0.04) if "tp" in records else records.assign(label=np.roll(records["label"], 3))
     methods = {"A": [records], "B": [other]}
     found, (whole,) = off_site(methods, "unseen"), compare(methods)
-    assert replace(found, p_holm=found.p) == whole
+    assert (found.low, found.high) == pytest.approx((whole.low, whole.high), abs=1e-4)
+    assert replace(found, p_holm=found.p, low=whole.low, high=whole.high) == whole
 
 
 def told_of_two(records: pd.DataFrame, center: str) -> pd.DataFrame:
@@ -579,6 +591,6 @@ def test_what_only_one_run_has_is_said_without_a_number() -> None:
     fewer = MASKS[~MASKS["sample"].isin(["cadiz/g003/0", "dijon/g002/0"])]
     methods = {"A": [MASKS], "B": [worse(fewer, 0.05)]}
     found, (whole,) = off_site(methods, "unseen"), compare(methods)
-    assert (found.difference, found.low) == pytest.approx((whole.difference, whole.low), abs=1e-12)
+    assert (found.difference, found.low) == pytest.approx((whole.difference, whole.low), abs=1e-4)
     assert any("images that only one of them has are left out" in note for note in found.notes)
     assert not any(digit in note for note in found.notes for digit in "12" if "left out" in note)

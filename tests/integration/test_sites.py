@@ -422,6 +422,26 @@ class Cable:
 
 
 @pytest.mark.slow
+def test_hospitals_answer_the_next_run_though_the_coordinator_was_stopped_over_their_answers(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """What is left of the run in Flower's SuperNode would make its later answers late by a message, or lost."""
+    expected = lab.simulated(tmp_path / "simulated", "federation.rounds=6").result["weights_sha256"]
+    words = [str(lab.scenario), DEADLINE, "federation.rounds=6", "--on", str(lab.kits / "server"), "--quiet"]
+    first = subprocess.Popen([COMMAND, "run", *words, "--out", str(tmp_path / "sites")], stderr=subprocess.DEVNULL)
+    lab.wait_until(lambda: any(tmp_path.glob("sites/*/checkpoints/0001.safetensors")))
+    below = psutil.Process(lab.processes["cadiz"].pid).children(recursive=True)
+    (worker,) = (process for process in below if "clients.worker" in " ".join(process.cmdline()))
+    worker.suspend()
+    time.sleep(8)  # longer than it takes until there is a message for it
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 1
+    worker.resume()
+    lab.wait_until(lambda: "the run was ended over one of its messages" in lab.log("cadiz"))
+    assert lab.run(tmp_path / "sites", "federation.rounds=6").result["weights_sha256"] == expected
+
+
+@pytest.mark.slow
 def test_a_cut_of_a_minute_is_sat_out(lab: Lab, tmp_path: Path) -> None:
     cable = Cable(lab.port)
     lab.settle("bergen", superlink=f"localhost:{cable.port}")

@@ -240,7 +240,7 @@ def test_a_scenario_that_the_hospital_will_refuse_as_it_scores_single_patients(
     raw = {"name": "few", "model": {"name": "unet"}, "data": {"image_size": 32}}
     raw["data"]["centers"] = {"oslo": {"dataset": "kvasir-seg", "val": 0.25, "test": 0.01}}
     shutil.copytree(miniatures("kvasir-seg"), kits / "oslo" / "data" / "Kvasir-SEG")
-    words = "few: of its test images at oslo the scenario would have scores of fewer than 5 groups"
+    words = "few: of its test images at oslo the scenario would have figures of fewer than 5 groups"
     for settings, told in (({"approve": None}, True), ({"share": "per-image"}, False), ({"approve": []}, False)):
         kit = site(kits, **{"share": "per-center", "approve": None} | settings)
         found = [finding for finding in examine(kit, parse(raw, "test")) if words in finding.what]

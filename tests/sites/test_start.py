@@ -1,5 +1,7 @@
 """`fedkvasir site start`: real servers and hospitals on this machine, over TLS, with Flower's own programs."""
 
+import inspect
+import logging
 import re
 import shutil
 import signal
@@ -24,13 +26,14 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, Reg
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supernode import node_auth_http_interceptor
+from flwr.supernode import node_auth_http_interceptor, start_client_internal
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from fedkvasir import wire
 from fedkvasir.sites.check import _private_key, knock
 from fedkvasir.sites.federation import ServerKit, SiteKit
 from fedkvasir.sites.kit import revoke, write_kits
+from fedkvasir.sites.supernode import end_with_the_run
 from tests.conftest import Command, Miniatures
 from tests.sites.conftest import Coordinator
 from tests.sites.test_check import answering, certified
@@ -306,7 +309,7 @@ def test_programs_are_started_again_and_never_outlive_the_start(
 ) -> None:
     cadiz = started(site("cadiz").root)
     cadiz.wait_for("SuperNode ID: ")
-    for word, name in (("clients.worker", "worker"), ("flower_supernode", "SuperNode")):
+    for word, name in (("clients.worker", "worker"), ("sites.supernode", "SuperNode")):
         killed = cadiz.child(word)
         killed.kill()
         cadiz.wait_for(rf"the {name} has ended by itself \(SIGKILL\), it is started again after [0-9]+ s")
@@ -422,6 +425,18 @@ def test_what_has_to_be_mended_first_is_one_sentence(kits: Path, command: Comman
     ):
         done = command("site", "start", folder)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_supernode_ends_where_flower_gives_a_message_up_with_its_run() -> None:
+    """If the first part fails, a new Flower says it otherwise."""
+    said = re.findall(r'"(Run ID [^"]+)"', inspect.getsource(start_client_internal))
+    assert sorted(text.partition("Ignoring")[2] for text in said) == [" message %s.", " reply message %s."]
+    logger = logging.Logger("flwr")
+    logger.addFilter(end_with_the_run)
+    logger.info("Received successfully")
+    for text in said:
+        with pytest.raises(SystemExit):
+            logger.info(text, 1, "a1b2")
 
 
 def test_half_a_character_of_a_strangers_is_a_line_of_the_log_like_any_other(tmp_path: Path) -> None:
