@@ -21,7 +21,7 @@ from fedkvasir.plan import Plan
 from fedkvasir.points import cautions, in_words
 from fedkvasir.report.centers import TITLES, Uncertainty, uncertainty
 from fedkvasir.report.findings import Findings, answer, ranking_sentence
-from fedkvasir.report.published import published_of, published_table
+from fedkvasir.report.published import published_table
 from fedkvasir.report.sections import members_table, missing
 from fedkvasir.report.study import outcome_of
 from fedkvasir.report.tables import Column, Estimate, Interval, Row, Value, bracket
@@ -280,7 +280,8 @@ class Screen:
         if run.members:
             self._table(members_table(run))
             which = "every member at its best round"
-        self.console.print(f"{which}, {chosen}; means over groups, 95 % intervals in brackets")
+        over = "means over groups" if plan.scenario.task == "segmentation" else "scores over a center's images"
+        self.console.print(f"{which}, {chosen}; {over}, 95 % intervals in brackets")
         if run.unscored:
             self.console.print(f"[yellow]selection[/yellow] {escape(run.unscored)}")
         if sure.warning:
@@ -300,16 +301,14 @@ class Screen:
 
     def _beside_published(self, run: Run) -> None:
         """Ours and theirs, what theirs was, and where it was printed; nothing where the scenario names nothing."""
-        published, table = published_of(run.plan.scenario.published), published_table(run)
-        if published is None or table is None:
+        if (table := published_table(run)) is None:
             return
         # The metric and our number stand in every part; models, in brackets whose they are, are what can be many.
         self.console.print()
         self._table(table, kept=sum("(" not in title for title in table.titles))
-        if run.plan.rendered:
-            self.console.print("not comparable: ours are of rendered pictures, theirs of patients")
-        self.console.print(escape(published.setting))
-        self.console.print(f"published in: {escape('; '.join(published.sources))}\n")
+        for text in (*table.warnings, *table.notes):
+            self.console.print(escape(text))
+        self.console.print()
 
 
 def center_table(table: pd.DataFrame, task: str, sure: Uncertainty) -> ReportTable:

@@ -366,10 +366,11 @@ def _choose(scenario: Scenario, name: str, catalog: Catalog, warnings: list[str]
         warnings.append(f"{here}: a holdout is tested on all of it, its {ignored} has no say")
     if center.role == "train" and center.split != "group" and not scenario.data.split_file:
         table = _published(here, center, catalog, table, warnings)
-    elif center.role == "train" and not scenario.data.split_file and (alone := int(table["group"].isna().sum())):
+    if alone := int(table["group"].isna().sum()):
+        apart = ", so that one may lie on both sides of a split" if center.role == "train" else ""
         warnings.append(
-            f"{here}: {alone} of {len(table)} images name no patient or video, so that one may lie on both sides of "
-            "train and test; only near-duplicates are kept together"
+            f"{here}: {alone} of {len(table)} images name no patient or video{apart}; only near-duplicates are kept "
+            "together, and intervals are the shorter the more pictures there are of a patient"
         )
     return table
 

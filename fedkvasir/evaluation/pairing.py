@@ -72,7 +72,7 @@ def paired(methods: Mapping[str, Side]) -> tuple[dict[str, list[Center]], np.nda
         notes.append(
             f"groups without anything to find where only some methods raise an alarm, not in the test: {alone}"
         )
-    notes += caution(next(iter(centers.values())))
+    notes += dict.fromkeys(text for own in centers.values() for text in caution(own))
     # Means over different numbers of runs differ in their last bits where the images' scores are the same.
     return centers, np.round(means[:, by_all], 12), tuple(notes)
 

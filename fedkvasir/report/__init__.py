@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from fedkvasir.files import write_atomic
 from fedkvasir.report import charts
 from fedkvasir.report.sections import describe
-from fedkvasir.report.tables import number
+from fedkvasir.report.tables import RENDERED, number
 from fedkvasir.runs import Run
 
 TEMPLATES = Environment(
@@ -21,7 +21,7 @@ TEMPLATES = Environment(
 # What belongs together stays on one line: 95 %, p < 0.001, [0.73, 0.81].
 TOGETHER = re.compile(r" (?=%)|(?<=p) (?=[<=])|(?<=[<=]) |(?<=\d,) (?=[^\[]*\])")
 TEMPLATES.filters["tight"] = lambda text: TOGETHER.sub("\u00a0", text)
-TEMPLATES.globals |= {"key": charts.key, "number": number, "zip": zip}
+TEMPLATES.globals |= {"key": charts.key, "number": number, "zip": zip, "RENDERED": RENDERED}
 
 
 def build_report(run: Run) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -221,7 +221,13 @@ def sizes_table(samples: pd.DataFrame, plan: Plan) -> Table | None:
     wide = wide.rename(columns={"images": "sum", "value": "mean"}, level=1)
     wide = wide.fillna({(size, "sum"): 0 for size in sizes})
     caption = f"{TITLES[segmentation.HEADLINE]} by size at native resolution, of the images that show something"
-    return _by_center(caption, [*map(Column, titles)], wide, plan, _silent(samples))
+    table = _by_center(caption, [*map(Column, titles)], wide, plan, _silent(samples))
+    text = (
+        "Sizes are areas of the truth in pixels of the native image, of which the same number is a larger part of a "
+        "smaller picture: centers whose pictures differ in size do not have the same polyps in a column. "
+        f"{TITLES[segmentation.HEADLINE]} is a mean over groups, without an interval: of few images it says little."
+    )
+    return replace(table, notes=(text,))
 
 
 def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
@@ -238,7 +244,12 @@ def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
     wide = found[list(titles)]
     wide.columns = pd.MultiIndex.from_tuples([(name, "mean" if "rate" in name else "sum") for name in titles])
     caption = "Missed, and false alarms; of several centers counts are sums and shares the means of theirs"
-    return _by_center(caption, [*map(Column, titles.values())], wide, plan, _silent(samples))
+    table = _by_center(caption, [*map(Column, titles.values())], wide, plan, _silent(samples))
+    text = (
+        "Missed: not one pixel of it was found, Dice 0. False alarm: something was seen in an image that shows "
+        "nothing. Seen and unseen: sums of images, uniform means over centers of the shares."
+    )
+    return replace(table, notes=(text,))
 
 
 def challenge_table(samples: pd.DataFrame) -> Table:
@@ -344,7 +355,13 @@ def calibration_table(curves: Sequence[Reliability]) -> Table:
     titles = ("images", "confidence", "accuracy", "calibration error")
     columns = tuple(Column(f"{curve.name.capitalize()}: {title}") for curve in curves for title in titles)
     caption = "Calibration: images by confidence, the probability of the predicted class"
-    return Table(caption, columns, tuple(rows), (Row("All", "", tuple(whole)),), head="Confidence")
+    return Table(
+        caption,
+        columns,
+        tuple(rows),
+        (Row("All images; error: mean over centers", "", tuple(whole)),),
+        head="Confidence",
+    )
 
 
 # ---- pictures

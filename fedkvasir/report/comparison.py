@@ -9,12 +9,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from fedkvasir.evaluation.groups import ROLES
+from fedkvasir.evaluation.intervals import DRAWS
 from fedkvasir.files import write_atomic
 from fedkvasir.report import TEMPLATES, charts
 from fedkvasir.report.centers import NONE
 from fedkvasir.report.charts import Mark, Marks
 from fedkvasir.report.findings import FAIRNESS, Findings, is_shown, long_csv, ranking_sentence
-from fedkvasir.report.tables import TWO, Column, Estimate, Row, Table, p_value
+from fedkvasir.report.tables import RENDERED, TWO, Column, Estimate, Row, Table, p_value
 
 
 def tables(findings: Findings) -> dict[str, Table]:
@@ -41,7 +42,17 @@ def _scores(findings: Findings) -> Table:
         rows.append(Row(method.name, "", (*summaries, *worst)))
     titles = (*map(str.capitalize, scopes), "Worst center", f"{findings.metric} there")
     caption = f"{findings.metric} of every method with its 95 % interval"
-    return Table(caption, tuple(map(Column, titles)), tuple(rows), head="Method")
+    rendered = all(run.plan.rendered for method in findings.methods for run in method.runs)
+    warnings = [RENDERED] if rendered else []
+    warnings += [f"Intervals: {caution}." for caution in findings.cautions]
+    note = (
+        "Seen: uniform mean over centers that trained; unseen: over holdouts; the gap is seen minus unseen. 95 % "
+        f"interval: percentile bootstrap, {DRAWS:,} draws, each of whole groups within every center, and of how much "
+        "each seed counts. It is about these centers and does not speak of a hospital that is not among them; that of "
+        "the worst center takes no account of its being picked."
+    )
+    columns = tuple(map(Column, titles))
+    return Table(caption, columns, tuple(rows), head="Method", warnings=tuple(warnings), notes=(note,))
 
 
 def _centers(findings: Findings) -> Table:
@@ -87,7 +98,16 @@ def _pairs(findings: Findings) -> Table:
         Column("p", p_value),
         Column("p after Holm", p_value),
     )
-    return Table("Every comparison, on the images that both have", columns, tuple(rows), head="Difference")
+    how = "ranks within centers" if findings.missing else "all centers of a scope together"
+    holm = f"; Holm over all {len(rows)} comparisons" if len(rows) > 1 else ""
+    note = (
+        "Wilcoxon's signed-rank test on the groups' means over a method's seeds (Pratt's zeros), two-sided, "
+        f"{how}{holm}. Better is said only where p after Holm is below 0.05 and the interval of the difference lies on "
+        "the same side of zero; that a method is better, only where both have several seeds. A dash: not tested, fewer "
+        "than six groups that differ."
+    )
+    caption = "Every comparison, on the images that both have"
+    return Table(caption, columns, tuple(rows), head="Difference", notes=(note,))
 
 
 def _group_metric(findings: Findings) -> str:

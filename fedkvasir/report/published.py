@@ -19,6 +19,7 @@ from fedkvasir.runs import Run
 from fedkvasir.scenario import PUBLISHED, Frozen
 
 OURS, THEIRS = "ours", "published"
+SPLITS = {"train": "to train", "val": "to validate", "test": "to test"}
 
 
 class Metric(Frozen):
@@ -96,7 +97,16 @@ def published_table(run: Run) -> Table | None:
     columns = [Column(title, shown) for title in (*runs, *(f"{model} ({THEIRS})" for model in found.models))]
     columns = columns if one_place else [Column("Metric"), *columns]
     caption = f"{OURS.capitalize()} beside {THEIRS}: {found.title}"
-    return Table(caption, tuple(columns), tuple(rows), head="Metric" if one_place else "Images")
+    head = "Metric" if one_place else "Images"
+    warnings = ("Not comparable: ours are of rendered pictures, theirs of patients.",) if run.plan.rendered else ()
+    held, size = run.plan.holdings[list(SPLITS)].sum(), run.plan.scenario.data.image_size
+    counts = ", ".join(f"{held[split]:,} {words}" for split, words in SPLITS.items())
+    notes = (
+        f"{found.setting} A dash: not published, or not in this run.",
+        f"Ours, in images of all hospitals: {counts}; the network saw {size} x {size} pixels.",
+        f"Published in: {'. '.join(found.sources)}.",
+    )
+    return Table(caption, tuple(columns), tuple(rows), head=head, warnings=warnings, notes=notes)
 
 
 def _measured(run: Run, published: Published) -> dict[tuple[str, str], float]:

@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from markupsafe import Markup
 from fedkvasir import ensembles
 from fedkvasir.data.catalog import Card
 from fedkvasir.data.datasets import DATASETS
+from fedkvasir.evaluation.intervals import DRAWS
 from fedkvasir.evaluation.protocol import center_table, headline, is_shared
 from fedkvasir.evaluation.selection import looked_at
 from fedkvasir.evaluation.suite import speed
@@ -24,8 +25,8 @@ from fedkvasir.plan import Plan
 from fedkvasir.report import centers, charts
 from fedkvasir.report.centers import LOWEST, MANY, TITLES, Uncertainty, in_order, uncertainty
 from fedkvasir.report.charts import Line, Reliability, Spread
-from fedkvasir.report.published import published_of, published_table
-from fedkvasir.report.tables import ONE, WHOLE, Column, Row, Table, csv_text, three_decimals
+from fedkvasir.report.published import published_table
+from fedkvasir.report.tables import ONE, RENDERED, WHOLE, Column, Row, Table, csv_text, three_decimals
 from fedkvasir.runs import Checkpoint, Run, failure_text
 
 REDUCTIONS = {
@@ -33,7 +34,9 @@ REDUCTIONS = {
     "cluster of near-duplicates), then over the groups of a center. Seen and unseen: uniform mean over centers, "
     "however many images they hold; the gap is seen minus unseen, taken before rounding. Dice over images is the plain "
     "mean over a center's images. An image whose polyp was not touched by one pixel has Dice 0 and is in every mean, "
-    "an image without polyp and without alarm is in none.",
+    "an image without polyp and without alarm is in none. Where only one of truth and prediction shows something all "
+    "four are 0: precision of a missed polyp, and recall of a false alarm, too. Masks are scored at each image's "
+    "native size, at threshold {threshold}.",
     "classification": "Macro F1, precision and recall: over all images of a center, then uniform mean over the classes "
     "that occur there. Accuracy: share of a center's images. Seen and unseen: uniform mean over centers, however many "
     "images they hold; the gap is seen minus unseen, taken before rounding.",
@@ -125,11 +128,8 @@ def describe(run: Run) -> dict[str, Any]:
         "rendered": plan.rendered,
         "tables": tables,
         "download": partial(download, tables),
-        "uncertainty": found.sure.warning if found else None,
         "missing": missing(run) if found else [],
-        "published": published_of(scenario.published),
         "rounds": _rounds(run, state["rounds"]),
-        "reduction": REDUCTIONS[scenario.task],
         "pictures": _pictures(found, scenario.task) if found else (),
         "many": found is not None and found.many,
         "calibration": _calibration(found.reliabilities) if found and found.reliabilities else None,
@@ -189,7 +189,8 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
     plan, task = run.plan, run.plan.scenario.task
     tables = {}
     if found:
-        tables["centers"] = centers.scores_table(found.table, plan, found.sure)
+        scores = centers.scores_table(found.table, plan, found.sure)
+        tables["centers"] = replace(scores, warnings=_warnings(plan, found.sure), notes=_notes(plan))
         if beside := published_table(run):
             tables["published"] = beside
         told = not found.stayed or (found.tested["kind"] == "suite").any()
@@ -217,6 +218,20 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
     if found and found.reliabilities:
         tables["calibration"] = centers.calibration_table(found.reliabilities)
     return tables | {name: _curve_table(title, lines) for name, (title, lines) in _curves(run).items()}
+
+
+def _warnings(plan: Plan, sure: Uncertainty) -> tuple[str, ...]:
+    return *([RENDERED] if plan.rendered else []), *([f"Intervals: {sure.warning}."] if sure.warning else [])
+
+
+def _notes(plan: Plan) -> tuple[str, ...]:
+    scenario = plan.scenario
+    return (
+        f"{REDUCTIONS[scenario.task].format(threshold=scenario.evaluation.threshold)} A dash: nothing to score.",
+        f"95 % interval: percentile bootstrap of {TITLES[headline(scenario.task)]}, {DRAWS:,} draws of whole groups "
+        "within every center. It is about these centers and this one training: it does not speak of a hospital that is "
+        "not in the table, nor of another seed; that of the worst center takes no account of its being picked.",
+    )
 
 
 def download(tables: Mapping[str, Table], name: str) -> Markup:
@@ -401,7 +416,15 @@ def _cost(rounds: pd.DataFrame, plan: Plan) -> Table:
     columns = [Column("Role"), Column("Steps")]
     columns += [Column(title, ONE) for title in ("Training, s", "Evaluation, s", "Down, MB", "Up, MB")]
     columns += [Column("Peak memory, MiB", WHOLE)]
-    return Table("Cost by center, all rounds", tuple(columns), rows, (Row("All", "", ("", *_cost_cells(total))),))
+    notes = (
+        "Down and up: weights and the algorithm's own arrays, to and from the center, for training and, as weights go "
+        "out for them as well, validation and test, in units of 10⁶ bytes; over real sites a round's validation "
+        "travels with the next one's training. Seconds are summed over centers, also where they worked at the same "
+        "time. Peak memory, largest and not summed, is that of the process that worked for the center, or of its GPU; "
+        "in simulation one process works for several centers.",
+    )
+    total_row = Row("All", "", ("", *_cost_cells(total)))
+    return Table("Cost by center, all rounds", tuple(columns), rows, (total_row,), notes=notes)
 
 
 def _cost_cells(cost: pd.Series) -> tuple[int | float, ...]:

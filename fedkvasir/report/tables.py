@@ -4,11 +4,12 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
 
+RENDERED = "Rendered data: every picture was drawn by a program. No figure here says anything about patients."
 MINUS, NOTHING = "\u2212", "–"
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -80,6 +81,10 @@ class Table:
     rows: tuple[Row, ...]
     footer: tuple[Row, ...] = ()
     head: str = "Center"
+    warnings: tuple[str, ...] = ()
+    """Sentences without which its numbers mislead; every form of it but CSV has them below."""
+    notes: tuple[str, ...] = ()
+    """How its numbers were made."""
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -166,6 +171,7 @@ def _markdown(table: Table) -> str:
     sides = [":--", *(":--" if table.is_text(index) else "--:" for index in range(len(table.columns)))]
     lines.append(_pipes(sides))
     lines += [_pipes((row.head, *table.texts(row))) for row in (*table.rows, *table.footer)]
+    lines += [line for text in (*table.warnings, *table.notes) for line in ("", text)]
     return "\n".join(lines) + "\n"
 
 
@@ -180,7 +186,9 @@ def _latex(table: Table) -> str:
     lines += [_ampersands((row.head, *table.texts(row))) for row in table.rows]
     if table.footer:
         lines += [r"\midrule", *(_ampersands((row.head, *table.texts(row))) for row in table.footer)]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\footnotesize {_tex(text)}" for text in (*table.warnings, *table.notes)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def _ampersands(cells: Sequence[str]) -> str:
@@ -195,4 +203,4 @@ def without_empty(table: Table) -> Table:
     """Without columns of words that no row has."""
     kept = [index for index in range(len(table.columns)) if any(row.cells[index] != "" for row in table.rows)]
     rows = (Row(row.head, row.role, tuple(row.cells[index] for index in kept), row.link) for row in table.rows)
-    return Table(table.caption, tuple(table.columns[index] for index in kept), tuple(rows), head=table.head)
+    return replace(table, columns=tuple(table.columns[index] for index in kept), rows=tuple(rows), footer=())
