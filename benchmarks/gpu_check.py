@@ -68,7 +68,7 @@ from fedkvasir.prediction import predict_images
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Model, Training, load
 from fedkvasir.simulation import Simulation, run_scenario
-from fedkvasir.training import NoHooks, make_optimizer, train_epochs
+from fedkvasir.training import make_optimizer, train_epochs
 
 COMMAND = [sys.executable, "-c", "from fedkvasir.cli import main; main()"]
 
@@ -333,7 +333,7 @@ class Bench:
             torch.manual_seed(0)
             loss = LOSSES[task]["dice+bce" if task == "segmentation" else "cross-entropy"]
             trained = train_epochs(
-                network, lambda _: iter([batch, batch]), loss, make_optimizer(network, training), {0: 0.01}, NoHooks(),
+                network, lambda _: iter([batch, batch]), loss, make_optimizer(network, training), {0: 0.01},
                 device, plan.precision,
             )  # fmt: skip
             losses.append(trained.loss)

@@ -4,7 +4,7 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from clients.gallery import draw_gallery
 from clients.state import CenterState
 from fedkvasir import exchange
 from fedkvasir.algorithms import build_algorithm
-from fedkvasir.algorithms.base import Algorithm, Visit, to_state, to_tensors
+from fedkvasir.algorithms.base import Visit, to_state, to_tensors
 from fedkvasir.data.augment import AUGMENTS, Augment
 from fedkvasir.data.loader import Batch, Samples, train_batches
 from fedkvasir.exchange import State
@@ -47,20 +47,6 @@ class Update:
     weights: Weights
     extra: dict[str, State]
     metrics: dict[str, float]
-
-
-@dataclass
-class _Hooks:
-    """An algorithm's hospital half bound to one visit."""
-
-    algorithm: Algorithm
-    visit: Visit
-
-    def penalty(self) -> Tensor | None:
-        return self.algorithm.penalty(self.visit)
-
-    def correct(self) -> None:
-        self.algorithm.correct(self.visit)
 
 
 class Hospital:
@@ -103,10 +89,11 @@ class Hospital:
             self.plan.loss(),
             optimizer,
             {epoch: learning_rate(training, epoch, total) for epoch in range(first, first + training.epochs)},
-            _Hooks(algorithm, visit),
             self.device,
             self.plan.precision,
             self.plan.batches_of_steps(self.center),
+            partial(algorithm.penalty, visit),
+            partial(algorithm.correct, visit),
         )
         visit.lr_sum = trained.lr_sum
         algorithm.end(visit)

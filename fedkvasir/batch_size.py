@@ -5,6 +5,7 @@ its ``scenario.yaml``, and the same machine must find the same number again when
 all the memory it has, never what happens to be free.
 """
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from fedkvasir.errors import UserError, reason_of
 from fedkvasir.gpu import CONTEXT_BYTES, is_full
 from fedkvasir.models import build_model
 from fedkvasir.scenario import Scenario
-from fedkvasir.training import NoHooks, make_optimizer, settle_arithmetic, train_epochs
+from fedkvasir.training import make_optimizer, settle_arithmetic, train_epochs
 
 if TYPE_CHECKING:
     from fedkvasir.plan import Plan
@@ -66,6 +67,24 @@ def example_batch(scenario: Scenario, classes: int, size: int, device: str = "cp
     if scenario.task == "segmentation":
         return Batch(images, (torch.rand(size, classes, side, side, device=device) > 0.5).float())
     return Batch(images, torch.arange(size, device=device) % classes)  # of one class alone, the loss may weigh nothing
+
+
+def timed_steps(plan: "Plan", size: int, together: int, steps: int) -> tuple[list[float], int]:
+    """Train so many steps, each of ``together`` batches of ``size`` images of noise, as a hospital trains: seconds of
+    each, and the network's parameters."""
+    scenario, device = plan.scenario, torch.device(plan.device)
+    settle_arithmetic(scenario.resources.threads_per_center)  # the kernels that a hospital trains with
+    network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
+    batch, optimizer = example_batch(scenario, len(plan.classes), size), make_optimizer(network, scenario.training)
+    seconds = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        train_epochs(
+            network, lambda _: iter([batch] * together), plan.loss(), optimizer, {0: 0.0}, device, plan.precision,
+            [together],
+        )  # fmt: skip
+        seconds.append(time.perf_counter() - began)
+    return seconds, sum(parameter.numel() for parameter in network.parameters())
 
 
 def step_bytes(plan: "Plan") -> tuple[int, int]:
@@ -128,7 +147,7 @@ def _refuse_a_gpu_in_use(share: float) -> None:
 
 def _fits(plan: "Plan", size: int, share: float) -> bool:
     try:
-        _two_steps(plan, size + JOINED)
+        timed_steps(plan, size + JOINED, 1, steps=2)  # with the second the optimiser's moments are there
         return True
     except RuntimeError as error:
         if not is_full(reason_of(error)):
@@ -137,13 +156,3 @@ def _fits(plan: "Plan", size: int, share: float) -> bool:
         torch.cuda.empty_cache()
     _refuse_a_gpu_in_use(share)  # others may have taken it meanwhile
     return False
-
-
-def _two_steps(plan: "Plan", size: int) -> None:
-    """With the second the optimiser's moments are there."""
-    scenario, device = plan.scenario, torch.device(plan.device)
-    settle_arithmetic(scenario.resources.threads_per_center)  # the kernels that a hospital trains with
-    network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
-    batch, optimizer = example_batch(scenario, len(plan.classes), size), make_optimizer(network, scenario.training)
-    rates = {0: 0.0, 1: 0.0}
-    train_epochs(network, lambda _: iter([batch]), plan.loss(), optimizer, rates, NoHooks(), device, plan.precision)

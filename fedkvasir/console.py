@@ -59,7 +59,12 @@ class Screen:
 
     def warn(self, text: str) -> None:
         """A line that `--quiet` leaves in."""
-        self.console.print(f"[yellow]warning[/yellow] {escape(text)}")
+        self.tell("warning", [text])
+
+    def tell(self, word: str, texts: Iterable[str], colour: str = "yellow") -> None:
+        """A line each, behind a word that says what they are; `--quiet` leaves them in."""
+        for text in texts:
+            self.console.print(f"[{colour}]{word}[/{colour}] {escape(text)}")
 
     @contextmanager
     def bars(self) -> Iterator[None]:
@@ -104,7 +109,7 @@ class Screen:
             what = f"round {event.round}/{facts['rounds']}" if facts["phase"] != "test" else "testing"
             self.start(f"{what} {PHASES[facts['phase']]}", facts["centers"])
         elif event.kind == "failure":
-            self.console.print(f"[yellow]failed[/yellow] {escape(failure_text(facts))}")
+            self.tell("failed", [failure_text(facts)])
 
     def event(self, plan: Plan, event: Event) -> None:
         """:meth:`progress`, and a line for each member, round and resumption."""
@@ -170,8 +175,7 @@ class Screen:
         elif others:
             seeds = f"{others + 1} seeds"
         self.console.print(f"{protocol.kind}: {settings + more} runs, {settings} with {seeds}")
-        for text in cautions((point.method, point.scenario) for _, points in found for point in points):
-            self.warn(text)
+        self.tell("warning", cautions((point.method, point.scenario) for _, points in found for point in points))
 
     def line(self, line: Line, number: int, of: int) -> None:
         """A run of a study that is finished, was stopped or has failed."""
@@ -189,27 +193,22 @@ class Screen:
     def study(self, study: Study) -> None:
         """Methods against each other, what they say in words, what failed, and where the report is."""
         outcome = outcome_of(study)
-        for alarm in outcome.alarms:
-            self.console.print(f"[red]take care[/red] {escape(alarm)}")
+        self.tell("take care", outcome.alarms, "red")
         if outcome.findings:
             self._table(outcome.tables["scores"])
             self._cautions(outcome.findings)
             self.console.print(f"\n{escape(answer(outcome.findings))}\n")
-            for lacking in outcome.findings.missing:
-                self.console.print(f"[yellow]not computed[/yellow] {escape(lacking)}")
-            for text in outcome.cautions:
-                self.warn(text)
+            self.tell("not computed", outcome.findings.missing)
+            self.tell("warning", outcome.cautions)
         else:
             self.console.print(f"nothing to compare: {escape(outcome.why)}")
         for name in ("crossing", "alone"):
             if name in outcome.tables:
                 self._table(outcome.tables[name])
                 self.console.print()
-        for failure in outcome.failures:
-            self.console.print(f"[red]failed[/red] {escape(failure)}")
+        self.tell("failed", outcome.failures, "red")
         if outcome.lacking:
-            said = "; ".join(outcome.lacking)
-            self.console.print(f"[yellow]seeds[/yellow] with which all runs of a method are finished: {escape(said)}")
+            self.tell("seeds", [f"with which all runs of a method are finished: {'; '.join(outcome.lacking)}"])
         if outcome.runs and not outcome.rendered and outcome.pictures:
             titles = ", ".join(card.title for card in outcome.cards)
             self.console.print(f"the reports of the runs contain patient images ({titles})")
@@ -218,19 +217,15 @@ class Screen:
         self.console.print(f"{outcome.progress}; {where}")
 
     def warnings(self, plan: Plan) -> None:
-        for text in plan.warnings:
-            self.warn(text)
+        self.tell("warning", plan.warnings)
 
     def _cautions(self, findings: Findings) -> None:
-        for caution in findings.cautions:
-            self.console.print(f"[yellow]intervals[/yellow] {escape(caution)}")
-        if findings.other_images:
-            self.console.print(f"[yellow]test images[/yellow] {escape(findings.other_images)}")
+        self.tell("intervals", findings.cautions)
+        self.tell("test images", filter(None, [findings.other_images]))
 
     def comparison(self, findings: Findings, tables: Mapping[str, ReportTable]) -> None:
         """Methods against each other: tables, what they say in words, what was left out."""
-        for alarm in findings.alarms:
-            self.console.print(f"[red]take care[/red] {escape(alarm)}")
+        self.tell("take care", findings.alarms, "red")
         self._table(tables["scores"])
         self._cautions(findings)
         rankings = [ranking_sentence(scope, ranking) for scope, ranking in findings.rankings.items()]
@@ -239,10 +234,8 @@ class Screen:
         if findings.pairs:
             family = f"Holm over {len(findings.pairs)} comparison(s)"
             self.console.print(f"\nWilcoxon's signed-rank test over groups, {family}")
-        for note in findings.notes:
-            self.console.print(f"[yellow]note[/yellow] {escape(note)}")
-        for lacking in findings.missing:
-            self.console.print(f"[yellow]not computed[/yellow] {escape(lacking)}")
+        self.tell("note", findings.notes)
+        self.tell("not computed", findings.missing)
         for name in ("centers", "ranks", "fairness", "runs"):
             if name in tables:
                 self.console.print()
@@ -282,16 +275,13 @@ class Screen:
             which = "every member at its best round"
         over = "means over groups" if plan.scenario.task == "segmentation" else "scores over a center's images"
         self.console.print(f"{which}, {chosen}; {over}, 95 % intervals in brackets")
-        if run.unscored:
-            self.console.print(f"[yellow]selection[/yellow] {escape(run.unscored)}")
-        if sure.warning:
-            self.console.print(f"[yellow]intervals[/yellow] {escape(sure.warning)}")
+        self.tell("selection", filter(None, [run.unscored]))
+        self.tell("intervals", filter(None, [sure.warning]))
         if lacking := missing(run):
-            self.console.print(f"[yellow]not computed[/yellow] {escape('; '.join(lacking))}: {escape(STAYED)}")
+            self.tell("not computed", [f"{'; '.join(lacking)}: {STAYED}"])
         self._beside_published(run)
         self.warnings(plan)
-        for failure in result["failures"]:
-            self.console.print(f"[yellow]failed[/yellow] {escape(failure_text(failure))}")
+        self.tell("failed", map(failure_text, result["failures"]))
         best, last = result["best_sha256"], result["weights_sha256"]
         if last:
             both = f"{best} (best, round {result['best_round']}), {last} (last)"

@@ -2,7 +2,6 @@
 
 import math
 import resource
-import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,12 +11,10 @@ from multiprocessing import get_context
 import torch
 
 from fedkvasir import machine
-from fedkvasir.batch_size import example_batch
+from fedkvasir.batch_size import timed_steps
 from fedkvasir.errors import UserError
 from fedkvasir.gpu import CONTEXT_BYTES, share_of_one, workers_on_one
-from fedkvasir.models import build_model
 from fedkvasir.plan import Plan
-from fedkvasir.training import NoHooks, make_optimizer, settle_arithmetic, train_epochs
 
 START_S = 15.0
 """Ray and the workers' imports."""
@@ -99,7 +96,7 @@ def measure_step(plan: Plan) -> Step:
 
 def _steps(plan: Plan) -> Step:
     # An ensemble's members are trained one by one, and nothing of what they form, or next to nothing.
-    seconds = max(_timed_steps(member)[0] for member in list(plan.members.values()) or [plan])
+    seconds = max(_fastest_step(member)[0] for member in list(plan.members.values()) or [plan])
     gpu_bytes = torch.cuda.max_memory_reserved() + CONTEXT_BYTES if plan.device == "cuda" else 0
     return Step(seconds, machine.peak_bytes() / 2**20, gpu_bytes / 2**20)
 
@@ -149,7 +146,7 @@ def estimate(plan: Plan, workers: int) -> Estimate:
             sum(part.parameters for part in parts),
         )
     scenario = plan.scenario
-    step_s, parameters = _timed_steps(plan)
+    step_s, parameters = _fastest_step(plan)
     counts, rounds = plan.centers, scenario.federation.rounds
     size, together = _largest_step(plan)
     image_s = step_s / (size * together) / 3  # a forward pass is about a third of a step
@@ -162,22 +159,10 @@ def estimate(plan: Plan, workers: int) -> Estimate:
     return Estimate(workers, step_s, START_S + rounds * round_s + test_s, peak_mib, parameters)
 
 
-def _timed_steps(plan: Plan) -> tuple[float, int]:
+def _fastest_step(plan: Plan) -> tuple[float, int]:
     """Seconds of the fastest of three steps, and the network's parameters."""
-    scenario, training, device = plan.scenario, plan.scenario.training, torch.device(plan.device)
-    settle_arithmetic(scenario.resources.threads_per_center)
-    network = build_model(scenario.model, scenario.task, len(plan.classes)).to(device)
-    size, together = _largest_step(plan)
-    batch = example_batch(scenario, len(plan.classes), size)
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        train_epochs(
-            network, lambda _: iter([batch] * together), plan.loss(), make_optimizer(network, training),
-            {0: 0.0}, NoHooks(), device, plan.precision, [together],
-        )  # fmt: skip
-        seconds.append(time.perf_counter() - began)
-    return min(seconds), sum(parameter.numel() for parameter in network.parameters())
+    seconds, parameters = timed_steps(plan, *_largest_step(plan), steps=3)
+    return min(seconds), parameters
 
 
 def _largest_step(plan: Plan) -> tuple[int, int]:

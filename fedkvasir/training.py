@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +18,6 @@ from fedkvasir.scenario import Schedule, Training
 
 class NonFiniteLoss(Exception):
     """The loss, or a weight, became NaN or infinite; the hospital's update must not be used."""
-
-
-class Hooks(Protocol):
-    """What an algorithm may do inside the loop."""
-
-    def penalty(self) -> Tensor | None:
-        """Added to the loss of every step."""
-
-    def correct(self) -> None:
-        """Called once a step, when its gradients are complete and before they are used; may change them."""
-
-
-class NoHooks:
-    """Those of plain training."""
-
-    def penalty(self) -> None:
-        return None
-
-    def correct(self) -> None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -96,10 +76,11 @@ def train_epochs(
     loss_function: Callable[[Tensor, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     rates: dict[int, float],
-    hooks: Hooks,
     device: torch.device,
     precision: str,
     accumulate: Iterable[int] = repeat(1),
+    penalty: Callable[[], Tensor | None] = lambda: None,
+    correct: Callable[[], object] = lambda: None,
 ) -> Trained:
     """Train in place over the global epochs in ``rates`` (epoch -> learning rate).
 
@@ -107,6 +88,8 @@ def train_epochs(
     accumulate: how many batches' gradients make each step of an epoch, every batch by its share of the images, so that
     for a loss that is a mean over images the step is that of one large batch; an epoch's last step takes what is left.
     Batch normalisation sees one batch at a time.
+    penalty: added to the loss of every step; correct: called once a step, when its gradients are complete and before
+    they are used, and may change them.
     Raises NonFiniteLoss with the step where the loss, or in the end a weight, stopped being a number.
     """
     model.train()
@@ -129,10 +112,9 @@ def train_epochs(
                 loss = loss_function(logits, targets) * (len(images) / count)
                 loss.backward()
                 total += loss.detach()
-            penalty = hooks.penalty()
-            if penalty is not None:
-                penalty.backward()
-            hooks.correct()
+            if (extra := penalty()) is not None:
+                extra.backward()
+            correct()
             optimizer.step()
             steps, lr_sum = steps + 1, lr_sum + rate
         # One look an epoch: reading a value makes a GPU wait.

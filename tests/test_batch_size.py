@@ -118,7 +118,7 @@ def test_what_a_step_keeps_is_counted_as_it_is(plan: Plan, tiny: Path) -> None:
 GROWTH = """
 import re, sys
 from pathlib import Path
-from fedkvasir.batch_size import _two_steps
+from fedkvasir.batch_size import timed_steps
 from fedkvasir.plan import make_plan
 from fedkvasir.scenario import load
 
@@ -126,9 +126,9 @@ def peak():
     return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 
 plan = make_plan(load(Path(sys.argv[1]), ("data.image_size=128",)))
-_two_steps(plan, 2)
+timed_steps(plan, 2, 1, steps=2)
 before = peak()
-_two_steps(plan, 64)
+timed_steps(plan, 64, 1, steps=2)
 print(before, peak())
 """
 
@@ -163,11 +163,11 @@ def test_on_a_gpu_steps_are_tried_in_the_workers_part_of_it(
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
-    def two_steps(plan: Plan, size: int) -> None:
+    def two_steps(plan: Plan, size: int, together: int, steps: int) -> None:
         if size > 17:
             raise full
 
-    monkeypatch.setattr(batch_size, "_two_steps", two_steps)
+    monkeypatch.setattr(batch_size, "timed_steps", two_steps)
     assert found(plan, tiny, f"resources.gpu_per_center={share}", device="cuda") == 16
     assert fractions == pytest.approx([0.9 * part, 1.0])
 
@@ -187,10 +187,10 @@ def test_a_gpu_that_others_take_meanwhile_is_not_taken_for_a_small_one(
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
-    def two_steps(plan: Plan, size: int) -> None:
+    def two_steps(plan: Plan, size: int, together: int, steps: int) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(batch_size, "_two_steps", two_steps)
+    monkeypatch.setattr(batch_size, "timed_steps", two_steps)
     with pytest.raises(UserError, match=r"70\.0 of the GPU's 80\.0 GiB are in use"):
         found(plan, tiny, device="cuda")
 
@@ -201,7 +201,7 @@ def test_what_cuda_itself_takes_is_not_shared_out(plan: Plan, tiny: Path, monkey
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (16 * GIB, 16 * GIB))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(batch_size, "_two_steps", lambda plan, size: None)
+    monkeypatch.setattr(batch_size, "timed_steps", lambda plan, size, together, steps: None)
     found(plan, tiny, "resources.gpu_per_center=0.1", device="cuda")
     assert fractions == pytest.approx([1 / 16, 1.0])
     with pytest.raises(UserError, match="not even two images"):

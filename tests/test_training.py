@@ -28,14 +28,6 @@ from fedkvasir.training import Trained, make_optimizer, train_epochs
 CPU = torch.device("cpu")
 
 
-class NoHooks:
-    def penalty(self) -> Tensor | None:
-        return None
-
-    def correct(self) -> None:
-        pass
-
-
 def plan_of(tiny: Path, *overrides: str) -> Plan:
     return make_plan(load(tiny, overrides))
 
@@ -64,7 +56,7 @@ def train(samples: Samples, batch_size: int, accumulate: int) -> tuple[Trained, 
     trained = train_epochs(
         network,
         lambda epoch: train_batches(samples, batch_size, augment, epoch),
-        dice_bce_loss, optimizer, {0: 0.1, 1: 0.05}, NoHooks(), CPU, "float32", repeat(accumulate),
+        dice_bce_loss, optimizer, {0: 0.1, 1: 0.05}, CPU, "float32", repeat(accumulate),
     )  # fmt: skip
     return trained, torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
@@ -103,13 +95,9 @@ def test_the_penalty_counts_once_a_step_and_the_correction_sees_the_whole_gradie
     layer = nn.Linear(1, 1, bias=False)
     seen: list[float] = []
 
-    class Pull:
-        def penalty(self) -> Tensor:
-            return 3 * layer.weight.sum()
-
-        def correct(self) -> None:
-            assert layer.weight.grad is not None
-            seen.append(layer.weight.grad.item())
+    def correct() -> None:
+        assert layer.weight.grad is not None
+        seen.append(layer.weight.grad.item())
 
     def batches(epoch: int) -> Iterator[Batch]:
         for images in (torch.full((2, 1), 1.0), torch.full((1, 1), 4.0), torch.full((1, 1), 8.0)):
@@ -118,7 +106,8 @@ def test_the_penalty_counts_once_a_step_and_the_correction_sees_the_whole_gradie
     optimizer = make_optimizer(layer, Training(optimizer="sgd"))
     rates = {0: 0.5, 1: 0.25}
     trained = train_epochs(
-        layer, batches, lambda logits, _: logits.mean(), optimizer, rates, Pull(), CPU, "float32", repeat(2)
+        layer, batches, lambda logits, _: logits.mean(), optimizer, rates, CPU, "float32", repeat(2),
+        lambda: 3 * layer.weight.sum(), correct,
     )  # fmt: skip
     assert seen == [2 + 3, 8 + 3] * 2  # the mean over three images is 2, the last batch is alone
     assert (trained.steps, trained.lr_sum) == (4, 2 * 0.5 + 2 * 0.25)
@@ -181,7 +170,7 @@ def learn(samples: Samples, network: nn.Module, precision: str = "float32") -> t
     trained = train_epochs(
         network,
         lambda epoch: train_batches(samples, 4, augment, epoch),
-        dice_bce_loss, optimizer, rates, NoHooks(), CPU, precision,
+        dice_bce_loss, optimizer, rates, CPU, precision,
     )  # fmt: skip
     batch = next(train_batches(samples, len(samples), augment, 0))
     with torch.inference_mode():

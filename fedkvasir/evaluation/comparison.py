@@ -68,8 +68,6 @@ def compare(
     methods: Mapping[str, Runs],
     scope: str = "unseen",
     reference: str | None = None,
-    checkpoint: str = "best",
-    split: str = "test",
     seed: int = 0,
 ) -> list[Comparison]:
     """Every method against ``reference``, or every pair in the order given; p after Holm over all of them.
@@ -79,7 +77,7 @@ def compare(
     :func:`~fedkvasir.evaluation.groups.tested`, and where two methods have no image in common.
     """
     pairs = pairs_of([*methods], reference)
-    held = sides(tested(methods, checkpoint, split), scope)
+    held = sides(tested(methods), scope)
     family = [_compare({name: held[name] for name in pair}, scope, seed) for pair in pairs]
     adjusted = holm([comparison.p for comparison in family])
     return [replace(comparison, p_holm=float(p)) for comparison, p in zip(family, adjusted, strict=True)]

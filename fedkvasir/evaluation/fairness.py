@@ -1,4 +1,4 @@
-"""How evenly a method serves the centers: the worst of them, the spread, and who would have done better alone.
+"""How evenly a method serves the centers: the worst of them, the spread.
 
 Worst clients and spread: Li et al., Fair Resource Allocation in Federated Learning, ICLR 2020.
 """
@@ -6,40 +6,31 @@ Worst clients and spread: Li et al., Fair Resource Allocation in Federated Learn
 import numpy as np
 import pandas as pd
 
-from fedkvasir.errors import UserError
-from fedkvasir.evaluation.groups import ROLES, Runs, counts_of, images, tested
+from fedkvasir.evaluation.groups import ROLES, Runs, tested
 from fedkvasir.evaluation.protocol import center_table, headline, is_shared, networks, task_of
 from fedkvasir.metrics.segmentation import by_image
 
 SCOPES = {**{scope: [role] for scope, role in ROLES.items()}, "all": [*ROLES.values()]}
 COLUMNS = (
     "scope", "centers", "mean", "weighted", "worst_center", "worst", "second_worst_center", "second_worst",
-    "percentile_10", "sd", "range", "local_centers", "beat_local",
+    "percentile_10", "sd", "range",
 )  # fmt: skip
 
 
-def fairness(runs: Runs, local_only: Runs | None = None, checkpoint: str = "best", split: str = "test") -> pd.DataFrame:
+def fairness(runs: Runs) -> pd.DataFrame:
     """One row a scope (``seen``, ``unseen``, ``all``), of the headline metric at the scope's centers.
 
     Columns: scope, centers; mean (uniform over centers), weighted (by the centers' images); worst_center, worst,
     second_worst_center, second_worst; percentile_10 (over images, under each of several networks; NaN for
     classification, where an image has no score, and of shared records); sd (of these centers, not of a sample of them)
-    and range (best less worst), NaN for one center; local_centers, those that ``local_only`` was tested on as well, and
-    beat_local, the share of them whose score is higher than there. Of several runs a center's score is the mean; a
-    center without a score counts nowhere. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`, and where a
-    center's images are not those of ``local_only``.
+    and range (best less worst), NaN for one center. Of several runs a center's score is the mean; a center without a
+    score counts nowhere. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`.
     """
-    methods = {"the run": runs} | ({"local-only": local_only} if local_only else {})
-    tables = tested(methods, checkpoint, split)
-    own = _center_scores(tables["the run"], checkpoint, split)
-    own["alone"] = np.nan
-    if local_only:
-        _check_same_images(tables["the run"][0], tables["local-only"][0])
-        own["alone"] = _center_scores(tables["local-only"], checkpoint, split)["score"]
-    rows = []
+    tables = tested({"the run": runs})["the run"]
+    own, rows = _center_scores(tables), []
     for scope, roles in SCOPES.items():
         centers = own[own.index.isin(roles, level="role")]
-        records = [table[table["role"].isin(roles)] for table in tables["the run"]]
+        records = [table[table["role"].isin(roles)] for table in tables]
         rows.append({"scope": scope, "centers": len(centers), **(_spread(centers, records) if len(centers) else {})})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -54,27 +45,13 @@ def _spread(centers: pd.DataFrame, records: Runs) -> dict[str, object]:
         # By role: in a study an image may be tested where its center trains and where it is held out.
         parts = [own for table in records for _, held in table.groupby("role") for own in networks(held)]
         row["percentile_10"] = pd.concat([by_image(own)["dice"] for own in parts]).quantile(0.1)
-    compared = centers.dropna()
     if len(score) > 1:
         row |= {"sd": score.std(), "range": np.ptp(score)}
-    return row | {"local_centers": len(compared), "beat_local": (compared["score"] > compared["alone"]).mean()}
+    return row
 
 
-def _center_scores(tables: Runs, checkpoint: str, split: str) -> pd.DataFrame:
+def _center_scores(tables: Runs) -> pd.DataFrame:
     """images and score of every center with a score, the worst first; index (role, center)."""
-    rows = pd.concat([center_table(table, checkpoint, split) for table in tables])
+    rows = pd.concat([center_table(table) for table in tables])
     rows = rows.rename(columns={headline(task_of(tables[0])): "score"})
     return rows.groupby(["role", "center"])[["images", "score"]].mean().dropna().sort_values("score", kind="stable")
-
-
-def _check_same_images(records: pd.DataFrame, local_only: pd.DataFrame) -> None:
-    if is_shared(records):
-        here, there = counts_of(records), counts_of(local_only)
-        centers, others, differing = set(here), set(there), {place for place, _ in here.items() ^ there.items()}
-    else:
-        here, there = images(records), images(local_only)
-        centers, others, differing = (
-            set(found.droplevel(["group", "sample"])) for found in (here, there, here.symmetric_difference(there))
-        )
-    if other := ", ".join(center for _, center in sorted(centers & others & differing)):
-        raise UserError(f"local-only was tested on other images of {other}: compare runs with the same test images")

@@ -246,8 +246,8 @@ def _alike(draws: np.ndarray) -> np.ndarray:
     return np.sort(draws, axis=1)[:, draws[0].argsort(kind="stable").argsort(kind="stable")]
 
 
-def tested(methods: Mapping[str, Runs], checkpoint: str, split: str) -> dict[str, list[pd.DataFrame]]:
-    """The records of one checkpoint and split, of every run of every method; the columns that scores are made of.
+def tested(methods: Mapping[str, Runs]) -> dict[str, list[pd.DataFrame]]:
+    """The test records of checkpoint ``best``, of every run of every method; the columns that scores are made of.
 
     Raises UserError where a run has none, where a prediction is NaN, where tasks or classes differ, and where the runs
     of one method were not tested on the same images.
@@ -256,7 +256,7 @@ def tested(methods: Mapping[str, Runs], checkpoint: str, split: str) -> dict[str
     for name, kind in kinds:
         if kind != kinds[0][1]:
             raise UserError(f"{kinds[0][0]} is {kinds[0][1]} and {name} is {kind}: compare runs of one task")
-    chosen = {name: [_records(table, name, checkpoint, split) for table in runs] for name, runs in methods.items()}
+    chosen = {name: [_records(table, name) for table in runs] for name, runs in methods.items()}
     for name, (first, *others) in chosen.items():
         if any(map(is_shared, (first, *others))):
             _refuse_other_counts(name, (first, *others))
@@ -302,17 +302,17 @@ def _kind(samples: pd.DataFrame) -> str:
     return f"{task} of {', '.join(sorted(classes))}" if classes else task
 
 
-def _records(samples: pd.DataFrame, name: str, checkpoint: str, split: str) -> pd.DataFrame:
+def _records(samples: pd.DataFrame, name: str) -> pd.DataFrame:
     if not is_shared(samples):
         needed = samples.columns.isin([*NEEDED, "scoring"]) | samples.columns.str.startswith(PREFIX)
         samples = scored(samples.loc[:, needed])
-    of_split = samples[samples["split"] == split]
-    chosen = of_split[of_split["checkpoint"] == checkpoint]
+    of_split = samples[samples["split"] == "test"]
+    chosen = of_split[of_split["checkpoint"] == "best"]
     if of_split.empty:
-        raise UserError(f"{name}: no records of split {split}, only of {', '.join(sorted(set(samples['split'])))}")
+        raise UserError(f"{name}: no records of split test, only of {', '.join(sorted(set(samples['split'])))}")
     if chosen.empty:
         held = ", ".join(of_split["checkpoint"].unique())
-        raise UserError(f"{name}: no {split} records of checkpoint {checkpoint}, only of {held}")
+        raise UserError(f"{name}: no test records of checkpoint best, only of {held}")
     values = [column for column in chosen.columns if column in ("tp", "fp", "fn") or column.startswith(PREFIX)]
     broken = chosen[chosen[values].isna().any(axis=1)]
     if len(broken):

@@ -33,7 +33,7 @@ BLOCK = 4_000_000
 """Draws times groups held at once: 32 MB."""
 
 
-def intervals(runs: Runs, checkpoint: str = "best", split: str = "test", seed: int = 0) -> pd.DataFrame:
+def intervals(runs: Runs, seed: int = 0) -> pd.DataFrame:
     """The headline metric with its 95 % interval: one row a center, training centers first, then seen, unseen, gap.
 
     Columns: scope (``center``, ``seen``, ``unseen``, ``gap``: seen minus unseen), center, score, low, high, groups
@@ -42,7 +42,7 @@ def intervals(runs: Runs, checkpoint: str = "best", split: str = "test", seed: i
     records the draws are those that the hospitals made; where one has too few groups to tell them, ``seen`` or
     ``unseen`` with it has no interval. Raises UserError as :func:`~fedkvasir.evaluation.groups.tested`.
     """
-    tables = tested({"the run": runs}, checkpoint, split)["the run"]
+    tables = tested({"the run": runs})["the run"]
     weights, rows, scopes = draw_runs(len(tables), seed), [], {}
     for scope in ROLES:
         centers: Sequence[Center | SharedCenter]

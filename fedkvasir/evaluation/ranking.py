@@ -33,7 +33,7 @@ class Ranking:
     notes: tuple[str, ...]
 
 
-def rank(methods: Mapping[str, Runs], scope: str = "unseen", checkpoint: str = "best", split: str = "test") -> Ranking:
+def rank(methods: Mapping[str, Runs], scope: str = "unseen") -> Ranking:
     """Rank three methods or more in every group that all of them score, on the images that all have.
 
     A group's value is its mean over a method's runs; equals share their ranks. Raises UserError for fewer methods and
@@ -43,7 +43,7 @@ def rank(methods: Mapping[str, Runs], scope: str = "unseen", checkpoint: str = "
 
     if len(methods) < 3:
         raise UserError(f"ranks are for three methods or more, not for {' and '.join(methods)}: compare these two")
-    centers, means, notes = paired(sides(tested(methods, checkpoint, split), scope))
+    centers, means, notes = paired(sides(tested(methods), scope))
     places = rankdata(-means, axis=0)
     groups, metric = places.shape[1], next(iter(centers.values()))[0].statistic.group_title
     average = {name: float(own.mean()) if groups else np.nan for name, own in zip(methods, places, strict=True)}

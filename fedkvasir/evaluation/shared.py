@@ -186,7 +186,7 @@ def anonymise(samples: pd.DataFrame, key: bytes) -> pd.DataFrame:
     return samples.assign(sample=hashed(samples["sample"]), group=hashed(samples["group"]))
 
 
-def compare_here(methods: Mapping[str, Runs], seed: int, checkpoint: str = "best", split: str = "test") -> pd.DataFrame:
+def compare_here(methods: Mapping[str, Runs], seed: int) -> pd.DataFrame:
     """The first of two methods against the second at this hospital: :data:`PAIRED`, one row a center and role.
 
     methods: name -> per-image records, a table a seed, as :func:`~fedkvasir.evaluation.comparison.compare` takes them;
@@ -198,7 +198,7 @@ def compare_here(methods: Mapping[str, Runs], seed: int, checkpoint: str = "best
     (:class:`~fedkvasir.evaluation.comparison.SignedRanks`). With fewer than :data:`MINIMUM` nothing is told but that.
     Raises UserError as :func:`~fedkvasir.evaluation.comparison.compare`.
     """
-    records, rows = tested(methods, checkpoint, split), []
+    records, rows = tested(methods), []
     for scope, role in ROLES.items():
         held = [{str(name) for name in table.loc[table["role"] == role, "center"]} for (table, *_) in records.values()]
         for center in sorted(set.intersection(*held)):

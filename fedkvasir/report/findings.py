@@ -126,7 +126,7 @@ def find(methods: Sequence[Method], scope: str = "unseen", reference: str | None
     if scope not in SCOPES:
         raise UserError(f"--scope {scope}: use {', '.join(SCOPES)}")
     runs = {method.name: method.samples for method in methods}
-    records = tested(runs, "best", "test")
+    records = tested(runs)
     scopes = _scopes({name: set(tables[0]["role"]) for name, tables in records.items()}, scope)
     stayed = any(is_shared(table) for tables in runs.values() for table in tables)
     missing: list[str] = []

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedkvasir.errors import UserError
 from fedkvasir.evaluation.fairness import fairness
 from tests.evaluation.records import classification, segmentation
 
@@ -27,15 +26,6 @@ def test_worst_second_worst_means_and_spread() -> None:
     assert (unseen["worst_center"], everywhere["worst_center"]) == ("delft", "delft")
     assert pd.isna(unseen["second_worst_center"]) and np.isnan(unseen["second_worst"])
     assert everywhere["second_worst_center"] == "bergen" and everywhere["range"] == pytest.approx(0.5)
-    assert np.isnan(table["beat_local"].astype(float)).all() and (table["local_centers"] == 0).all()
-
-
-def test_share_of_centers_that_beat_training_alone() -> None:
-    alone = segmentation({"alta": [[0.5, 0.5], [0.5]], "bergen": [[0.6]], "cadiz": [[0.7, 0.7], [NOTHING]]}, "train")
-    table = fairness([RECORDS], [alone]).set_index("scope")
-    assert list(table["local_centers"]) == [3, 0, 3]
-    assert list(table["beat_local"][["seen", "all"]]) == pytest.approx([2 / 3, 2 / 3])
-    assert np.isnan(table["beat_local"]["unseen"])
 
 
 def test_of_several_runs_a_center_has_its_mean() -> None:
@@ -45,12 +35,6 @@ def test_of_several_runs_a_center_has_its_mean() -> None:
     assert seen["percentile_10"] == pytest.approx(
         np.quantile([0.9, 0.7, 0.6, 0.5, 0.8, 0.8, 0.9, 0.7, 0.6, 0.9, 0.8, 0.8], 0.1)
     )
-
-
-def test_training_alone_is_compared_on_the_same_images_only() -> None:
-    other = segmentation({"alta": [[0.5]], "bergen": [[0.6]]}, "train")
-    with pytest.raises(UserError, match=r"^local-only was tested on other images of alta: compare runs with the same"):
-        fairness([RECORDS], [other])
 
 
 def test_classification_has_no_percentile_of_images() -> None:

@@ -294,10 +294,10 @@ def test_of_several_classes_score_and_interval_are_of_what_the_table_shows(seed:
 
 
 def test_a_run_without_the_split_or_checkpoint_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^the run: no records of split val, only of test$"):
-        intervals([RECORDS], split="val")
-    with pytest.raises(UserError, match=r"^the run: no test records of checkpoint last, only of best$"):
-        intervals([RECORDS], checkpoint="last")
+    with pytest.raises(UserError, match=r"^the run: no records of split test, only of val$"):
+        intervals([RECORDS.assign(split="val")])
+    with pytest.raises(UserError, match=r"^the run: no test records of checkpoint best, only of last$"):
+        intervals([RECORDS.assign(checkpoint="last")])
 
 
 def test_nan_predictions_are_refused_with_their_number() -> None:

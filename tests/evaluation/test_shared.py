@@ -111,9 +111,7 @@ def test_the_table_of_centers_is_the_same(records: pd.DataFrame) -> None:
 @TASKS
 def test_fairness_is_the_same_but_for_what_is_over_images(records: pd.DataFrame) -> None:
     shared = at_hospitals(records)
-    found, whole = (
-        fairness([table], [table]).drop(columns="percentile_10", errors="ignore") for table in (shared, records)
-    )
+    found, whole = (fairness([table]).drop(columns="percentile_10", errors="ignore") for table in (shared, records))
     pd.testing.assert_frame_equal(found, whole, **EXACT)
 
 

@@ -17,10 +17,10 @@ import pytest
 
 from fedkvasir.console import Screen
 from fedkvasir.errors import RunFailed
-from fedkvasir.evaluation.fairness import fairness
 from fedkvasir.evaluation.intervals import intervals
+from fedkvasir.evaluation.protocol import center_table
 from fedkvasir.files import write_atomic
-from fedkvasir.methods import of_study
+from fedkvasir.methods import Method, of_study
 from fedkvasir.plan import COLUMNS, Plan
 from fedkvasir.points import cells
 from fedkvasir.report import study as report
@@ -274,15 +274,18 @@ def test_lowest_score_has_the_least_colour_and_the_highest_the_most(html: str) -
     assert shares == sorted(shares) and (shares[0], shares[-1]) == SHARES
 
 
-def test_share_of_hospitals_that_beat_training_alone_is_that_of_fairness(study: Study) -> None:
-    methods = {method.name: method.samples for method in of_study(study)}
+def test_how_many_hospitals_do_better_than_alone_follows_from_their_scores(study: Study) -> None:
+    def at_home(method: Method) -> pd.Series:
+        tables = pd.concat([center_table(table) for table in method.samples])
+        return tables[tables["role"] == "train"].groupby("center")["dice"].mean()
+
+    scores = {method.name: at_home(method) for method in of_study(study)}
     table = study_tables(study)["alone"]
     assert [row.head for row in table.rows] == ["fedavg", "fedprox", "pooled"]
     for row in table.rows:
-        seen = fairness(methods[row.head], methods["local"]).set_index("scope").loc["seen"]
-        hospitals, better, share, worse = row.cells
-        assert (hospitals, share) == (seen["local_centers"], seen["beat_local"])
-        assert better == hospitals - len([name for name in str(worse).split(", ") if name])
+        beaten = scores[row.head] > scores["local"]
+        worse = ", ".join(beaten.index[~beaten])
+        assert row.cells == (len(beaten), beaten.sum(), pytest.approx(beaten.mean()), worse)
 
 
 def test_training_alone_is_compared_over_the_seeds_that_both_have(tmp_path: Path) -> None:
