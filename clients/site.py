@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from clients.hospital import Hospital
+from fedkvasir.data.store import cache_folder
 from fedkvasir.ensembles import members_of
 from fedkvasir.errors import UserError
 from fedkvasir.evaluation.shared import anonymise, compare_here, share
@@ -50,6 +52,8 @@ LABEL = re.compile(r"best|last|[0-9]{1,6}")
 METHOD = re.compile(r"[0-9a-f+,]{1,20000}")
 MEMBER = re.compile(r"|[a-z0-9][a-z0-9_+-]{0,80}")
 SCENARIO_CHARACTERS = 100_000
+ROOM_BYTES = 2 * 2**30
+"""Of its disk that no scenario gets."""
 LONGEST_S = 4 * 3600.0
 """What no run's deadline bounds, the first reading of a hospital's images above all, is given up after so long."""
 KEYS: dict[str, dict[str, type]] = {
@@ -210,7 +214,12 @@ class Site:
         return scenario
 
     def _plan(self, scenario: Scenario) -> Plan:
-        """Of this hospital's own images. Raises Refused where a part that is scored has too few groups."""
+        """Of this hospital's own images. Raises Refused where a part has too few groups, and where the disk of prepared
+        images, which whoever asks about other sizes fills, has little room left."""
+        cache = cache_folder()
+        cache.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(cache).free) < ROOM_BYTES:
+            raise Refused(f"only {free / 2**30:.1f} GiB are free at {self.kit.hospital} where prepared images lie")
         plan = make_plan(scenario, self.kit.data, only=self.kit.hospital)
         if why := too_few(plan, self.kit):
             raise Refused(why)

@@ -186,7 +186,10 @@ def _take_part(kit: SiteKit) -> None:
                 obstacle = knock(kit).obstacle
                 due_s = time.monotonic() + LOOK_S
                 if ended and not obstacle:
-                    LOG.info("the server lets no other in while it takes the one before for on line, up to a minute")
+                    LOG.info(
+                        "the server lets no other in while it takes the one before for on line, up to a minute; if it "
+                        "stays so, another program uses this hospital's key: if it is not yours, have the key revoked"
+                    )
                 if obstacle != said:
                     known = f"{kit.superlink} can be reached and knows the key of {kit.hospital}"
                     LOG.log(logging.WARNING if obstacle else logging.INFO, obstacle or known)

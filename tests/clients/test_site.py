@@ -787,6 +787,14 @@ def test_a_part_so_small_that_its_scores_are_a_patients_is_refused_unless_the_ho
         answered(door.ask("query.survey", scenario=json.dumps(scenario.for_hospitals())))
 
 
+def test_questions_do_not_fill_a_hospitals_disk(settle: Settle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each about another size of images has a store of its own made."""
+    door = settle()
+    monkeypatch.setattr(site, "ROOM_BYTES", 2**60)
+    for kind in ("query.survey", "query.enrol"):
+        assert re.search(r"refused: only [\d.]+ GiB are free at alta where prepared images", refusal(door.ask(kind)))
+
+
 def pictures(door: Door) -> list[Path]:
     return sorted((door.folder / "data" / "Kvasir-SEG" / "images").glob("cju*.jpg"))
 
