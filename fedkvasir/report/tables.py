@@ -187,7 +187,7 @@ def _latex(table: Table) -> str:
     if table.footer:
         lines += [r"\midrule", *(_ampersands((row.head, *table.texts(row))) for row in table.footer)]
     lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {_tex(text)}" for text in (*table.warnings, *table.notes)]
+    lines += [rf"\par\raggedright\footnotesize {_tex(text)}" for text in (*table.warnings, *table.notes)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
