@@ -101,9 +101,8 @@ def data_check(name: str, root: Path, debug: DebugOption = False) -> None:
 def data_table(name: str, root: Path, table: str, out: Path, debug: DebugOption = False) -> None:
     """Write what else is published with a dataset (features, centroids) to a CSV or Parquet file."""
     from fedkvasir.data.datasets import find_dataset, find_root
-    from fedkvasir.errors import UserError
+    from fedkvasir.errors import UserError, did_you_mean
     from fedkvasir.files import write_atomic
-    from fedkvasir.scenario import did_you_mean
 
     dataset = find_dataset(name)
     if table not in dataset.tables:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedkvasir import scenario
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 
 SMOOTH = 1.0
 """Added to both sides of the Dice quotient (pixels): an empty mask predicted empty costs nothing."""
@@ -148,7 +148,7 @@ def find_loss(spec: scenario.Loss, task: str) -> tuple[Callable[..., Tensor], di
     not known, with the nearest spelling, and for a value that the parameter cannot have."""
     known = LOSSES[task]
     if spec.name not in known:
-        near = scenario.did_you_mean(spec.name, list(known))
+        near = did_you_mean(spec.name, list(known))
         raise UserError(f"training.loss = {spec.name!r} is not known for {task}{near}; known: {', '.join(known)}")
     # The first two are logits and target; the annotations of the others say what is possible.
     allowed = dict(list(inspect.signature(known[spec.name]).parameters.items())[2:])

@@ -9,8 +9,8 @@ from fedkvasir.data.hospitals import options_of
 from fedkvasir.data.labels import find_space
 from fedkvasir.ensembles import members_of
 from fedkvasir.ensembles import parse as parse_ensemble
-from fedkvasir.errors import UserError
-from fedkvasir.scenario import LOCALS, Scenario, did_you_mean, flat
+from fedkvasir.errors import UserError, did_you_mean
+from fedkvasir.scenario import LOCALS, Scenario, flat
 
 if TYPE_CHECKING:
     from fedkvasir.algorithms.base import Algorithm

@@ -20,14 +20,14 @@ from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
 from fedkvasir.ensembles import members_of
 from fedkvasir.ensembles import parse as parse_ensemble
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.files import read_json, read_table, write_atomic
 from fedkvasir.gpu import choose_device, precision_on
 from fedkvasir.metrics.endocv2021 import OFFICIAL
 from fedkvasir.names import check_names, spelled_out
 from fedkvasir.pretrained import refuse_other_classes, source_sha256, trained_on
 from fedkvasir.randomness import derive_seed
-from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training, did_you_mean
+from fedkvasir.scenario import LOCALS, POOLED, WHOLE, Model, Scenario, Training
 
 if TYPE_CHECKING:
     from fedkvasir.losses import LossFunction

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from fedkvasir.ensembles import members_of
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.files import read_json, read_table
-from fedkvasir.scenario import Scenario, did_you_mean, load
+from fedkvasir.scenario import Scenario, load
 
 PACKAGE_ENCODERS = ("timm-tf_efficientnet_lite0", "tf_efficientnet_lite0")
 CHOICES = (

@@ -4,7 +4,6 @@ Unknown keys, impossible values and contradictions are refused here, before any 
 Names of datasets, models, losses and algorithms are checked by :mod:`fedkvasir.plan`, which knows the registries.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -29,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.files import read_yaml
 
 NAME, SPLIT = r"^[a-z0-9][a-z0-9-]*$", r"^(group|official(:.+)?)$"
@@ -735,12 +734,6 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Scenario, under: tu
             )
     more = len(problems) - 1
     return text + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known spelling, or nothing."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _keys_at(place: list[str], schema: dict[str, Any]) -> list[str]:

@@ -20,11 +20,11 @@ from fedkvasir.baselines.hospitals import evaluate_centers, fit_hospitals
 from fedkvasir.baselines.references import Majority, Random
 from fedkvasir.data.hospitals import Progress
 from fedkvasir.environment import environment
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.files import write_atomic
 from fedkvasir.plan import Plan
 from fedkvasir.runs import ROUNDS, Checkpoint, Run
-from fedkvasir.scenario import Algorithm, Model, did_you_mean
+from fedkvasir.scenario import Algorithm, Model
 
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (Random, Majority, LogisticRegression, RandomForest, KNearest, KMeans)

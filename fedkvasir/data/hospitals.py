@@ -23,9 +23,9 @@ from fedkvasir.data.labels import find_space, translate
 from fedkvasir.data.partition import size_bins
 from fedkvasir.data.split import split_center, thaw
 from fedkvasir.data.store import Store, cache_folder, open_store
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.files import write_atomic
-from fedkvasir.scenario import Center, Scenario, did_you_mean
+from fedkvasir.scenario import Center, Scenario
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)"""

@@ -8,8 +8,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from fedkvasir.errors import UserError
-from fedkvasir.scenario import did_you_mean
+from fedkvasir.errors import UserError, did_you_mean
 
 SOURCES = {
     "paper": "Borgli et al., HyperKvasir, Scientific Data 7, 283 (2020), doi:10.1038/s41597-020-00622-y: class names "

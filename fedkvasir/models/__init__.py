@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from fedkvasir import ensembles
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.models import classifier, encoder_decoder, triunet
 from fedkvasir.models.ensemble import Ensemble
 from fedkvasir.models.network import Network, at_timm
 from fedkvasir.models.weights import load_weights
 from fedkvasir.pretrained import check_weights
-from fedkvasir.scenario import Model, did_you_mean
+from fedkvasir.scenario import Model
 
 MODELS: dict[str, dict[str, Callable[..., nn.Module]]] = {
     "segmentation": encoder_decoder.MODELS | triunet.MODELS,

@@ -9,9 +9,8 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.models.network import only_size
-from fedkvasir.scenario import did_you_mean
 
 ENCODER = "resnet34"
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.models import encoder_decoder
-from fedkvasir.scenario import did_you_mean
 
 
 class TriUNet(nn.Module):

@@ -30,9 +30,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fedkvasir.errors import UserError
+from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.files import atomic_folder, write_atomic
-from fedkvasir.scenario import did_you_mean
 from fedkvasir.sites.federation import Federation, ServerKit, SiteKit, split_address
 
 AUTHORITY_DAYS = 3650

@@ -15,12 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from fedkvasir.errors import UserError, reason_of
+from fedkvasir.errors import UserError, did_you_mean, reason_of
 from fedkvasir.evaluation.protocol import headline, summarise
 from fedkvasir.evaluation.selection import looked_at
 from fedkvasir.plan import Plan
 from fedkvasir.runs import Event, Run, Watch
-from fedkvasir.scenario import did_you_mean
 
 TRACKERS = {"mlflow": "MLflow", "tensorboard": "TensorBoard", "wandb": "WeightsAndBiases"}
 """Name on the command line, which is that of the module and of the extra -> class."""

@@ -7,8 +7,7 @@ from pkgutil import iter_modules
 
 from fedkvasir.data import archive
 from fedkvasir.data.catalog import Dataset, readable
-from fedkvasir.errors import UserError
-from fedkvasir.scenario import did_you_mean
+from fedkvasir.errors import UserError, did_you_mean
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset
