@@ -102,6 +102,8 @@ class Program:
         self._process: subprocess.Popen[str] | None = None
         self._began_s = self._due_s = 0.0
         self._wait_s = FIRST_WAIT_S
+        self.was_steady = True
+        """Had it gone on for STEADY_S when it ended last?"""
 
     @property
     def running(self) -> bool:
@@ -131,8 +133,8 @@ class Program:
         """Whether it has ended by itself since the last time of asking; the log says how."""
         if self._process is None or (code := self._process.poll()) is None:
             return False
-        steady = time.monotonic() - self._began_s > STEADY_S
-        self._wait_s = FIRST_WAIT_S if steady else min(2 * self._wait_s, LONGEST_WAIT_S)
+        self.was_steady = time.monotonic() - self._began_s > STEADY_S
+        self._wait_s = FIRST_WAIT_S if self.was_steady else min(2 * self._wait_s, LONGEST_WAIT_S)
         self._process, self._due_s = None, time.monotonic() + self._wait_s
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         LOG.warning("the %s has ended by itself (%s), it is started again after %.0f s", self._name, how, self._wait_s)
@@ -185,7 +187,7 @@ def _take_part(kit: SiteKit) -> None:
             if ended or time.monotonic() >= due_s:
                 obstacle = knock(kit).obstacle
                 due_s = time.monotonic() + LOOK_S
-                if ended and not obstacle:
+                if ended and not obstacle and not node.was_steady:
                     LOG.info(
                         "the server lets no other in while it takes the one before for on line, up to a minute; if it "
                         "stays so, another program uses this hospital's key: if it is not yours, have the key revoked"

@@ -341,6 +341,20 @@ def test_ten_bad_messages_over_the_wire_are_refused_and_the_next_one_is_answered
     assert not (lab.kits / "alta" / "state" / "runs" / "tiny-00000000").exists()
 
 
+def test_a_hospital_that_cannot_write_says_so_and_answers_the_next_message(lab: Lab) -> None:
+    """As with a full disk; here a folder is where it notes down what it has in hand."""
+    told = {"scenario": json.dumps(load(lab.scenario).for_hospitals()), "salt": "0" * 32}
+    in_the_way = lab.kits / "bergen" / "state" / "in-hand.json"
+    with connected(lab.server) as grid:
+        (node,) = grid.nodes_of(["bergen"], 60).values()
+        for can_write in (False, True):
+            in_the_way.rmdir() if can_write else in_the_way.mkdir()
+            message = Message(RecordDict({"config": ConfigRecord(told)}), node, "query.survey")
+            (answer,) = grid.send_and_receive([message], timeout=60)
+            assert answer.has_error() is not can_write
+            assert can_write or "it cannot write into its folder" in answer.error.reason
+
+
 @pytest.mark.slow
 def test_per_image_rows_where_a_hospital_allows_them_have_numbers_for_names(lab: Lab, tmp_path: Path) -> None:
     lab.settle("alta", share="per-image")
