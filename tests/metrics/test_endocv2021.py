@@ -153,3 +153,8 @@ def test_a_prediction_is_resized_by_area_after_the_threshold() -> None:
     found = record(small, np.ones((2, 2), bool))
     assert (found["tp"], found["fn"], found["fp"], found["tn"]) == (2, 2, 0, 0)
     assert all(math.isnan(found[name]) for name in ("hd95", "assd", "nsd"))
+    # Of blocks of 3 x 3 the one with a hole in its middle is kept, the one of its middle alone is lost.
+    hole, middle = np.ones((3, 3), bool), np.zeros((3, 3), bool)
+    hole[1, 1], middle[1, 1] = False, True
+    found = record(np.hstack([hole, middle]), np.array([[True, False]]))
+    assert (found["tp"], found["fn"], found["fp"], found["tn"]) == (1, 0, 0, 1)
