@@ -370,7 +370,7 @@ def _choose(scenario: Scenario, name: str, catalog: Catalog, warnings: list[str]
         apart = ", so that one may lie on both sides of a split" if center.role == "train" else ""
         warnings.append(
             f"{here}: {alone} of {len(table)} images name no patient or video{apart}; only near-duplicates are kept "
-            "together, and intervals are the shorter the more pictures there are of a patient"
+            "together, and intervals are too short where a patient has several"
         )
     return table
 

@@ -106,7 +106,7 @@ def test_images_that_name_no_patient_are_counted_where_they_are_split(kvasir: Pa
     }
     few = {"synthetic": {"patients_per_center": 2, "image_scale": 0.2}}
     (told,) = (t for t in gather(scenario(published, options=few)).warnings if "no patient or video" in t)
-    assert told.startswith("data.centers.a: ") and "intervals are the shorter" in told
+    assert told.startswith("data.centers.a: ") and "intervals are too short where" in told
 
 
 def test_the_same_pixels_under_two_labels_are_told(tmp_path: Path) -> None:
