@@ -219,15 +219,13 @@ def centers_of(tables: Runs, scope: str) -> dict[str, Center]:
 
 def shared_centers_of(tables: Runs, scope: str) -> list[SharedCenter]:
     """The ``seen`` or ``unseen`` centers with a score, sorted by name, of one method's shared records."""
-    parts = [table[table["kind"] == "draws"].assign(run=run) for run, table in enumerate(tables)]
-    rows = pd.concat(parts, ignore_index=True)
+    rows = pd.concat([table[table["kind"] == "draws"].assign(run=run) for run, table in enumerate(tables)])
     centers = []
     for name, own in rows[rows["role"] == ROLES[scope]].groupby("center"):
-        runs = [part for _, part in own.groupby("run")]
+        alike = own.assign(draws=[*_alike(np.stack([*own["draws"]]))])
+        runs = [part for _, part in alike.groupby("run")]
         scores = np.array([part["value"].mean() for part in runs])
-        together = dict(zip(own.index, _alike(np.stack([*own["draws"]])), strict=True))
-        draws = np.stack([np.mean([together[row] for row in part.index], axis=0) for part in runs])
-        remark = str(own["note"].iloc[0])
+        remark, draws = str(own["note"].iloc[0]), np.stack([np.mean([*part["draws"]], axis=0) for part in runs])
         # Means over runs that score other groups are of no common groups.
         if len(own) > 1 and not (own["stable"].all() and own["groups"].nunique(dropna=False) == 1):
             remark = "; ".join(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -221,13 +221,12 @@ def sizes_table(samples: pd.DataFrame, plan: Plan) -> Table | None:
     wide = wide.rename(columns={"images": "sum", "value": "mean"}, level=1)
     wide = wide.fillna({(size, "sum"): 0 for size in sizes})
     caption = f"{TITLES[segmentation.HEADLINE]} by size at native resolution, of the images that show something"
-    table = _by_center(caption, [*map(Column, titles)], wide, plan, _silent(samples))
-    text = (
+    note = (
         "Sizes are areas of the truth in pixels of the native image, of which the same number is a larger part of a "
         "smaller picture: centers whose pictures differ in size do not have the same polyps in a column. "
         f"{TITLES[segmentation.HEADLINE]} is a mean over groups, without an interval: of few images it says little."
     )
-    return replace(table, notes=(text,))
+    return _by_center(caption, [*map(Column, titles)], wide, plan, _silent(samples), (note,))
 
 
 def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
@@ -244,12 +243,11 @@ def alarms_table(samples: pd.DataFrame, plan: Plan) -> Table:
     wide = found[list(titles)]
     wide.columns = pd.MultiIndex.from_tuples([(name, "mean" if "rate" in name else "sum") for name in titles])
     caption = "Missed, and false alarms; of several centers counts are sums and shares the means of theirs"
-    table = _by_center(caption, [*map(Column, titles.values())], wide, plan, _silent(samples))
-    text = (
+    note = (
         "Missed: not one pixel of it was found, Dice 0. False alarm: something was seen in an image that shows "
         "nothing. Seen and unseen: sums of images, uniform means over centers of the shares."
     )
-    return replace(table, notes=(text,))
+    return _by_center(caption, [*map(Column, titles.values())], wide, plan, _silent(samples), (note,))
 
 
 def challenge_table(samples: pd.DataFrame) -> Table:
@@ -284,7 +282,12 @@ def _silent(samples: pd.DataFrame) -> set[tuple[str, str]]:
 
 
 def _by_center(
-    caption: str, columns: Sequence[Column], values: pd.DataFrame, plan: Plan, silent: set[tuple[str, str]]
+    caption: str,
+    columns: Sequence[Column],
+    values: pd.DataFrame,
+    plan: Plan,
+    silent: set[tuple[str, str]],
+    notes: tuple[str, ...] = (),
 ) -> Table:
     """values: index role, center, class; second level of the columns: how a role's centers are put together. What a
     hospital withholds is infinite, and so is what it would be a part of. silent: (role, center) of hospitals of which
@@ -308,7 +311,7 @@ def _by_center(
             together = withheld[-len(columns) :] if lacking else cells(whole)
             footer.append(Row(f"{scope.capitalize()}, mean", role, ("", *([kind] if several else []), *together)))
     first = [Column("Role"), *([Column("Class")] if several else [])]
-    return Table(caption, (*first, *columns), tuple(rows), tuple(footer))
+    return Table(caption, (*first, *columns), tuple(rows), tuple(footer), notes=notes)
 
 
 def confusion_tables(tested: pd.DataFrame) -> dict[str, Table]:

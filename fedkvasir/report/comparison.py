@@ -45,6 +45,7 @@ def _scores(findings: Findings) -> Table:
     rendered = all(run.plan.rendered for method in findings.methods for run in method.runs)
     warnings = [RENDERED] if rendered else []
     warnings += [f"Intervals: {caution}." for caution in findings.cautions]
+    warnings += [f"Test images {findings.other_images}."] if findings.other_images else []
     note = (
         "Seen: uniform mean over centers that trained; unseen: over holdouts; the gap is seen minus unseen. 95 % "
         f"interval: percentile bootstrap, {DRAWS:,} draws, each of whole groups within every center, and of how much "
@@ -107,7 +108,8 @@ def _pairs(findings: Findings) -> Table:
         "than six groups that differ."
     )
     caption = "Every comparison, on the images that both have"
-    return Table(caption, columns, tuple(rows), head="Difference", notes=(note,))
+    warnings = tuple(f"{text}." for text in findings.notes)
+    return Table(caption, columns, tuple(rows), head="Difference", warnings=warnings, notes=(note,))
 
 
 def _group_metric(findings: Findings) -> str:

@@ -141,7 +141,6 @@ def describe(run: Run) -> dict[str, Any]:
         ],
         "chosen_by": rule,
         "rule": RULES[rule].format(metric=metric),
-        "unscored": run.unscored,
         "gallery": gallery,
         "left_out": left_out,
         "environment": [*environment(run), *(("Note", note) for note in _facts(run)["notes"])],
@@ -190,7 +189,7 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
     tables = {}
     if found:
         scores = centers.scores_table(found.table, plan, found.sure)
-        tables["centers"] = replace(scores, warnings=_warnings(plan, found.sure), notes=_notes(plan))
+        tables["centers"] = replace(scores, warnings=_warnings(run, found.sure), notes=_notes(plan))
         if beside := published_table(run):
             tables["published"] = beside
         told = not found.stayed or (found.tested["kind"] == "suite").any()
@@ -220,8 +219,10 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
     return tables | {name: _curve_table(title, lines) for name, (title, lines) in _curves(run).items()}
 
 
-def _warnings(plan: Plan, sure: Uncertainty) -> tuple[str, ...]:
-    return *([RENDERED] if plan.rendered else []), *([f"Intervals: {sure.warning}."] if sure.warning else [])
+def _warnings(run: Run, sure: Uncertainty) -> tuple[str, ...]:
+    warnings = [RENDERED] if run.plan.rendered else []
+    warnings += [f"Intervals: {sure.warning}."] if sure.warning else []
+    return *warnings, *([f"Selection: {run.unscored}."] if run.unscored else [])
 
 
 def _notes(plan: Plan) -> tuple[str, ...]:
