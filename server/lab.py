@@ -1,6 +1,5 @@
 """A real federation from the coordinator's side: hospitals that are reached over a SuperLink, and their roll call."""
 
-import io
 import json
 import logging
 import secrets
@@ -24,15 +23,14 @@ from fedkvasir import wire
 from fedkvasir.algorithms.base import arrays_of
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.evaluation.groups import ROLES
-from fedkvasir.evaluation.shared import is_paired
 from fedkvasir.methods import Method
 from fedkvasir.packing import pack, unpack
 from fedkvasir.plan import Plan
 from fedkvasir.scenario import Scenario
-from fedkvasir.sites.check import clock_off, is_untrusted, why_not
 from fedkvasir.sites.federation import ServerKit
+from fedkvasir.sites.knock import clock_off, is_untrusted, why_not
 from fedkvasir.sites.plan import plan_of_sites
-from server.rounds import unheard
+from server.answers import comparison_in, unheard
 
 POLL_S = 0.2
 AGAIN_S = 3.0
@@ -299,17 +297,13 @@ def _method(method: Method, center: str, role: str) -> str:
 
 def _paired(reply: Message, center: str, role: str, first: Method, second: Method) -> pd.DataFrame:
     """What a hospital made of two methods. Raises RunFailed where it is not made as a comparison is."""
-    of_first, of_second = (
+    images = min(
         max(int(run.plan.centers.loc[center, "test"]) for run in method.runs if run.plan.hash in hashes)
         for method in (first, second)
         for hashes in [{own for runs in method.runs_at(center, role) for own in runs}]
     )
-    try:
-        part = pd.read_parquet(io.BytesIO(cast(bytes, _config(reply, "paired")["parquet"])))
-        valid = is_paired(part, center, role, first.runs[0].plan.scenario.task, min(of_first, of_second))
-    except Exception:  # whatever a stranger sends, as in server.rounds
-        valid = False
-    if not valid:
+    part = comparison_in(reply, center, role, first.runs[0].plan.scenario.task, images)
+    if part is None:
         raise RunFailed(f"{center} sent a comparison of {first.name} and {second.name} that is none")
     return part
 

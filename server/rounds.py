@@ -5,7 +5,6 @@ state, sums in order of arrival and averages whatever came back. Here the loop c
 a grid with only those, sorts replies by center, insists on the quorum, and commits every round.
 """
 
-import io
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run as FlowerRun
@@ -23,20 +21,18 @@ from fedkvasir import exchange
 from fedkvasir.algorithms import build_algorithm
 from fedkvasir.algorithms.base import Algorithm, arrays_of, from_record, to_record
 from fedkvasir.errors import RunFailed
-from fedkvasir.evaluation.protocol import headline, metric_names
+from fedkvasir.evaluation.protocol import headline
 from fedkvasir.evaluation.selection import best_round, is_due, looked_at, selection_score
-from fedkvasir.evaluation.shared import is_samples, is_share
 from fedkvasir.gpu import is_full
 from fedkvasir.models import build_model
 from fedkvasir.models.ensemble import WEIGHTS, Ensemble
 from fedkvasir.plan import Plan
 from fedkvasir.randomness import derive_seed
 from fedkvasir.runs import ROUNDS, Checkpoint, Event, Run, Watch
+from server.answers import COST, complaint, metrics_of, records_in, unheard, unscored
 
 ATTEMPTS = 3
 """A round below quorum is asked for this often before the run stops."""
-COST = ("samples", "steps", "seconds", "peak_mib")
-"""What a hospital tells of its training, beside the loss and whether it kept a state."""
 
 
 class CohortGrid(Grid):
@@ -181,13 +177,13 @@ class RoundLoop:
         good, failures = self._answers(number, cohort, messages, before, replies)
         after = replace(before, round=number, kept=dict(before.kept), scores=dict(before.scores))
         after.failures = [*before.failures, *failures]
-        weights = [_metrics(reply)["weight"] for reply in good.values()]
+        weights = [metrics_of(reply)["weight"] for reply in good.values()]
         after.buffers, after.local = (
             exchange.average([from_record(arrays_of(reply.content)[name]) for reply in good.values()], weights)
             for name in ("buffers", "local")
         )
         for center, reply in good.items():
-            metrics = _metrics(reply)
+            metrics = metrics_of(reply)
             if metrics["state"]:
                 after.kept[center] = number
             cost = {key: metrics[key] for key in COST}
@@ -359,7 +355,7 @@ class RoundLoop:
                 raise RunFailed(f"round {checkpoint.round}: {center} sent {len(told)} tables of {split}, not one")
             for name, tables in (("samples", evaluated.tables), ("shared", evaluated.shares)):
                 if name in told:
-                    part = _table(reply, name, self.plan, place, self.remote)
+                    part = records_in(reply, name, self.plan, place, self.remote)
                     if part is None:
                         raise RunFailed(f"round {checkpoint.round}: {center} sent records of {split} that are none")
                     part.insert(0, "checkpoint", label)
@@ -453,76 +449,6 @@ def roll_call(grid: Grid, plan: Plan) -> dict[str, int]:
     return dict(sorted(nodes.items()))
 
 
-def complaint(reply: Message | None, alike: dict[str, exchange.State], images: int | None = None) -> str:
-    """Why a reply to a train message cannot be averaged; empty where it can.
-
-    alike: record name -> arrays like those that must come back: the same records, names, shapes and types, no more and
-    no fewer, all of them finite. images: that the hospital trains with, by the plan; None where that is not known.
-    """
-    if reply is None:
-        return "no answer before the deadline"
-    if reply.has_error():
-        return str(reply.error.reason)
-    try:
-        states = {name: from_record(record) for name, record in arrays_of(reply.content).items()}
-        shapes = {name: _shapes(state) for name, state in states.items()}
-    except Exception:  # numpy's readers have many; whatever a stranger sends must not end the run
-        return "sent arrays that cannot be read"
-    if shapes != {name: _shapes(state) for name, state in alike.items()}:
-        return "sent arrays of other names, shapes or types"
-    told = {name: record for name, record in reply.content.items() if isinstance(record, MetricRecord)}
-    metrics = {key: type(value) for record in told.values() for key, value in record.items()}
-    if told.keys() != {"metrics"} or metrics.keys() != {"loss", "state", *COST} or list in metrics.values():
-        return "sent other metrics than it was asked for"
-    arrays = [np.array(list(_metrics(reply).values())), *(a for state in states.values() for a in state.values())]
-    if not all(np.isfinite(array).all() for array in arrays):
-        return "sent values that are not numbers"
-    if images is not None and (trained := _metrics(reply)["samples"]) != images:
-        return f"trained with {trained:g} images, and said before the first round that it has {images}"
-    return ""
-
-
-def unscored(reply: Message | None, task: str) -> str:
-    """Why a reply does not tell how well a model does; empty where it does."""
-    if reply is None:
-        return "no answer before the deadline"
-    if reply.has_error():
-        return str(reply.error.reason)
-    told = [record for name in ("scores", "cost") if isinstance(record := reply.content.get(name), ConfigRecord)]
-    if len(told) < 2 or not {type(value) for record in told for value in record.values()} <= {int, float}:
-        return "sent no scores"
-    scores = cast(dict[str, float], told[0])
-    within = not any(score < 0 or score > 1 for score in scores.values())  # NaN: nothing to be found
-    return "" if scores.keys() == {*metric_names(task)} and within else "sent no scores"
-
-
-def unheard(reply: Message | None) -> bool:
-    """Is there no answer, nor an error of the hospital's own?"""
-    gone = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE)
-    return reply is None or (reply.has_error() and reply.error.code in gone)
-
-
-def _table(reply: Message, name: str, plan: Plan, place: dict[str, str], remote: bool) -> pd.DataFrame | None:
-    """A hospital's ``samples`` or ``shared`` in a reply; None where they cannot be read, or are not made as such.
-
-    place: its center, role and split. remote: it is a stranger's; of a simulation there may be a thousand a round.
-    """
-    scenario, images = plan.scenario, int(plan.centers.loc[place["center"], place["split"]])
-    try:
-        table = pd.read_parquet(io.BytesIO(cast(bytes, cast(ConfigRecord, reply.content[name])["parquet"])))
-        if name == "shared":
-            made_so = is_share(table, scenario.task, images) and "checkpoint" not in table
-        else:
-            made_so = not remote or is_samples(table, scenario, plan.classes, place, images)
-    except Exception:  # as in complaint: whatever a stranger sends
-        return None
-    return table if made_so else None
-
-
-def _shapes(state: exchange.State) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    return {name: (array.shape, array.dtype) for name, array in state.items()}
-
-
 def _marked(message: Message, **keys: str | int) -> Message:
     """A message to be sent, with keys of its configuration set."""
     config = ConfigRecord({**cast(ConfigRecord, message.content["config"]), **keys})
@@ -540,12 +466,8 @@ def _rounds_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _mean_loss(replies: dict[str, Message]) -> float:
-    metrics = [_metrics(reply) for reply in replies.values()]
+    metrics = [metrics_of(reply) for reply in replies.values()]
     return float(np.average([m["loss"] for m in metrics], weights=[m["weight"] for m in metrics]))
-
-
-def _metrics(reply: Message) -> dict[str, float]:
-    return cast(dict[str, float], dict(reply.content["metrics"]))
 
 
 def _facts(reply: Message, name: str) -> dict[str, Any]:

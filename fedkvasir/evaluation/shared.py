@@ -14,7 +14,7 @@ a handful of groups take few values, those of the groups' means among them.
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -25,11 +25,10 @@ from fedkvasir.evaluation.comparison import Comparison, SignedRanks, signed_rank
 from fedkvasir.evaluation.groups import ROLES, STATISTICS, Runs, SharedCenter, centers_of, tested
 from fedkvasir.evaluation.intervals import DRAWS, bootstrap, caution, draw_runs, interval, uniform
 from fedkvasir.evaluation.pairing import alike, paired, sides
-from fedkvasir.evaluation.protocol import center_scores, headline, metric_names, task_of
+from fedkvasir.evaluation.protocol import center_scores, headline, task_of
 from fedkvasir.evaluation.suite import ALL, BACKGROUND, by_size, suite
-from fedkvasir.metrics.classification import PREFIX, predicted
-from fedkvasir.metrics.segmentation import DISTANCES, scored
-from fedkvasir.scenario import Scenario
+from fedkvasir.metrics.classification import predicted
+from fedkvasir.metrics.segmentation import scored
 
 MINIMUM = 5
 """Images, and groups, that a number is of at least; a count of 0 is told: it is of nobody."""
@@ -241,114 +240,6 @@ def _paired_here(methods: Mapping[str, Runs], scope: str, seed: int) -> dict[str
 
 
 # ---- at the coordinator
-
-
-def is_samples(
-    table: pd.DataFrame, scenario: Scenario, classes: Sequence[str], place: Mapping[str, str], images: int
-) -> bool:
-    """Whether a stranger's table is one center's part of samples.parquet (docs/records.md), and no number in it is one
-    that cannot be.
-
-    place: center, role and split, which are every row's; images: that there are of them, by the plan.
-    """
-    masks, evaluation = scenario.task == "segmentation", scenario.evaluation
-    pixels = ["height", "width", "tp", "fp", "fn", "tn"]
-    words = [*place, "sample", "group", *(["class", "scoring"] if masks else ["label"])]
-    numbers = [*pixels, *DISTANCES, "threshold", "tolerance_px"] if masks else [PREFIX + name for name in classes]
-    if {*table.columns} != {*words, *numbers}:
-        return False
-    values, each = table[numbers], ["sample", "class", "scoring"] if masks else ["sample"]
-    if not (
-        table[words].map(lambda word: isinstance(word, str)).to_numpy().all()
-        and all(isinstance(dtype, np.dtype) and dtype.kind in "fi" for dtype in values.dtypes)
-        and all((table[name] == value).all() for name, value in place.items())
-        and table["sample"].nunique() == images
-        and len(table) == images * (len(classes) * len(evaluation.scoring) if masks else 1)
-        and not table.duplicated(each).any()
-        and table[["sample", "group"]].drop_duplicates()["sample"].is_unique
-    ):
-        return False
-    if not masks:
-        within = values.ge(0).to_numpy().all() and np.allclose(values.sum(axis=1), 1, atol=1e-3)
-        return bool(within and {*table["label"]} <= {*classes})
-    lengths, diagonals = table[["hd", "hd95", "assd"]], np.hypot(table["height"], table["width"])
-    native = scored(table)
-    return bool(
-        {*table["class"]} <= {*classes}
-        and {*table["scoring"]} <= {*evaluation.scoring}
-        and all(values[name].dtype.kind == "i" for name in pixels)
-        and values[pixels].ge(0).to_numpy().all()
-        and (native[["tp", "fp", "fn", "tn"]].sum(axis=1) == native["height"] * native["width"]).all()
-        and (lengths.isna() | lengths.ge(0) & lengths.le(diagonals + 1e-6, axis=0)).to_numpy().all()
-        and table["nsd"].dropna().between(0, 1).all()
-        and (table["threshold"] == evaluation.threshold).all()
-        and (table["tolerance_px"] == evaluation.tolerance_px).all()
-    )
-
-
-def is_share(table: pd.DataFrame, task: str, images: int) -> bool:
-    """Whether a stranger's table is as :func:`share` makes that of one center: a report can be made of it.
-
-    images: that the center is tested on, by the plan.
-    """
-    if not {*COLUMNS} <= {*table.columns}:
-        return False
-    words, numbers = table[[*WORDS]], table[["value", "images", "groups"]]
-    scores, draws = (table[table["kind"] == kind] for kind in ("score", "draws"))
-    both = pd.concat([scores, draws])
-    return bool(
-        words.map(lambda word: isinstance(word, str)).to_numpy().all()
-        and all(dtype.kind in "fi" for dtype in numbers.dtypes)
-        and not table.duplicated(["kind", "class", "metric", "reduction", "size"]).any()
-        and {*scores["metric"]} >= {*metric_names(task)}
-        and both["value"].dropna().between(0, 1).all()
-        and both["groups"].dropna().between(1, images).all()
-        and (scores["images"] == images).all()
-        and scores["groups"].notna().all()
-        and len(draws) <= 1
-        and all(getattr(own, "dtype", None) == np.float64 and own.shape == (DRAWS,) for own in draws["draws"])
-        and not any(((own < 0) | (own > 1)).any() for own in draws["draws"])
-    )
-
-
-def is_paired(table: pd.DataFrame, center: str, role: str, task: str, images: int) -> bool:
-    """Whether a stranger's table is as :func:`compare_here` makes that of one center in one role: :func:`combine` can
-    take it, and no number in it is one that cannot be.
-
-    images: that either method is tested on there; there are no more groups.
-    """
-    if len(table) != 1 or not {*PAIRED} <= {*table.columns}:
-        return False
-    row, numbers = table.iloc[0], table[["difference", "median", "groups", "wins", "ties", "losses", "won"]]
-    draws, tied = row["draws"], row["tied"]
-    words = [row[name] for name in ("center", "role", "metric", "note")]
-    if not (
-        all(isinstance(word, str) for word in words)
-        and words[:-1] == [center, role, STATISTICS[task].title]
-        and all(isinstance(dtype, np.dtype) and dtype.kind in "fi" for dtype in numbers.dtypes)
-        and getattr(draws, "dtype", None) == np.float64
-        and draws.shape == (DRAWS,)
-    ):
-        return False
-    if numbers.isna().to_numpy().all():
-        return bool(np.isnan(draws).all())
-    if getattr(tied, "dtype", None) != np.int64 or tied.ndim != 1 or not len(tied):
-        return False
-    difference, median, *counts, won = numbers.iloc[0].astype(np.float64)
-    groups, wins, ties, losses = counts
-    if not (
-        abs(difference) <= 1
-        and abs(median) <= 1
-        and not np.isinf(draws).any()
-        and all(count >= 0 and count % 1 == 0 for count in counts)
-        and MINIMUM <= groups <= images
-        and wins + ties + losses == groups == tied.sum()
-        and tied[0] == ties
-        and (tied[1:] > 0).all()
-    ):
-        return False
-    ranks = SignedRanks(won, tuple(map(int, tied))).ranks
-    return bool(ranks[: int(wins)].sum() <= won <= ranks[int(losses) :].sum())
 
 
 def combine(parts: pd.DataFrame, first: str, second: str, scope: str, runs: int) -> Comparison:

@@ -30,16 +30,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedkvasir.errors import RunFailed, UserError
 from fedkvasir.files import lock, write_atomic
-from fedkvasir.sites.check import (
-    TIMEOUT_S,
-    is_free,
-    knock,
-    readable_by_others,
-    refuse_hopeless,
-    trust_in,
-    why_not,
-)
+from fedkvasir.sites.check import is_free, readable_by_others, refuse_hopeless
 from fedkvasir.sites.federation import ServerKit, SiteKit
+from fedkvasir.sites.knock import TIMEOUT_S, knock, trust_in, why_not
 
 LOG = logging.getLogger("fedkvasir.site")
 LOG_BYTES, LOGS_KEPT = 5_000_000, 5
@@ -58,7 +51,7 @@ ROUTINE = re.compile(
     r"|lifespan|application (start|shut)|experiment",
     re.IGNORECASE,
 )
-"""What this process and :func:`fedkvasir.sites.check.knock` ask the server every few seconds, and no news."""
+"""What this process and :func:`fedkvasir.sites.knock.knock` ask the server every few seconds, and no news."""
 
 
 def start(folder: Path) -> None:

@@ -21,8 +21,8 @@ from fedkvasir.exchange import State
 from fedkvasir.models import build_model
 from fedkvasir.plan import make_plan
 from fedkvasir.scenario import Scenario
+from server.answers import complaint
 from server.grid import LocalGrid, Node
-from server.rounds import complaint
 
 OCCASIONS = [(number, attempt) for number in range(1, 101) for attempt in (1, 2, 3)]
 

@@ -1,9 +1,11 @@
 """Records by hand: a table of samples out of the scores or the answers that it is to hold."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import pytest
 
 Groups = Sequence[Sequence[float]]
 """A center's groups, each the Dice of its images; NaN: nothing to find and no alarm."""
@@ -44,3 +46,39 @@ def classification(
         role=role,
         split="test",
     )
+
+
+def worse(records: pd.DataFrame, by: float, noise: float = 0.05, seed: int = 1) -> pd.DataFrame:
+    """What another method makes of the same images."""
+    kept = np.clip(1 - by + np.random.default_rng(seed).normal(0, noise, len(records)), 0, 1.2)
+    tp = np.minimum((records["tp"] * kept).astype(int), records["tp"] + records["fn"])
+    return records.assign(tp=tp, fn=records["tp"] + records["fn"] - tp)
+
+
+def arrived(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(table.to_parquet()))
+
+
+RNG = np.random.default_rng(7)
+
+
+def groups(count: int, skill: float = 6) -> list[np.ndarray]:
+    return [RNG.beta(skill, 2, RNG.integers(1, 5)) for _ in range(count)]
+
+
+MASKS = pd.concat(
+    [
+        segmentation({name: groups(20) for name in ("bergen", "alta")}, "train"),
+        segmentation({"cadiz": [*groups(15, 4), [np.nan] * 5, *([np.nan] for _ in range(6))], "dijon": groups(12)}),
+    ],
+    ignore_index=True,
+).assign(tolerance_px=5.0, **{"class": "polyp"})
+MASKS["tn"] = 50_000 - MASKS["tp"] - MASKS["fp"] - MASKS["fn"]
+LABELS = pd.concat(
+    [
+        classification("oslo", RNG.integers(0, 30, 160), *RNG.integers(0, 4, (2, 160))),
+        classification("rome", RNG.integers(0, 30, 160), *RNG.integers(0, 4, (2, 160)), role="train"),
+    ],
+    ignore_index=True,
+)
+TASKS = pytest.mark.parametrize("records", [MASKS, LABELS], ids=["segmentation", "classification"])

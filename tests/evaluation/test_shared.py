@@ -4,7 +4,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,38 +31,13 @@ from fedkvasir.evaluation.shared import (
     anonymise,
     combine,
     compare_here,
-    is_paired,
-    is_samples,
-    is_share,
     share,
 )
 from fedkvasir.evaluation.suite import alarms, by_size, over_centers, suite
-from fedkvasir.scenario import Scenario, parse
-from tests.evaluation.records import alarm, classification, segmentation
+from server.answers import is_paired
+from tests.evaluation.records import LABELS, MASKS, TASKS, alarm, arrived, classification, groups, segmentation, worse
 
-RNG = np.random.default_rng(7)
-
-
-def groups(count: int, skill: float = 6) -> list[np.ndarray]:
-    return [RNG.beta(skill, 2, RNG.integers(1, 5)) for _ in range(count)]
-
-
-MASKS = pd.concat(
-    [
-        segmentation({name: groups(20) for name in ("bergen", "alta")}, "train"),
-        segmentation({"cadiz": [*groups(15, 4), [np.nan] * 5, *([np.nan] for _ in range(6))], "dijon": groups(12)}),
-    ],
-    ignore_index=True,
-).assign(tolerance_px=5.0, **{"class": "polyp"})
-MASKS["tn"] = 50_000 - MASKS["tp"] - MASKS["fp"] - MASKS["fn"]
-LABELS = pd.concat(
-    [
-        classification("oslo", RNG.integers(0, 30, 160), *RNG.integers(0, 4, (2, 160))),
-        classification("rome", RNG.integers(0, 30, 160), *RNG.integers(0, 4, (2, 160)), role="train"),
-    ],
-    ignore_index=True,
-)
-TASKS = pytest.mark.parametrize("records", [MASKS, LABELS], ids=["segmentation", "classification"])
+RNG = np.random.default_rng(8)
 EXACT = {"rtol": 0, "atol": 0}
 
 
@@ -350,97 +324,7 @@ def test_names_are_hashed_under_the_hospitals_own_key() -> None:
     pd.testing.assert_frame_equal(center_table(first), center_table(MASKS), rtol=0, atol=1e-12)
 
 
-@TASKS
-def test_the_coordinator_takes_what_hospitals_tell_and_nothing_else(records: pd.DataFrame) -> None:
-    """What would end the making of a report, or stand in it as a number that cannot be."""
-    task, own = task_of(records), records[records["center"] == records["center"].iloc[0]]
-    told, images = share(own, 0).drop(columns="checkpoint"), own["sample"].nunique()
-    told = pd.read_parquet(io.BytesIO(told.to_parquet()))
-    scores, draws = told["kind"] == "score", told["kind"] == "draws"
-    assert is_share(told, task, images) and is_share(told[~draws], task, images)
-    assert not is_share(told, task, images + 1) and not is_share(told, task, images - 1)
-    spoilt = [
-        told.drop(columns="note"),
-        told.iloc[:0],
-        told[~scores],
-        pd.concat([told, told]),
-        told.assign(value=told["value"].astype(str)),
-        told.assign(value=told["value"].mask(scores, 7.0)),
-        told.assign(value=told["value"].mask(scores, np.inf)),
-        told.assign(value=told["value"].mask(draws, 7.0)),
-        told.assign(images=np.nan),
-        told.assign(groups=told["groups"].mask(draws, images + 1)),
-        told.assign(metric=None),
-    ]
-    spoilt += [told.assign(draws=[value] * len(told)) for value in (None, np.zeros(3), np.array(["a"] * 2000))]
-    spoilt += [told.assign(draws=[np.full(2000, value)] * len(told)) for value in (7.0, -np.inf)]
-    assert [is_share(table, task, images) for table in spoilt] == [False] * len(spoilt)
-
-
-def image_rows(task: str) -> tuple[pd.DataFrame, Scenario, list[str]]:
-    """Six images of three patients as a hospital that lets such rows go tells of them, scored both ways."""
-    images = pd.DataFrame({"sample": [f"s{n}" for n in range(6)], "group": [f"g{n // 2}" for n in range(6)]})
-    images = images.assign(center="oslo", role="holdout", split="test")
-    classes = ["polyp", "ulcer"]
-    raw: dict[str, Any] = {"name": "rows", "task": task, "model": {"name": "unet"}}
-    raw["data"] = {"centers": {"bergen": {"dataset": "synthetic"}, "oslo": {"dataset": "synthetic", "role": "holdout"}}}
-    if task == "classification":
-        scenario = parse(raw | {"model": {"name": "lcnet_050"}}, "test")
-        return images.assign(label="ulcer", p_polyp=0.25, p_ulcer=0.75), scenario, classes
-    scenario = parse(raw | {"evaluation": {"scoring": ["default", "endocv2021-official"]}}, "test")
-    parts = [
-        images.assign(**{"class": name}, scoring=scoring, hd95=np.nan, assd=np.nan, nsd=np.nan)
-        for name in classes
-        for scoring in scenario.evaluation.scoring
-    ]
-    counts = {"height": 30, "width": 40, "tp": 100, "fp": 50, "fn": 50, "tn": 1000, "hd": 50.0}
-    counts |= {"threshold": scenario.evaluation.threshold, "tolerance_px": scenario.evaluation.tolerance_px}
-    return pd.concat(parts, ignore_index=True).assign(**counts), scenario, classes
-
-
-@pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_the_coordinator_takes_rows_of_the_plans_images_and_nothing_else(task: str) -> None:
-    rows, scenario, classes = image_rows(task)
-    place = {"center": "oslo", "role": "holdout", "split": "test"}
-    assert is_samples(arrived(rows), scenario, classes, place, 6)
-    assert not is_samples(rows, scenario, classes, place, 5) and not is_samples(rows, scenario, classes, place, 7)
-    changed: list[dict[str, Any]] = [
-        {"center": "bergen"}, {"role": "train"}, {"split": "val"}, {"sample": "s0"}, {"sample": 0}, {"group": None},
-        {"group": [f"g{n}" for n in range(len(rows))]} if task == "segmentation" else {"group": 1.0},
-        {"kind": "score"}, {"checkpoint": "best"}, {"run": "another"},
-    ]  # fmt: skip
-    if task == "segmentation":
-        changed += [
-            {"class": "cancer"}, {"class": "polyp"}, {"scoring": "default"}, {"threshold": 0.9}, {"tolerance_px": 9.0},
-            {"tp": 101}, {"tp": -1, "tn": 1101}, {"fp": 50.0}, {"tn": 10**9}, {"width": np.nan}, {"height": 10**6},
-            {"hd": 51.0}, {"hd95": np.inf}, {"assd": -1.0}, {"nsd": 1.5}, {"nsd": "0.5"},
-        ]  # fmt: skip
-    else:
-        changed += [
-            {"label": "cancer"}, {"p_polyp": 0.5}, {"p_polyp": np.nan}, {"p_polyp": -0.5, "p_ulcer": 1.5},
-            {"p_polyp": np.inf}, {"p_cancer": 0.0}, {"p_polyp": "0.25"},
-        ]  # fmt: skip
-    spoilt = [
-        rows.iloc[:-1],
-        pd.concat([rows, rows]),
-        rows.drop(columns="group"),
-        *(rows.assign(**own) for own in changed),
-    ]
-    assert [is_samples(table, scenario, classes, place, 6) for table in spoilt] == [False] * len(spoilt)
-
-
 # ---- comparisons
-
-
-def worse(records: pd.DataFrame, by: float, noise: float = 0.05, seed: int = 1) -> pd.DataFrame:
-    """What another method makes of the same images."""
-    kept = np.clip(1 - by + np.random.default_rng(seed).normal(0, noise, len(records)), 0, 1.2)
-    tp = np.minimum((records["tp"] * kept).astype(int), records["tp"] + records["fn"])
-    return records.assign(tp=tp, fn=records["tp"] + records["fn"] - tp)
-
-
-def arrived(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(table.to_parquet()))
 
 
 def off_site(methods: dict[str, list[pd.DataFrame]], scope: str, secrets: Sequence[int] | None = None) -> Comparison:
@@ -491,47 +375,6 @@ def test_of_one_center_the_comparison_is_that_of_its_records(records: pd.DataFra
     found, (whole,) = off_site(methods, "unseen"), compare(methods)
     assert (found.low, found.high) == pytest.approx((whole.low, whole.high), abs=1e-4)
     assert replace(found, p_holm=found.p, low=whole.low, high=whole.high) == whole
-
-
-def told_of_two(records: pd.DataFrame, center: str) -> pd.DataFrame:
-    """A hospital's comparison as it arrives."""
-    own = records[records["center"] == center]
-    other = worse(own, 0.04) if "tp" in own else own.assign(label=np.roll(own["label"], 3))
-    return arrived(compare_here({"A": [own], "B": [other]}, 0))
-
-
-@pytest.mark.parametrize(("records", "center", "role"), [(MASKS, "dijon", "holdout"), (LABELS, "rome", "train")])
-def test_the_coordinator_takes_what_compares_two_methods_and_nothing_else(
-    records: pd.DataFrame, center: str, role: str
-) -> None:
-    """One hospital could decide a comparison with groups that it does not have, or by a difference beyond 1."""
-    task, told = task_of(records), told_of_two(records, center)
-    groups, wins, images = int(told["groups"].iloc[0]), int(told["wins"].iloc[0]), 200
-    tied, draws = told["tied"].iloc[0], told["draws"].iloc[0]
-    assert is_paired(told, center, role, task, images) and is_paired(told, center, role, task, groups)
-    assert wins > 0 and not is_paired(told, center, role, task, groups - 1)
-    assert not is_paired(told, "evora", role, task, images) and not is_paired(told, center, "both", task, images)
-    changed: list[dict[str, Any]] = [
-        {"difference": 7.0}, {"difference": np.nan}, {"difference": "0.1"}, {"median": -1.5}, {"metric": "IoU"},
-        {"wins": wins + 1}, {"wins": 0, "losses": told["losses"] + wins}, {"wins": wins + 0.5, "ties": -0.5},
-        {"groups": MINIMUM - 1}, {"groups": np.nan}, {"won": 1e9}, {"won": np.nan}, {"won": -1.0}, {"note": None},
-        {"tied": [tied[1:]]}, {"tied": [tied.astype(float)]}, {"tied": [[]]}, {"tied": 3}, {"tied": [[*tied, 0]]},
-        {"draws": [draws[:3]]}, {"draws": [np.append(draws[1:], np.inf)]}, {"draws": 0.0}, {"draws": None},
-    ]  # fmt: skip
-    spoilt = [
-        told.drop(columns="won"),
-        told.iloc[:0],
-        pd.concat([told, told]),
-        *(told.assign(**own) for own in changed),
-    ]
-    assert [is_paired(table, center, role, task, images) for table in spoilt] == [False] * len(spoilt)
-
-
-def test_a_comparison_of_few_groups_is_taken_with_nothing_in_it() -> None:
-    few = segmentation({"evora": groups(4)}).assign(**{"class": "polyp"}, tn=0)
-    told = told_of_two(few, "evora")
-    assert told["difference"].isna().all() and is_paired(told, "evora", "holdout", "segmentation", 20)
-    assert not is_paired(told.assign(draws=[np.zeros(2000)]), "evora", "holdout", "segmentation", 20)
 
 
 @settings(max_examples=30)

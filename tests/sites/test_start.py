@@ -30,9 +30,9 @@ from flwr.supernode import node_auth_http_interceptor, start_client_internal
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from fedkvasir import wire
-from fedkvasir.sites.check import _private_key, knock
 from fedkvasir.sites.federation import ServerKit, SiteKit
 from fedkvasir.sites.kit import revoke, write_kits
+from fedkvasir.sites.knock import knock, private_key
 from fedkvasir.sites.supernode import end_with_the_run
 from tests.conftest import Command, Miniatures
 from tests.sites.conftest import Coordinator
@@ -141,7 +141,7 @@ def log_of(kits: Path) -> str:
 
 
 def replace_key(kit: SiteKit) -> None:
-    key = ec.generate_private_key(ec.SECP384R1())
+    key = ec.generateprivate_key(ec.SECP384R1())
     kit.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
 
 
@@ -169,7 +169,7 @@ def test_what_the_server_refuses(
     kit, server = site("bergen"), ServerKit.load(lab / "server")
     answer = knock(kit)
     assert not answer.obstacle and answer.ahead_s is not None and abs(answer.ahead_s) < 5
-    own = public_key_to_bytes(_private_key(kit).public_key())
+    own = public_key_to_bytes(private_key(kit).public_key())
 
     def nodes() -> dict[str, str]:
         with wire.control(server) as client:
@@ -226,7 +226,7 @@ def test_the_control_api_answers_only_who_has_the_servers_secret(lab: Path) -> N
         root_certificates=kit.ca_certificate.read_bytes(),
         interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
     )
-    key = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
+    key = public_key_to_bytes(ec.generateprivate_key(ec.SECP384R1()).public_key())
     for ask in (
         lambda: stranger.ListNodes(ListNodesRequest()),
         lambda: stranger.RegisterNode(RegisterNodeRequest(public_key=key, name="stranger")),
@@ -239,14 +239,14 @@ def test_the_control_api_answers_only_who_has_the_servers_secret(lab: Path) -> N
 
 
 def test_a_stranger_that_registers_itself_is_taken_off(lab: Path) -> None:
-    key = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
+    key = public_key_to_bytes(ec.generateprivate_key(ec.SECP384R1()).public_key())
     with wire.control(ServerKit.load(lab / "server")) as client:
         client.RegisterNode(RegisterNodeRequest(public_key=key, name="stranger"))
     wait_until(lambda: "taken off: a key that is no hospital's" in log_of(lab), lambda: log_of(lab))
 
 
 def signature(kit: SiteKit) -> list[node_auth_http_interceptor.NodeAuthHttpInterceptor]:
-    key = _private_key(kit)
+    key = private_key(kit)
     return [node_auth_http_interceptor.NodeAuthHttpInterceptor(key, key.public_key())]
 
 
