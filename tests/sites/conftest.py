@@ -2,16 +2,10 @@
 
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from fedkvasir.sites.federation import Federation, SiteKit
 from fedkvasir.sites.kit import write_kits
@@ -52,15 +46,3 @@ def site(kits: Path, **settings: object) -> SiteKit:
     path = kits / "oslo" / "site.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | settings))
     return SiteKit.load(kits / "oslo")
-
-
-def certified_by_itself(path: Path, days: int = 1) -> Path:
-    """The certificate of another authority, which holds for so many days more."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "other")])
-    number, now = x509.random_serial_number(), datetime.now(UTC)
-    made = x509.CertificateBuilder(
-        name, name, key.public_key(), number, now - timedelta(days=9), now + timedelta(days=days)
-    )
-    made = made.add_extension(x509.BasicConstraints(True, None), critical=True)
-    path.write_bytes(made.sign(key, SHA256()).public_bytes(Encoding.PEM))
-    return path

@@ -16,7 +16,8 @@ from fedkvasir.sites.check import examine
 from fedkvasir.sites.federation import SiteKit
 from fedkvasir.sites.knock import Knock
 from tests.conftest import Command, Miniatures
-from tests.sites.conftest import certified_by_itself, site
+from tests.sites.conftest import site
+from tests.sites.impostors import certified_by_itself
 
 Mend = Callable[[SiteKit], list[Finding]]
 

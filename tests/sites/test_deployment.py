@@ -13,7 +13,7 @@ from fedkvasir.names import spelled_out
 from fedkvasir.plan import make_plan
 from fedkvasir.scenario import load
 from tests.conftest import TINY
-from tests.sites.test_check import answering, certified, certified_by_itself
+from tests.sites.impostors import answering, certified, certified_by_itself
 
 DEADLINE = "federation.deadline_s=60"
 

@@ -36,7 +36,7 @@ from fedkvasir.sites.knock import knock, private_key
 from fedkvasir.sites.supernode import end_with_the_run
 from tests.conftest import Command, Miniatures
 from tests.sites.conftest import Coordinator
-from tests.sites.test_check import answering, certified
+from tests.sites.impostors import answering, certified
 
 PATIENCE_S = 120
 
