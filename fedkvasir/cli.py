@@ -1,5 +1,6 @@
 """The command line."""
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,9 @@ GOES_ON = {"run", "sweep", "baseline"}
 def main() -> None:
     """Entry point: one sentence and an exit code for what a person can mend; tracebacks only with --debug."""
     sigterm_as_ctrl_c()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not know all letters that names have
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
@@ -43,6 +47,9 @@ def main() -> None:
         _end(str(error), 2)
     except RunFailed as error:
         _end(str(error), 1)
+    except PermissionError as error:
+        place = "name another place (--data, --out, FEDKVASIR_CACHE)"
+        _end(f"{error.filename or error} may not be read or written by this account; ask for the right, or {place}", 2)
     except OSError as error:
         _end(_disk(error), 1)
     except Exception as error:
@@ -218,6 +225,8 @@ def baseline(
         if not unlabeled:
             raise UserError("--labels-out: there is nothing to be labelled; name pictures with --unlabeled")
         refuse_unwritable_file(labels_out, "--labels-out")
+        if labels_out.exists() and not labels_out.read_text(encoding="utf-8", errors="replace").startswith("image,"):
+            raise UserError(f"--labels-out {labels_out} is there and holds something else; name another file")
     chosen = find_method(method, asked.task, clusters)
     pictures = find_pictures(unlabeled, data) if unlabeled else None
     with screen.bars():

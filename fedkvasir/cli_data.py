@@ -178,7 +178,9 @@ def data_audit(
 ) -> None:
     """Look for pictures and groups on both sides of train and test; exit code 2 if there are any."""
     from fedkvasir.files import refuse_unwritable
+    from fedkvasir.plan import LEAK, refuse_tested_before
     from fedkvasir.report.leakage import build_leakage_report
+    from fedkvasir.scenario import load
 
     if out:
         refuse_unwritable(out, "--out")
@@ -187,13 +189,17 @@ def data_audit(
         typer.echo(f"{count} pairs of the same picture: {kind}")
     if out:
         typer.echo(build_leakage_report(out, held.samples, held.pairs, held.leaks, held.picture, not held.rendered))
+    before = refuse_tested_before(load(scenario, tuple(overrides or ())), held)
+    for warning in before:
+        typer.echo(f"warning: {warning}")
     images, groups = len(held.samples), held.samples["group"].nunique()
-    if held.leaks.empty:
+    if held.leaks.empty and not any(warning.startswith(LEAK) for warning in before):
         typer.echo(f"{images} images, {groups} groups: no picture and no group on both sides of train and test")
         return
     for leak in held.leaks.head(10).itertuples():
         typer.echo(f"{leak.kind}: {leak.train} (train) = {leak.test} (test)")
-    typer.echo(f"{len(held.leaks)} pictures or groups lie on both sides of train and test")
+    if not held.leaks.empty:
+        typer.echo(f"{len(held.leaks)} pictures or groups lie on both sides of train and test")
     raise typer.Exit(2)
 
 
@@ -202,7 +208,9 @@ def data_stats(
     roots: Annotated[list[Path], typer.Argument(metavar="ROOT... | SCENARIO", help="Folders, or one scenario file.")],
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="A folder for index.html and the PNGs.")] = Path("stats"),
-    image_size: Annotated[int, typer.Option(help="Side that pictures are looked at, in pixels.")] = 128,
+    image_size: Annotated[
+        int, typer.Option(min=32, max=1024, help="Side that pictures are looked at, in pixels.")
+    ] = 128,
     debug: DebugOption = False,
 ) -> None:
     """Class balance, sizes, polyps, colours and samples by center, and who holds what: one page and its PNGs."""

@@ -220,6 +220,7 @@ class Screen:
         self.tell("warning", plan.warnings)
 
     def _cautions(self, findings: Findings) -> None:
+        self.tell("leakage not ruled out", findings.unchecked)
         self.tell("intervals", findings.cautions)
         self.tell("test images", filter(None, [findings.other_images]))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from fedkvasir.data.datasets import DATASETS, find_root
 from fedkvasir.data.store import cache_folder
 from fedkvasir.errors import UserError
+from fedkvasir.files import refuse_unwritable
 from fedkvasir.machine import cores, free_memory_bytes, memory_bytes
 from fedkvasir.pretrained import package_file
 
@@ -74,7 +75,11 @@ def gpu() -> Finding:
 def disk(
     name: str, path: Path, mend: str = "free some space, or set FEDKVASIR_CACHE / --out to another disk"
 ) -> Finding:
-    """Room where ``path`` is, or will be."""
+    """Room where ``path`` is, or will be, and whether it can be written there."""
+    try:
+        refuse_unwritable(path, f"{name}:")
+    except UserError as error:
+        return Finding("fail", str(error))
     there = next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
     free = shutil.disk_usage(there).free / 2**30
     text = f"{free:.0f} GiB free for {name} in {path}"

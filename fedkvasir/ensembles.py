@@ -35,17 +35,19 @@ class Members(Frozen):
     """What the members are called, in order; their names where it is empty."""
     fusion: Annotated[Fusion, ByName] = Fusion()
     decoder_channels: tuple[int, ...] | None = None
-    """For the members that take a list of them (unet, unetplusplus, manet, triunet)."""
+    """For the members that take a list of them (unet, unetplusplus, manet, triunet) and have none of their own."""
 
     @model_validator(mode="after")
     def _a_label_each(self) -> Self:
-        if self.labels and len(set(self.labels)) != len(self.members):
+        if self.labels and not len({*self.labels}) == len(self.labels) == len(self.members):
             raise ValueError(f"labels: {len(self.members)} members need as many different labels")
         return self
 
 
 class DivergentNets(Members):
-    """DivergentNets (Thambawita et al., EndoCV 2021): five architectures, softmax, mean, round."""
+    """DivergentNets (Thambawita et al., EndoCV 2021): five architectures and their mean.
+
+    Their softmax, and how they are trained, is the recipe of this name."""
 
     members: Annotated[tuple[Annotated[Model, ByName], ...], Field(min_length=2)] = tuple(
         Model(name=name) for name in ("unetplusplus", "fpn", "deeplabv3", "deeplabv3plus", "triunet")
@@ -85,8 +87,9 @@ def members_of(spec: Model, task: str) -> dict[str, Model]:
             for key in ("encoder", "weights", "activation")
             if key not in member.model_fields_set
         }
-        if parsed and parsed.decoder_channels and member.name in CHANNEL_LISTS:
-            own["decoder_channels"] = list(parsed.decoder_channels)
+        channels = "decoder_channels"
+        if parsed and parsed.decoder_channels and member.name in CHANNEL_LISTS and channels not in member.parameters:
+            own[channels] = list(parsed.decoder_channels)
         # A label names a module, a folder and a run.
         names.append(label or re.sub(r"[^a-z0-9]", "-", member.name.lower())[:36])
         number = names.count(names[-1])

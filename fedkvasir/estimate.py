@@ -13,8 +13,10 @@ import torch
 from fedkvasir import machine
 from fedkvasir.batch_size import timed_steps
 from fedkvasir.errors import UserError
+from fedkvasir.evaluation.selection import is_due, looked_at
 from fedkvasir.gpu import CONTEXT_BYTES, share_of_one, workers_on_one
 from fedkvasir.plan import Plan
+from fedkvasir.points import goes_round
 
 START_S = 15.0
 """Ray and the workers' imports."""
@@ -151,12 +153,16 @@ def estimate(plan: Plan, workers: int) -> Estimate:
     size, together = _largest_step(plan)
     image_s = step_s / (size * together) / 3  # a forward pass is about a third of a step
     steps = [plan.steps_per_round(center) for center in plan.training_centers]
-    round_s = max(max(steps), sum(steps) / workers) * step_s + counts["val"].sum() * image_s / workers
+    asked = 1 if goes_round(scenario) else max(1, round(scenario.federation.fraction * len(steps)))
+    round_s = max(max(steps) if asked > 1 else 0, sum(steps) / len(steps) * asked / workers) * step_s
+    evaluation, (split, role) = scenario.evaluation, looked_at(scenario.evaluation.select)
+    scored = sum(is_due(number + 1, evaluation.every, rounds) for number in range(rounds))
+    val_s = scored * counts.loc[counts["role"] == role, split].sum() * image_s / workers
     test_s = 2 * counts["test"].sum() * image_s / workers
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if plan.device == "cuda":
         peak_mib = torch.cuda.max_memory_allocated() / 2**20
-    return Estimate(workers, step_s, START_S + rounds * round_s + test_s, peak_mib, parameters)
+    return Estimate(workers, step_s, START_S + rounds * round_s + val_s + test_s, peak_mib, parameters)
 
 
 def _fastest_step(plan: Plan) -> tuple[float, int]:

@@ -50,6 +50,8 @@ def export(run: Run, format: str, out: Path | None = None) -> Exported:
     run.refuse_unfinished()
     path = out or run.folder / f"model{SUFFIXES[format]}"
     refuse_unwritable_file(path, "--out")
+    if path.suffix in SUFFIXES.values() and path.suffix != SUFFIXES[format]:
+        raise UserError(f"--out {path}: --format {format} makes a {SUFFIXES[format]}; name the file or the format so")
     if path.exists() and path.suffix not in SUFFIXES.values():
         raise UserError(f"--out {path} is there and no model; name another file")
     network, scenario = run.model().requires_grad_(False), run.plan.scenario

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and a folder has one writer at a time."""
 
+import csv
 import errno
 import fcntl
 import json
@@ -9,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,9 @@ def read_yaml(path: Path, what: str, missing: str, folder: str, example: str) ->
         raise UserError(f"{what} does not exist; {missing}") from error
     except IsADirectoryError as error:
         raise UserError(f"{what} is a folder; {folder}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not in UTF-8; save it as such") from error
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{what} must hold keys and values, e.g. `{example}`")
@@ -93,7 +97,8 @@ def read_csv(path: Path, **options: Any) -> "pd.DataFrame":
     """A CSV that a person may have edited; options: those of ``pandas.read_csv``.
 
     Raises pandas' ParserError also where the first row is longer than the header: pandas would take its first cell for
-    a row's name, and every column would hold its neighbour's cells.
+    a row's name, and every column would hold its neighbour's cells; and where a row is shorter, as the last one of a
+    file that was cut is: pandas would take what is not there for an empty cell.
     """
     import pandas as pd
 
@@ -103,7 +108,21 @@ def read_csv(path: Path, **options: Any) -> "pd.DataFrame":
             "its first row has more cells than its header: take out the comma at the end of the rows, "
             "or put quotes around a name with a comma in it"
         )
+    for line, cells in csv_rows(path):
+        if len(cells) < len(table.columns):
+            lacking = f"line {line} has {len(cells)} of {len(table.columns)} cells: is the file cut short?"
+            raise pd.errors.ParserError(lacking)
+        if any("\0" in cell for cell in cells):
+            raise pd.errors.ParserError(f"line {line} holds a zero byte: the file is damaged")
     return table
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV below its header that are not blank, each with the number of its last line, from 1."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        rows = ((reader.line_num, cells) for cells in reader if len(cells) > 1 or "".join(cells).strip())
+        yield from islice(rows, 1, None)
 
 
 def unreadable(path: Path) -> UserError:

@@ -61,7 +61,8 @@ def find_sources(sources: Sequence[Path], out: Path, passed: Counter[str]) -> di
     if not places:
         others = f", and {_by_kind(passed)}" if passed else ""
         where = ", ".join(map(str, sources))
-        raise UserError(f"no picture and no video in {where}, besides what lies under {out}{others}")
+        besides = f", besides what lies under {out}" if out.exists() else ""
+        raise UserError(f"no picture and no video in {where}{besides}{others}")
     return places
 
 
@@ -134,17 +135,20 @@ def _files(source: Path, out: Path, passed: Counter[str]) -> Iterator[tuple[Path
             yield from _files(Path(match), out, passed)
 
 
-def _inside(folder: Path, around: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Visible files to the bottom, linked folders as well, but none that leads back to a folder ``around``; and folders
+def _inside(folder: Path) -> Iterator[Path]:
+    """Visible files to the bottom, linked folders as well, but none that leads back to a folder around it; and folders
     that may not be read, as files that cannot be."""
-    around |= {folder.resolve()}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+    around = {folder.resolve(): iter(sorted(folder.iterdir()))}
+    while around:
+        path = next(around[innermost := next(reversed(around))], None)
+        if path is None:
+            del around[innermost]
+        elif path.name.startswith("."):
             continue
-        if not path.is_dir() or not readable(path):
+        elif not path.is_dir() or not readable(path):
             yield path
-        elif path.resolve() not in around:
-            yield from _inside(path, around)
+        elif (inner := path.resolve()) not in around:
+            around[inner] = iter(sorted(path.iterdir()))
 
 
 def _read(entry: tuple[str, Path]) -> Frame | dict[Path, str]:

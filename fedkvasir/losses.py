@@ -109,7 +109,12 @@ def cross_entropy_loss(
     """
     logits = _widen(logits)
     weights = None if class_weights is None else logits.new_tensor(class_weights)
-    return F.cross_entropy(logits, target, weights, label_smoothing=label_smoothing)
+    if weights is None or not label_smoothing:
+        return F.cross_entropy(logits, target, weights, label_smoothing=label_smoothing)
+    # Of a batch of classes that weigh nothing, as wrong labels may be, the smoothing is left.
+    total = weights[target].sum()
+    loss = F.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=label_smoothing)
+    return loss / torch.where(total > 0, total, len(target))
 
 
 def focal_cross_entropy_loss(

@@ -15,7 +15,16 @@ import pandas as pd
 
 from fedkvasir import scenario as scenarios
 from fedkvasir.data.formats import picture
-from fedkvasir.data.hospitals import Hospitals, Progress, classes_spelt_alike, gather, unfound, unlearnt
+from fedkvasir.data.hospitals import (
+    Hospitals,
+    Progress,
+    classes_spelt_alike,
+    gather,
+    in_store,
+    seen_before,
+    unfound,
+    unlearnt,
+)
 from fedkvasir.data.loader import Samples, batches_of
 from fedkvasir.data.partition import deal
 from fedkvasir.ensembles import members_of
@@ -35,7 +44,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "sample", "dataset", "center", "role", "split", "group", "label", "target", "row", "store", "width", "height",
 )  # fmt: skip
-NUMBERS = 3
+NUMBERS = 4
 """Goes up when the same scenario gets other numbers than before, so that what was run before is another run."""
 FACTS = ("classes", "catalogs", "pixels", "device", "precision", "warnings", "rendered", "counted", "numbers")
 """What plan.json holds of a plan."""
@@ -316,7 +325,8 @@ def make_plan(
         check_compiler()
     device = choose_device(scenario.resources.device, "resources.device =")
     held = gather(_of_one(scenario, only) if only else scenario, data_dir, progress)
-    leaks = _refuse_leaks(scenario, held) + _refuse_tested_before(scenario, held)
+    leaks = _refuse_leaks(scenario, held) + refuse_tested_before(scenario, held)
+    leaks += _same_hospitals(held) if only is None else []
     samples = held.samples if only is None else held.samples[held.samples["center"] == only].reset_index(drop=True)
     index = {name: number for number, name in enumerate(held.classes)}
     samples["target"] = [index.get(label, 0) for label in samples["label"]]
@@ -408,26 +418,31 @@ def _refuse_leaks(scenario: Scenario, held: Hospitals) -> list[str]:
     return [LEAK + text]
 
 
-def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
-    """The same for pictures or groups tested here that ``model.weights`` was trained on, in its run or one before."""
-    test, warnings = held.samples["group"][held.samples["split"] == "test"], []
-    for source, trained in trained_on(scenario):
-        if trained is None:
+def refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
+    """The same for pictures or groups tested here that ``model.weights`` was trained on, in its run or one before; a
+    warning of those that validate here."""
+    images, warnings = held.samples["split"].value_counts(), []
+    for source, earlier in trained_on(scenario):
+        if earlier is None:
             warnings.append(
                 f"{UNCHECKED}model.weights: what {source} was trained on is not known; it may be tested here"
             )
             continue
-        if "pixels_sha256" not in trained:  # a plan from before it was kept
+        if gone := int((~in_store(earlier)).sum()):
+            how = "re-encoded" if "pixels_sha256" in earlier else "under other names"
             warnings.append(
-                f"{UNCHECKED}model.weights: the plan of {source} is of an older fedkvasir and knows names alone; "
-                "whether its pictures are tested here under other names was not looked for"
+                f"{UNCHECKED}model.weights: {gone} of {len(earlier)} pictures that trained or chose the weights of "
+                f"{source} are in the store no more; whether they are tested here {how} was not looked for"
             )
-        known = {*trained["sample"], *trained.get("pixels_sha256", ())}
-        here = {held.groups[picture] for picture in known & held.groups.keys()}
-        again = test.isin(here | {*trained["group"]}).sum()
+        if learnt := seen_before(held, "val", earlier[earlier["split"] == "train"]):
+            warnings.append(
+                f"model.weights: {learnt} of {images['val']} validation images, or others of their groups, trained the "
+                f"weights of {source}: what is chosen by them is chosen by what was learnt by heart"
+            )
+        again = seen_before(held, "test", earlier)
         if not again:
             continue
-        tested = f"{again} of {len(test)} pictures tested here, or others of their groups"
+        tested = f"{again} of {images['test']} pictures tested here, or others of their groups"
         text = f"{tested}, trained or chose the weights of {source}"
         if scenario.data.audit != "warn":
             raise UserError(
@@ -435,6 +450,23 @@ def _refuse_tested_before(scenario: Scenario, held: Hospitals) -> list[str]:
             )
         warnings.append(LEAK + text)
     return warnings
+
+
+def _same_hospitals(held: Hospitals) -> list[str]:
+    """A warning where a holdout is of a hospital that trains, as the datasets say."""
+    homes = {}
+    for source, own in held.samples.groupby("source"):
+        catalog = held.catalogs[str(source)]
+        names = catalog.table.loc[catalog.table["sample"].isin(own["sample"]), "center"]
+        homes[source] = {*names} - {catalog.dataset}  # what a folder is called that names no center
+    roles = held.samples.groupby("source")["role"].first()
+    pairs = [(one, other) for one in roles.index[roles == "train"] for other in roles.index[roles == "holdout"]]
+    return [
+        f"{UNCHECKED}{one} trains and {other} is held out, and both are of {' and '.join(sorted(both))}, as their "
+        "datasets say: one patient may be on both sides, and the holdout is no other hospital"
+        for one, other in pairs
+        if (both := homes[one] & homes[other])
+    ]
 
 
 def _refuse_empty(plan: Plan) -> None:

@@ -137,7 +137,8 @@ def predict_images(
                     progress(done, max(done, total))
     columns = SEGMENTED if task == "segmentation" else (*CLASSIFIED, *(PREFIX + name for name in classes))
     table = pd.DataFrame(rows, columns=list(columns)).astype({"frame": "Int64"})
-    write_atomic(out / TABLE, table.to_csv(index=False))
+    if rows:  # else the folder is free for the next try
+        write_atomic(out / TABLE, table.to_csv(index=False))
     (out / UNFINISHED).unlink(missing_ok=True)
     if notice:
         for text in left_out(passed, [path for path in places.values() if path not in broken]):

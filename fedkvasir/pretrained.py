@@ -39,6 +39,9 @@ def weights_file(weights: str) -> Path:
     if path.is_dir():
         if not (path / "result.json").is_file():
             raise UserError(f"model.weights: {path} is not a finished run (it holds no result.json); use {CHOICES}")
+        if (path / "members").is_dir():
+            names = ", ".join(sorted(member.name for member in (path / "members").iterdir()))
+            raise UserError(f"model.weights: {path} is an ensemble; name one of its members, {path}/members/: {names}")
         path = path / "checkpoints" / f"{_result(path)['best_round']:04d}.safetensors"
     if not path.is_file():
         near = did_you_mean(weights, ["imagenet", "package"])

@@ -264,16 +264,19 @@ class Run:
     @property
     def unscored(self) -> str:
         """What has to be said where rounds could not be chosen, as a hospital's validation was not heard of in time, or
-        as there is nothing to be found in any."""
+        as there is none, or nothing to be found in any."""
         if members := self.members:
             return "; ".join(f"{name}: {run.unscored}" for name, run in members.items() if run.unscored)
         scored, due, heard = self._chosen_among()
         if scored == due:
             return ""
         left = f"{scored} of {due} rounds could be chosen" if scored else "no round could be chosen, it is the last"
+        rule = self.plan.scenario.evaluation.select
+        what = "test image of a holdout" if rule == "oracle" else "validation image"
+        phase, role = looked_at(rule)
+        if not self.plan.holders(role, phase):
+            return f"{left}: there is no {what}"
         if heard and not scored:
-            oracle = self.plan.scenario.evaluation.select == "oracle"
-            what = "test image of a holdout" if oracle else "validation image"
             return f"{left}: no {what} shows anything to be found"
         return (
             f"{left}: {'in the others' if scored else 'in all'} the validation of a hospital was not heard of in time"

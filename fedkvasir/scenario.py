@@ -707,7 +707,8 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Scenario, under: tu
     place = [str(part) for part in first["loc"] if part != "[key]"]
     key = ".".join([*under, *place]) or "the scenario"
     of_key = first["loc"][-1:] == ("[key]",)
-    given = key if of_key else f"{key} = {first['input']!r}"
+    shown = repr(first["input"])
+    given = key if of_key else f"{key} = {shown if len(shown) <= 80 else shown[:77] + '...'}"
     if first["type"] == "invalid_key" or (of_key and first["type"] == "string_type"):
         group = ".".join([*under, *place[:-1]]) or "the scenario"
         text = f"{group}: YAML takes a key there for {first['input']!r}, which is no text: put it in quotes"
@@ -725,6 +726,9 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Scenario, under: tu
         text = f"{given}: {first['msg'][0].lower()}{first['msg'][1:]}"
         if first["type"] == "string_type" and isinstance(first["input"], bool | int | float | date):
             text += "; put it in quotes"
+        if first["type"] in ("model_type", "dict_type"):
+            known = _keys_at(place, kind.model_json_schema())
+            text = f"{given}: should be keys with their values, e.g. {'.'.join([*under, *place, *known[:1]])}"
         if first["type"] == "tuple_type":
             text = f"{given}: should be a list, in square brackets"
         if first["type"] == "literal_error":

@@ -70,7 +70,7 @@ class Entry:
     seen: str = ""
     unseen: str = ""
     reason: str = ""
-    """Why it is broken."""
+    """Why it is broken, or no result."""
 
 
 def entries(root: Path) -> list[Entry]:
@@ -122,7 +122,10 @@ def _run_entry(folder: Path, stamp: tuple[int, ...]) -> Entry:
     if not run.finished or (table := run.table()).empty:
         return entry
     summary = summarise(table, scenario.task)
-    return replace(entry, seen=three_decimals(summary.seen), unseen=three_decimals(summary.unseen))
+    alarms = ["test and training data overlap"] if plan.leaks else []
+    alarms += ["an upper bound, chosen by the holdout"] if scenario.evaluation.select == "oracle" else []
+    seen, unseen = three_decimals(summary.seen), three_decimals(summary.unseen)
+    return replace(entry, seen=seen, unseen=unseen, reason="; ".join(alarms))
 
 
 @lru_cache(maxsize=4096)

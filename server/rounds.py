@@ -404,8 +404,11 @@ class RoundLoop:
         shared, buffers, local = (exchange.read(network, n) for n in (layout.shared, layout.buffers, layout.local))
         if isinstance(network, Ensemble) and network.weighted:
             chosen = [run.checkpoint("best") for run in self.run.members.values()]
-            scores = np.nan_to_num([checkpoint.scores.get(checkpoint.round, 0.0) for checkpoint in chosen])
-            if scores.sum() > 0:
+            known = [checkpoint.scores.get(checkpoint.round) for checkpoint in chosen]
+            scores = np.nan_to_num([score or 0.0 for score in known])
+            if None in known:
+                self.run.note("model.fusion: weighted: the validation of a member was not heard of: all weigh the same")
+            elif scores.sum() > 0:
                 buffers[WEIGHTS] = (scores / scores.sum()).astype(np.float32)
         return Checkpoint(0, shared, buffers, local, initial_sha256=exchange.sha256(shared | buffers | local))
 

@@ -79,6 +79,12 @@ def test_doctor_fails_once_for_a_data_folder_that_is_not_there(command: Command,
         ]
 
 
+def test_doctor_fails_where_runs_cannot_be_written(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = command("doctor", "--out", tmp_path / "file")
+    assert done.returncode == 1 and "fail  run folders: " in done.stdout and "cannot be written" in done.stdout
+
+
 def test_dry_run_prints_the_plan_and_writes_no_run(command: Command, tiny: Path) -> None:
     done = command("run", tiny, "--dry-run", cwd=tiny.parent)
     assert done.returncode == 0, done.stderr
@@ -141,6 +147,33 @@ def test_a_full_gpu_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "the GPU's memory does not suffice" in said and "bug" not in said
     assert said.endswith("; OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.\n")
+
+
+def test_help_says_what_an_argument_is(command: Command) -> None:
+    """click 8.5 and the typer that Flower allows lose it between them."""
+    assert "A scenario file (YAML)." in command("sweep", "--help").stdout
+
+
+def test_letters_that_a_terminal_lacks_end_nothing(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "Bærum", ["1"])
+    (root / "samples.csv").write_text("image,mask\nimages/1.jpg,masks/1.jpg\n")
+    words = [Path(sys.executable).with_name("fedkvasir"), "data", "check", "folder", root]
+    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "B?rum" in done.stdout, done.stderr
+
+
+def test_what_an_account_may_not_is_its_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app(**options: object) -> None:
+        raise PermissionError(13, "Permission denied", "/data/samples.csv")
+
+    monkeypatch.setattr(sys, "argv", ["fedkvasir", "run", "x"])
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "/data/samples.csv may not be read or written by this account; ask for the right" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("word", "goes_on"), [("run", True), ("predict", False), ("export", False)])

@@ -9,7 +9,7 @@ import pytest
 
 from fedkvasir import machine
 from fedkvasir.errors import UserError
-from fedkvasir.estimate import Step, choose_workers, estimate, measure_step, within_limits
+from fedkvasir.estimate import START_S, Step, choose_workers, estimate, measure_step, within_limits
 from fedkvasir.plan import Plan, make_plan
 from fedkvasir.scenario import Scenario, load
 from fedkvasir.simulation import Simulation
@@ -101,6 +101,19 @@ def test_a_batch_above_what_hospitals_hold_is_measured_as_what_they_hold(tiny: P
     plan = plan_of(tiny, "training.batch_size=1000000", "training.accumulate=1000")
     found = estimate(plan, 1)  # of a million images a step would take hours
     assert found.step_s < 30 and found.worker_mib < 4000
+
+
+def test_only_what_is_asked_in_a_round_is_counted(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three hospitals one in a round, or validation once: so much less time."""
+    monkeypatch.setattr("fedkvasir.estimate._fastest_step", lambda plan: (1.0, 1))
+
+    def total_s(*overrides: str) -> float:
+        return estimate(plan_of(tiny, "federation.rounds=30", *overrides), 1).total_s - START_S
+
+    every = total_s()
+    for fewer in ("federation.fraction=0.34", "algorithm=cyclic"):
+        assert total_s(fewer) == pytest.approx(every / 3, rel=0.35)
+    assert total_s("evaluation.every=30") < every and total_s("evaluation.select=oracle") != every
 
 
 @pytest.mark.parametrize("smoothing", [0, 0.1])

@@ -150,6 +150,8 @@ def test_what_cannot_be_exported_leaves_an_older_file_alone(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(b"older")
+    with pytest.raises(UserError, match=r"m.onnx: --format torchscript makes a .pt; name the file or the format so"):
+        export(run, "torchscript", tmp_path / "m.onnx")
     with pytest.raises(UserError, match="--format onxx: use onnx or torchscript"):
         export(run, "onxx", tmp_path / "model.onnx")
     with pytest.raises(UserError, match=r"--out .*model\.onnx cannot be written"):

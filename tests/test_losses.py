@@ -211,6 +211,10 @@ def test_label_smoothing_gives_nothing_to_a_class_without_images() -> None:
         logits, shown
     )  # 0.8 and half of 0.2; the other half is of the other class
     assert loss(logits, shown) == pytest.approx(float(expected), rel=1e-6)
+    logits.requires_grad_()
+    wrong = loss(logits, torch.ones(4, dtype=torch.long))  # as a fault has it
+    wrong.backward()
+    assert wrong.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(("name", "loss"), BOTH, ids=NAMES)

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from fedkvasir.data.synthetic import render
 from fedkvasir.data.synthetic.looks import LOOKS
 from fedkvasir.errors import UserError
 from fedkvasir.export import export
+from fedkvasir.frames import find_sources
 from fedkvasir.models.network import native_mask
 from fedkvasir.prediction import OUTLINE, fuse, predict_images
 from fedkvasir.runs import Run
@@ -289,6 +291,20 @@ def test_hidden_files_other_files_and_own_masks_are_no_pictures(one: Run, pictur
     assert list(table["mask"]) == ["deep/er/a.png"]
 
 
+def test_folders_may_lie_as_deep_as_they_can(tmp_path: Path) -> None:
+    levels = [tmp_path / "in"]
+    for _ in range(1100):
+        levels.append(levels[-1] / "d")
+    for level in levels:
+        level.mkdir()
+    picture = levels[-1] / "last.png"
+    picture.touch()
+    assert [*find_sources(levels[:1], tmp_path / "out", Counter()).values()] == [picture]
+    picture.unlink()
+    for level in reversed(levels):  # what takes folders away would go as deep as Python cannot
+        level.rmdir()
+
+
 def test_linked_folders_are_searched_and_links_that_lead_nowhere_are_named(
     one: Run, pictures: Path, tmp_path: Path
 ) -> None:
@@ -480,6 +496,15 @@ def test_what_cannot_be_read_is_named_when_the_rest_is_done(
     assert list(table["mask"][table["frame"].isna()]) == ["a.png", "z.png"]
     assert all((tmp_path / "out" / name).is_file() for name in table["mask"])
     assert f"{2 + int(number)} pictures predicted" in done.stdout
+
+
+def test_where_nothing_could_be_read_the_folder_is_free_for_the_next_try(
+    command: Command, one: Run, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    call = ("predict", one.folder, "--out", tmp_path / "out")
+    assert command(*call, tmp_path / "text.png").returncode == 2
+    assert command(*call, pictures / "ward-0" / "alta.png").returncode == 0
 
 
 def test_what_is_passed_over_in_folders_is_counted_in_the_end(

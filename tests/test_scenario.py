@@ -74,6 +74,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
             "data.centers.alta.split=offical",
             "data.centers.alta.split = 'offical': it is group, official or official:NAME",
         ),
+        ("model=unet", "model = 'unet': should be keys with their values, e.g. model.name"),
+        ("data.centers.alta=synthetic", "should be keys with their values, e.g. data.centers.alta.dataset"),
         ("training.lr", "is not of the form key.path=value"),
         ("task.x=1", "task is not a group of keys"),
     ],

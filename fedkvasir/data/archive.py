@@ -29,7 +29,7 @@ def unpack(archive: Path, out: Path) -> Path:
     """
     name = archive.name.lower()
     if not archive.is_file():
-        raise UserError(f"{archive} does not exist")
+        raise UserError(f"{archive} {'is a folder, not an archive' if archive.is_dir() else 'does not exist'}")
     suffix = next((suffix for suffix in (".tar.gz", *SUFFIXES) if name.endswith(suffix)), None)
     if suffix is None or suffix in (".rar", ".7z"):
         raise UserError(f"{archive}: zip, tar and gz can be unpacked here; unpack this one with its own program")

@@ -22,7 +22,7 @@ from fedkvasir.data.datasets import find_all, find_dataset, find_root
 from fedkvasir.data.labels import find_space, translate
 from fedkvasir.data.partition import size_bins
 from fedkvasir.data.split import split_center, thaw
-from fedkvasir.data.store import Store, cache_folder, open_store
+from fedkvasir.data.store import Store, cache_folder, open_store, store_at
 from fedkvasir.errors import UserError, did_you_mean
 from fedkvasir.files import write_atomic
 from fedkvasir.scenario import Center, Scenario
@@ -96,7 +96,7 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     rows = samples[["dataset", "root", "row"]].itertuples(index=False)
     thumbs = np.stack([stores[dataset, root].thumbs[row] for dataset, root, row in rows])
     pairs = _near_duplicates(thumbs, list(samples["pixels_sha256"]))
-    at_home = _groups_at_home(samples, pairs)
+    samples["home"] = at_home = _groups_at_home(samples, pairs)
     samples["group"] = audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs)
     samples["position"] = range(len(samples))
     every = samples[["sample", "pixels_sha256", "group"]]
@@ -117,7 +117,7 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     groups = {picture: named.get(group, group) for *pictures, group in every.to_numpy() for picture in pictures}
     if scenario.data.audit == "drop":
         samples = _without_test(samples, warnings)
-    samples = _without_trained(samples, scenario.data.audit, warnings)
+    samples = _without_trained(samples, scenario.data.audit, warnings).drop(columns="home")
     samples = samples.sort_values(["center", "split", "sample"], ignore_index=True)
     samples["role"] = [scenario.data.centers[name].role for name in samples["source"]]
     place = dict(zip(samples.pop("position"), samples.index, strict=True))
@@ -210,12 +210,13 @@ def _without_test(samples: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
 
 
 def _without_trained(samples: pd.DataFrame, how: str, warnings: list[str]) -> pd.DataFrame:
-    """Leave out of a hospital's validation what another one trains on, unless ``data.audit: warn``: rounds and settings
-    would be chosen by what was learnt by heart. A published split that does so within a hospital is told."""
+    """Leave out of a hospital's validation what is trained on at another one, or here by way of its pictures, unless
+    ``data.audit: warn``: rounds and settings would be chosen by what was learnt by heart. A published split that does
+    so within a hospital is told."""
     train, val = (samples[samples["split"] == part] for part in ("train", "val"))
     again = val[val["group"].isin(train["group"])]
-    home = pd.MultiIndex.from_frame(train[["center", "group"]])
-    own = pd.MultiIndex.from_frame(again[["center", "group"]]).isin(home)
+    here = pd.MultiIndex.from_frame(again[["center", "home"]]).isin(pd.MultiIndex.from_frame(train[["center", "home"]]))
+    own = here & (again["group"].map(train.groupby("group")["center"].nunique()) == 1)
     done = "count all the same" if how == "warn" else "left out"
     for part, text in ((again[own], "here, as the split says"), (again[~own], f"at another hospital; {done}")):
         warnings += [
@@ -223,6 +224,32 @@ def _without_trained(samples: pd.DataFrame, how: str, warnings: list[str]) -> pd
             for center, images in part.groupby("center")
         ]
     return samples if how == "warn" else samples.drop(again[~own].index)
+
+
+def in_store(samples: pd.DataFrame) -> pd.Series:
+    """Which samples of a plan, maybe of another day or machine, have their pictures in the store still; (N,) bool."""
+    there = {store: bool(store) and (Path(store) / "thumbs.npy").is_file() for store in samples["store"].unique()}
+    return samples["store"].map(there).astype(bool)
+
+
+def seen_before(held: Hospitals, split: str, earlier: pd.DataFrame) -> int:
+    """How many samples of a split are among those of another plan, or others of their groups are.
+
+    They are recognised by name, by group, by pixels, and as near-duplicates of what is :func:`in_store`.
+    """
+    own = held.samples[held.samples["split"] == split]
+    known = {*earlier["sample"], *earlier.get("pixels_sha256", ())}
+    groups = {*earlier["group"], *(held.groups[picture] for picture in known & held.groups.keys())}
+    places = own[["dataset", "root", "row"]].itertuples(index=False)
+    ours = [held.stores[dataset, root].thumbs[row] for dataset, root, row in places]
+    there = earlier.loc[in_store(earlier), ["store", "row"]].itertuples(index=False)
+    thumbs = [*(store_at(store).thumbs[row] for store, row in there), *ours]
+    if thumbs:
+        begin = len(thumbs) - len(ours)
+        pairs = _near_duplicates(np.stack(thumbs), [*map(str, range(len(thumbs)))])
+        across = pairs[(pairs["i"] < begin) & (pairs["j"] >= begin)]
+        groups |= {*own["group"].iloc[across["j"] - begin]}
+    return int(own["group"].isin(groups).sum())
 
 
 def unfound(scenario: Scenario, samples: pd.DataFrame) -> list[str]:
@@ -246,7 +273,7 @@ def unlearnt(scenario: Scenario, samples: pd.DataFrame) -> list[str]:
     translate = "; data.labels translates the classes of several datasets" if not scenario.data.labels else ""
     return [
         f"{center}: {len(own)} of its {(tested['center'] == center).sum()} test images show classes that no hospital "
-        f"trains, {', '.join(sorted(own['label'].unique())[:5])}{translate}"
+        f"trains, though the network has an output for each: {', '.join(sorted(own['label'].unique())[:5])}{translate}"
         for center, own in odd.groupby("center")
     ]
 
@@ -274,6 +301,8 @@ def _read_all(scenario: Scenario, data_dir: Path | None, progress: Progress | No
     for name, center in scenario.data.centers.items():
         dataset = find_dataset(center.dataset)
         options = options_of(scenario, center.dataset)
+        if dataset.prepare and center.root:
+            raise UserError(f"data.centers.{name}.root: {center.dataset} is rendered and lies nowhere; take it out")
         if dataset.prepare:
             root = dataset.prepare(partial(progress, "rendering") if progress else None, **options)
             options = {}

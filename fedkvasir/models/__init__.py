@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
@@ -88,8 +89,10 @@ def find_model(spec: Model, task: str) -> Callable[..., nn.Module]:
     builder = known.get(spec.name) or (classifier.any_timm(spec.name) if task == "classification" else None)
     if builder is None:
         names = [*known, *ensembles.ENSEMBLES[task]]
-        near = did_you_mean(spec.name, names)
-        raise UserError(f"model.name: unknown {task} model {spec.name!r}{near}; known: {', '.join(names)}")
+        several = task == "classification"
+        near = did_you_mean(spec.name, [*names, *(timm.list_models() if several else [])])
+        known_too = ", and any timm model" if several else ""
+        raise UserError(f"model.name: unknown {task} model {spec.name!r}{near}; known: {', '.join(names)}{known_too}")
     defaults = {name: parameter.default for name, parameter in parameters_of(builder).items()}
     given = _given(spec)
     for key, value in given.items():

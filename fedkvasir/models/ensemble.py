@@ -76,7 +76,10 @@ class Ensemble(nn.Module):
 
     def __init__(self, members: Mapping[str, nn.Module], fusion: Fusion, classes: int, task: str) -> None:
         super().__init__()
-        self.members = nn.ModuleDict(members).requires_grad_(False)
+        self.members = nn.ModuleDict()
+        # Not by its own way: a hospital may be called as one of its methods is, `train` or `double`.
+        self.members._modules.update(members)
+        self.members.requires_grad_(False)
         learned = fusion.name == "learned"
         self.weighted = fusion.name == "weighted"
         self.fusion = Learned(len(members), classes, task) if learned else WeightedMean(len(members))

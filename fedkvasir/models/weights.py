@@ -41,9 +41,9 @@ def _from_hub(network: Network, spec: Model) -> None:
     try:
         with _offline_if_unreachable():
             _download(network, spec)
-    except KeyError as error:
-        raise UserError(f"model.weights: {network.encoder} has no ImageNet weights; use {CHOICES}") from error
     except Exception as error:  # every hub client raises its own kinds when there is no network
+        if isinstance(error, KeyError) or "No pretrained weights exist" in str(error):  # smp's word, and timm's
+            raise UserError(f"model.weights: {network.encoder} has no ImageNet weights; use {CHOICES}") from error
         raise UserError(
             f"model.weights: imagenet could not be downloaded ({type(error).__name__}); use {CHOICES}"
         ) from error

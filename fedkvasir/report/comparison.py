@@ -28,6 +28,12 @@ def tables(findings: Findings) -> dict[str, Table]:
     return found | {"fairness": _fairness(findings), "runs": _runs(findings)}
 
 
+def said(findings: Findings) -> list[str]:
+    """Warnings that the page has elsewhere."""
+    rendered = all(run.plan.rendered for method in findings.methods for run in method.runs)
+    return [*([RENDERED] if rendered else []), *(f"Take care: {alarm}." for alarm in findings.alarms)]
+
+
 def _scores(findings: Findings) -> Table:
     """A method a row: seen, unseen, gap, as far as there are such centers, and the worst center."""
     every = pd.concat(findings.scores.values())
@@ -42,8 +48,8 @@ def _scores(findings: Findings) -> Table:
         rows.append(Row(method.name, "", (*summaries, *worst)))
     titles = (*map(str.capitalize, scopes), "Worst center", f"{findings.metric} there")
     caption = f"{findings.metric} of every method with its 95 % interval"
-    rendered = all(run.plan.rendered for method in findings.methods for run in method.runs)
-    warnings = [RENDERED] if rendered else []
+    warnings = said(findings)
+    warnings += [f"Leakage not ruled out: {text}." for text in findings.unchecked]
     warnings += [f"Intervals: {caution}." for caution in findings.cautions]
     warnings += [f"Test images {findings.other_images}."] if findings.other_images else []
     note = (
@@ -181,6 +187,7 @@ def describe(findings: Findings) -> dict[str, Any]:
         "questions": list(dict.fromkeys(plan.scenario.question for plan in plans if plan.scenario.question)),
         "runs": len(plans),
         "alarms": findings.alarms,
+        "said": said(findings),
         "rendered": all(plan.rendered for plan in plans),
         "differ": [said for pair, said in zip(findings.pairs, findings.sentences, strict=True) if is_shown(pair)],
         # So many sentences nobody reads: those that show a difference stand out, the others can be opened.

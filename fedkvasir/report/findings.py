@@ -71,6 +71,13 @@ class Findings:
         return tuple(texts)
 
     @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Overlaps of test and training data that could not be looked for; each once."""
+        return tuple(
+            dict.fromkeys(text for method in self.methods for run in method.runs for text in run.plan.unchecked)
+        )
+
+    @property
     def cautions(self) -> tuple[str, ...]:
         """What has to be said beside the intervals of the scores."""
         of: dict[str, list[str]] = {}

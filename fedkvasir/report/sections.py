@@ -43,11 +43,13 @@ REDUCTIONS = {
 }
 RULES = {
     "train-val": "the round with the highest {metric} on the training centers' validation images, uniform "
-    "mean over centers, the earliest of equals. No test image and no holdout had a say.",
+    "mean over centers, the earliest of equals.{clean}",
     "last": "the last round, whatever its scores.",
     "oracle": "the round with the highest {metric} on the holdouts' own test images, uniform mean over "
     "centers. That is looking at the answer: an upper bound, never a result.",
 }
+CLEAN = " No test image and no holdout had a say."
+"""Of the rule ``train-val``, where nothing is on both sides."""
 FIGURES = ("spread", "calibration", "curve-")
 """How the names of tables begin that hold a figure's numbers."""
 GALLERY_BYTES, LINES_BYTES = 6_500_000, 3_600
@@ -126,6 +128,7 @@ def describe(run: Run) -> dict[str, Any]:
         "answer": centers.answer(found.table, scenario.task, found.sure) if found else None,
         "cards": cards(plan),
         "rendered": plan.rendered,
+        "said": _said(plan),
         "tables": tables,
         "download": partial(download, tables),
         "missing": missing(run) if found else [],
@@ -140,7 +143,7 @@ def describe(run: Run) -> dict[str, Any]:
             for data, (title, own) in curves.items()
         ],
         "chosen_by": rule,
-        "rule": RULES[rule].format(metric=metric),
+        "rule": RULES[rule].format(metric=metric, clean="" if plan.leaks else CLEAN),
         "gallery": gallery,
         "left_out": left_out,
         "environment": [*environment(run), *(("Note", note) for note in _facts(run)["notes"])],
@@ -219,8 +222,17 @@ def _tables(run: Run, found: Found | None) -> dict[str, Table]:
     return tables | {name: _curve_table(title, lines) for name, (title, lines) in _curves(run).items()}
 
 
+def _said(plan: Plan) -> list[str]:
+    """Warnings that the page has elsewhere."""
+    warnings = [RENDERED] if plan.rendered else []
+    warnings += [f"Test and training data overlap: {leak}." for leak in plan.leaks]
+    if plan.scenario.evaluation.select == "oracle":
+        warnings.append("An upper bound, not a result: the round was chosen by looking at the holdout.")
+    return [*warnings, *(f"Leakage not ruled out: {text}." for text in plan.unchecked)]
+
+
 def _warnings(run: Run, sure: Uncertainty) -> tuple[str, ...]:
-    warnings = [RENDERED] if run.plan.rendered else []
+    warnings = _said(run.plan)
     warnings += [f"Intervals: {sure.warning}."] if sure.warning else []
     return *warnings, *([f"Selection: {run.unscored}."] if run.unscored else [])
 

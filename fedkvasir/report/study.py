@@ -25,7 +25,7 @@ from fedkvasir.report import TEMPLATES, comparison
 from fedkvasir.report.centers import TITLES
 from fedkvasir.report.crossing import Crossing, TableOf, crossing_of
 from fedkvasir.report.findings import Findings, answer, find, seeds_in_words
-from fedkvasir.report.sections import RULES, cards, download, environment
+from fedkvasir.report.sections import CLEAN, RULES, cards, download, environment
 from fedkvasir.report.tables import ONE, TWO, Column, Row, Table, Value, without_empty
 from fedkvasir.report.tuning import importance_table, sentences, settings_table
 from fedkvasir.runs import Run
@@ -221,12 +221,12 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "names": names,
         "seeds": seeds_in_words(protocol.seeds),
         "metric": metric,
-        "rule": RULES[outcome.rule].format(metric=metric),
+        "rule": RULES[outcome.rule].format(metric=metric, clean="" if outcome.overlaps else CLEAN),
         "alarms": outcome.alarms,
         "answer": answer(outcome.findings) if outcome.findings else "",
         "baselines": {name: BASELINES[name] for name in names if name in BASELINES},
         "equal": _equal(outcome.tables.get("steps")),
-        "tuning": sentences(outcome.index, outcome.study) if "settings" in outcome.tables else [],
+        "tuning": sentences(outcome.index, outcome.study, not outcome.overlaps) if "settings" in outcome.tables else [],
         "environment": _environment(outcome.runs.values()),
         "tables": outcome.tables,
         "download": partial(download, outcome.tables),

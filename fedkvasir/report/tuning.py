@@ -54,8 +54,9 @@ def importance_table(index: pd.DataFrame, study: Study) -> Table | None:
     return Table(caption, (Column("Levels"), Column("Runs"), Column("Share")), rows, head="Axis")
 
 
-def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
-    """What was tried, whether of every method the same, and how the best was chosen."""
+def sentences(index: pd.DataFrame, study: Study, clean: bool) -> Sequence[str]:
+    """What was tried, whether of every method the same, and how the best was chosen; clean: nothing is on both sides
+    of train and test."""
     scenario = study.scenario
     counts = {cell.method: len(points) for cell, points in tried(scenario)}
     seeds = study.protocol.seeds
@@ -98,8 +99,7 @@ def sentences(index: pd.DataFrame, study: Study) -> Sequence[str]:
             f"Where no setting of {' and '.join(blind)} has a validation {metric}, none could be chosen: the first "
             "that was finished stands"
         )
-    texts.append("No test image and no holdout had a say")
-    return texts
+    return [*texts, *(["No test image and no holdout had a say"] if clean else [])]
 
 
 def _unchosen(judged: pd.DataFrame) -> list[tuple[str, str, str]]:

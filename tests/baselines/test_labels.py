@@ -111,6 +111,9 @@ def test_the_command_labels_a_folder_of_pictures(without_features: Path, tmp_pat
     done = command(*call, "ours", "--labels-out", "own.csv", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "own.csv").read_text() == path.read_text()
     labelled = path.read_text()
+    (tmp_path / "own.csv").write_text("notes")
+    done = command(*call, "ours", "--labels-out", "own.csv", cwd=tmp_path)
+    assert done.returncode == 2 and "own.csv is there and holds something else; name another file" in done.stderr
     path.unlink()
     (tmp_path / "ours" / "a-torn.jpg").write_bytes(b"no picture")
     done = command(*call, "ours", cwd=tmp_path)

@@ -218,6 +218,12 @@ class TestFolder:
             ("image,mask\nnone.png,m1.png\n", "line 2: image none.png does not exist"),
             ("image,mask\n1.png,m9.png\n", "line 2: mask m9.png does not exist"),
             ("image,mask\n../../etc/passwd,\n", "lies outside"),
+            (
+                "image,mask\n1.png,m1.png\n2.png",
+                "cannot be read as CSV: line 3 has 1 of 2 cells: is the file cut short?",
+            ),
+            ("image,mask\n1.png,m1\0.png\n", "line 2 holds a zero byte: the file is damaged"),
+            ("image,mask\n\n1.png,m1.png\n\n,\n", "line 5 names no image"),
             ("", "cannot be read as CSV"),
             ("image,mask\nS\udce4ule.png,\n", "is not in UTF-8; save it as CSV UTF-8"),
             ("image,mask\n1.png,m1.png,\n2.png,,\n", "samples.csv cannot be read as CSV: its first row has more cells"),

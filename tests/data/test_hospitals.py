@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -155,6 +156,50 @@ def test_validation_holds_nothing_that_another_hospital_trains(kvasir: Path, tmp
     assert any(f"a and b train with the same pictures, {both} pairs of them" in text for text in held.warnings)
     warned = gather(scenario(centers, audit="warn"))
     assert len(warned.samples) == 40 and any("count all the same" in text for text in warned.warnings)
+
+
+def test_validation_holds_nothing_that_is_trained_here_by_way_of_another_hospital(tmp_path: Path) -> None:
+    """Two pictures of a, too far apart to be one, with a picture of b between them that is like either."""
+    rng = np.random.default_rng(0)
+    one, other, *more = (cv2.resize(rng.integers(0, 255, (8, 8, 3), np.uint8), (64, 64)) for _ in range(22))
+    mixed = {
+        name: cv2.addWeighted(one, 1 - share, other, share, 0)
+        for name, share in {"x1": 0, "y": 0.08, "x2": 0.16}.items()
+    }
+    centers = {}
+    for number, (name, chained) in enumerate({"a": ("x1", "x2"), "b": ("y",)}.items()):
+        root = tmp_path / name
+        root.mkdir()
+        pictures = {key: mixed[key] for key in chained} | {f"{n}": more[10 * number + n] for n in range(10)}
+        for key, picture in pictures.items():
+            Image.fromarray(picture).save(root / f"{key}.png")
+        lines = ["image,mask,group", *(f"{key}.png,," for key in pictures)]
+        (root / "samples.csv").write_text("\n".join(lines) + "\n")
+        centers[name] = {"dataset": "folder", "root": str(root), "test": 0.0, "val": 0.3}
+    seen = set()
+    for seed in range(40):
+        held = gather(scenario(centers, split_seed=seed))
+        place = dict(zip(held.samples["sample"], held.samples["split"], strict=True))
+        parts = tuple(place.get(name) for name in ("a/x1.png", "a/x2.png", "b/y.png"))
+        train, val = (held.samples[held.samples["split"] == part] for part in ("train", "val"))
+        assert not val["group"].isin(train["group"]).any(), (seed, parts)
+        seen.add(parts)
+    assert ("train", None, "train") in seen, "the second picture was drawn for validation, and is left out"
+
+
+def test_a_holdout_of_a_hospital_that_trains_is_told(tmp_path: Path, kvasir: Path) -> None:
+    """What lies in two folders, or was published twice, may be of one hospital, and of one patient."""
+    roots = {}
+    for number, name in enumerate(("old", "new", "unnamed")):
+        root = roots[name] = pictures(tmp_path / name, [f"p{n}" for n in range(8)], seed=number + 1)
+        home = "" if name == "unnamed" else "bergen"
+        lines = ["image,mask,center", *(f"images/p{n}.jpg,masks/p{n}.jpg,{home}" for n in range(8))]
+        (root / "samples.csv").write_text("\n".join(lines) + "\n")
+    centers = {name: {"dataset": "folder", "root": str(root), "role": "holdout"} for name, root in roots.items()}
+    centers["old"] |= {"role": "train"}
+    centers["seg"] = {"dataset": "kvasir-seg", "root": str(kvasir)}
+    (told,) = make_plan(scenario(centers)).unchecked
+    assert told.startswith("old trains and new is held out, and both are of bergen, as their datasets say")
 
 
 def test_classes_that_nobody_trains_are_told(miniatures: Miniatures) -> None:

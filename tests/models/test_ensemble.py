@@ -19,6 +19,7 @@ from fedkvasir.models.network import log_odds
 from fedkvasir.scenario import Model
 
 LIGHT = "tu-lcnet_050"
+WIDE = {"name": "manet", "decoder_channels": [64, 64, 32, 32, 16]}
 LOGITS = st.floats(-30, 30, width=32)
 
 
@@ -44,16 +45,16 @@ def test_a_member_has_its_own_keys_and_for_the_rest_the_ensembles() -> None:
             weights="package",
             activation="softmax",
             decoder_channels=[32, 16, 16, 8, 8],
-            members=["unet", {"name": "unet", "encoder": "resnet18", "weights": None, "depth": 4}, "fpn"],
+            members=["unet", {"name": "unet", "encoder": "resnet18", "weights": None, "depth": 4}, "fpn", WIDE],
         ),
         "segmentation",
     )
-    assert list(members) == ["unet", "unet-2", "fpn"]
-    first, second, third = members.values()
+    assert list(members) == ["unet", "unet-2", "fpn", "manet"]
+    first, second, third, fourth = members.values()
     assert (first.encoder, first.weights, first.activation) == (LIGHT, "package", "softmax")
     assert first.parameters == {"decoder_channels": [32, 16, 16, 8, 8]}
     assert (second.encoder, second.weights, second.parameters["depth"]) == ("resnet18", None, 4)
-    assert third.parameters == {}
+    assert third.parameters == {} and fourth.parameters == {"decoder_channels": [64, 64, 32, 32, 16]}
 
 
 def test_names_of_timm_models_become_names_of_modules_and_folders() -> None:
@@ -142,6 +143,7 @@ def test_only_the_fusion_is_exchanged() -> None:
         ({"members": ["unet", "unett"]}, r"model.name: unknown segmentation model 'unett' \(did you mean 'unet'\?\)"),
         ({"members": ["unet"]}, "model.members = .*at least 2"),
         ({"members": ["unet", "fpn"], "labels": ["a"]}, "labels: 2 members need as many different labels"),
+        ({"members": ["unet", "fpn"], "labels": ["a", "b", "a"]}, "labels: 2 members need as many different labels"),
         ({"members": ["unet", "divergentnets"]}, "divergentnets is an ensemble itself; name its members instead"),
         ({"fusion": "median"}, "model.fusion.name = 'median'.*'mean', 'weighted' or 'learned'"),
         ({"fusion": {"name": "learned", "lrr": 1}}, r"unknown key model.fusion.lrr \(did you mean 'lr'\?\)"),
@@ -154,6 +156,14 @@ def test_what_is_wrong_with_an_ensemble_is_one_sentence(keys: dict[str, object],
     with pytest.raises(UserError, match=sentence) as refusal:
         check_model(spec(**keys), "segmentation", 64)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_member_may_be_called_as_a_method_of_modules_is() -> None:
+    """As those of a baseline are, which are called as their hospitals."""
+    ensemble = build(labels=["train", "double"])
+    assert [*ensemble.members] == ["train", "double"] and not ensemble.train().members["train"].training
+    assert ensemble(torch.rand(1, 3, 64, 64)).shape == (1, 1, 64, 64)
+    assert {name.split(".")[1] for name in ensemble.frozen} == {"train", "double"}
 
 
 def test_an_ensemble_without_members_says_which_key() -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from fedkvasir.data.catalog import Card, Catalog, Dataset, make_catalog, spelt_alike
 from fedkvasir.errors import UserError
-from fedkvasir.files import read_csv
+from fedkvasir.files import csv_rows, read_csv
 
 PATHS = ("image", "mask")
 KNOWN = (*PATHS, "label", "center", "group")
@@ -53,13 +53,17 @@ def read(root: Path) -> Catalog:
         raise UserError(f"folder: {listing} lists {repeated.iloc[0]} twice")
     name = root.resolve().name  # "." has none
     rows = []
-    for line, row in enumerate(table.to_dict("records"), start=2):
+    for number, (row, (line, _)) in enumerate(zip(table.to_dict("records"), csv_rows(listing), strict=True)):
+        where = f"folder: {listing} line {line}"
+        if not row["image"]:
+            raise UserError(f"{where} names no image")
         for column in PATHS:
             path = row.get(column)
-            if path and not files[column][line - 2].is_relative_to(root.resolve()):
-                raise UserError(f"folder: {listing} line {line}: {path} lies outside {root}")
-            if (path or column == "image") and not (root / str(path)).is_file():
-                raise UserError(f"folder: {listing} line {line}: {column} {path or '(empty)'} does not exist")
+            if path and not files[column][number].is_relative_to(root.resolve()):
+                raise UserError(f"{where}: {path} lies outside {root}; copy it there, for links are followed")
+            if path and not (root / str(path)).is_file():
+                what = "is a folder" if (root / str(path)).is_dir() else "does not exist"
+                raise UserError(f"{where}: {column} {path} {what}")
         rows.append(
             {
                 "sample": f"{name}/{row['image']}",
@@ -71,8 +75,8 @@ def read(root: Path) -> Catalog:
                 "label": row.get("label") or None,
             }
         )
-        if row.get("mask") and files["mask"][line - 2] == files["image"][line - 2]:
-            raise UserError(f"folder: {listing} line {line}: {row['image']} is named as its own mask")
+        if row.get("mask") and files["mask"][number] == files["image"][number]:
+            raise UserError(f"{where}: {row['image']} is named as its own mask")
     labels = sorted({str(row["label"]) for row in rows if row["label"]})
     warnings = []
     masked = files["mask"][table["mask"] != ""] if "mask" in table else pd.Series(dtype=object)
