@@ -154,12 +154,15 @@ def test_help_says_what_an_argument_is(command: Command) -> None:
     assert "A scenario file (YAML)." in command("sweep", "--help").stdout
 
 
+LATIN = "iso-8859-1"
+
+
 def test_letters_that_a_terminal_lacks_end_nothing(tmp_path: Path) -> None:
-    root = pictures(tmp_path / "Bærum", ["1"])
+    root = pictures(tmp_path / "Łódź", ["1"])
     (root / "samples.csv").write_text("image,mask\nimages/1.jpg,masks/1.jpg\n")
     words = [Path(sys.executable).with_name("fedkvasir"), "data", "check", "folder", root]
-    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
-    assert done.returncode == 0 and "B?rum" in done.stdout, done.stderr
+    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": LATIN}, capture_output=True, encoding=LATIN)
+    assert done.returncode == 0 and "?ód?" in done.stdout, done.stderr
 
 
 def test_what_an_account_may_not_is_its_mistake(
