@@ -186,7 +186,7 @@ class Simulation:
         scenario = scenario.model_copy(update={"sweep": None})
         study = Study.of(scenario, self.out)
         with study.writing():
-            if study.protocol.tune:
+            if scenario.protocol and scenario.protocol.tune:
                 self.rehearse(scenario)
             execute = partial(self.run, fresh=fresh, brief=True)
             study.carry_out(scenario, one_by_one(execute), self.screen.line, None if fresh else self.begun)

@@ -19,7 +19,7 @@ from fedkvasir.evaluation.intervals import intervals
 from fedkvasir.evaluation.ranking import Ranking, rank
 from fedkvasir.files import read_json, write_atomic
 from fedkvasir.methods import methods_of
-from fedkvasir.plan import NUMBERS
+from fedkvasir.plan import NUMBERS, UNCHECKED
 from fedkvasir.report import charts
 from fedkvasir.report.comparison import tables
 from fedkvasir.report.findings import Findings, find, ranking_sentence
@@ -341,12 +341,19 @@ def test_upper_bounds_and_leaks_are_told_first(craft: Craft, command: Command, t
     oracle = craft("oracle", evaluation={"select": "oracle"}).folder
     leaking = make_run(
         tmp_path / "leaking",
-        make_plan("segmentation", warnings=("LEAKAGE: 2 pictures lie on both sides",), images=IMAGES),
+        make_plan("segmentation", warnings=("LEAKAGE: 2 pictures on both sides", f"{UNCHECKED}x.pth"), images=IMAGES),
     )
-    done = command("compare", f"best={oracle}", f"leaky={leaking.folder}")
+    methods = (f"best={oracle}", f"leaky={leaking.folder}")
+    done = command("compare", *methods)
     first, second = done.stdout.splitlines()[:2]
     assert "best is an upper bound, not a result" in first
-    assert "leaky: test and training data overlap: 2 pictures lie on both sides" in second
+    assert "leaky: test and training data overlap: 2 pictures on both sides" in second
+    assert "leakage not ruled out x.pth" in done.stdout
+    for form in ("markdown", "latex"):
+        exported = " ".join(command("compare", *methods, "--format", form).stdout.split())
+        assert "Take care: best is an upper bound, not a result: its rounds were chosen by the holdout." in exported
+        assert "Take care: leaky: test and training data overlap: 2 pictures on both sides." in exported
+        assert "Leakage not ruled out: x.pth." in exported
 
 
 # ---- what cannot be compared: one sentence, exit code 2

@@ -46,6 +46,14 @@ def test_every_run_is_in_the_index_with_what_came_of_it(study: Study) -> None:
         np.testing.assert_allclose(row.validation, validation_score(run))
 
 
+def test_settings_that_nothing_can_judge_are_refused_before_anything_is_run(scenario: Path, tmp_path: Path) -> None:
+    tuned = "{kind: holdout, seeds: [0], baselines: [local], tune: {training.lr: [0.0001, 0.05]}}"
+    refused = pytest.raises(UserError, match="local at alta: validation images decide between its 2 settings")
+    with Simulation(out=tmp_path, engine="local") as simulation, refused:
+        simulation.study(asked(scenario, tuned, "data.centers.alta.val=0"))
+    assert not list(tmp_path.glob("*/plan.json"))
+
+
 @pytest.mark.slow
 def test_a_hospital_that_is_a_part_of_a_center_is_compared_on_the_tests_they_share(
     scenario: Path, tmp_path: Path

@@ -332,6 +332,10 @@ def test_real_data_leaks_warnings_and_oracle_are_told(tmp_path: Path) -> None:
     assert "No picture, near-duplicate" not in shown.text
     links = [value for tag, value in shown.references if tag == "a" and not value.startswith("data:")]
     assert links == ["https://datasets.simula.no/kvasir-seg/"]
+    assert "had a say" not in page(make_run(tmp_path / "leaking", make_plan("segmentation", warnings=warnings))).text
+    exported = run_tables(run)["centers"].warnings
+    assert exported[0] == "Test and training data overlap: 2 pictures lie on both sides."
+    assert exported[1].startswith("An upper bound, not a result: ")
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,30 @@ def test_a_run_is_not_finished_without_a_holdout_or_below_the_quorum(
         run_of(tiny, tmp_path, *overrides, spoil=spoil)
 
 
+def test_without_validation_images_the_last_round_is_taken_and_it_is_said_why(tiny: Path, tmp_path: Path) -> None:
+    overrides = ("federation.train=alta", "data.centers.alta.val=0", "federation.rounds=2")
+    run = run_of(tiny, tmp_path, *overrides, remote=False)
+    assert run.unscored == "no round could be chosen, it is the last: there is no validation image"
+
+
+@pytest.mark.slow
+def test_a_member_that_was_not_heard_of_weighs_as_much_as_the_others(tiny: Path, tmp_path: Path) -> None:
+    members = "[{name: unet, decoder_channels: [16, 8, 8, 4, 4]}, {name: unet, decoder_channels: [8, 8, 8, 4, 4]}]"
+    model = f"model={{name: ensemble, encoder: tu-lcnet_050, members: {members}, fusion: weighted}}"
+
+    def spoil(message: Message, reply: Message) -> Message:
+        own = message.content.get("config", {})
+        if to("bergen", message) and own.get("member") == "unet" and own.get("split") == "val":
+            return Message(Error(ErrorCode.NODE_UNAVAILABLE, "gone"), reply_to=message)
+        return reply
+
+    overrides = ("federation.rounds=1", "federation.deadline_s=60", "federation.quorum=0.6", model)
+    run = run_of(tiny, tmp_path, *overrides, spoil=spoil)
+    assert [bool(member.checkpoint("best").scores) for member in run.members.values()] == [False, True]
+    assert run.model().fusion.weights.tolist() == [0.5, 0.5]
+    assert "all weigh the same" in (run.folder / "environment.json").read_text()
+
+
 def test_what_lacks_a_record_is_left_out_and_the_run_goes_on(tiny: Path, tmp_path: Path) -> None:
     """Bergen's answer to round 2 cannot be averaged; cadiz' can, and its validation is asked for again."""
 
