@@ -61,7 +61,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "picture.yaml").write_bytes(b"\xff\xd8\xff")
     for name, words in (
         ("broken.yaml", "is not valid YAML"),
-        ("picture.yaml", "is not valid YAML"),
+        ("picture.yaml", "is not in UTF-8; save it as such"),
         ("list.yaml", "must hold keys and values"),
         ("short.yaml", "key address is missing (and 1 more problem)"),
         ("nowhere.yaml", "does not exist; give a federation's file"),

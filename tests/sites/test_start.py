@@ -141,7 +141,7 @@ def log_of(kits: Path) -> str:
 
 
 def replace_key(kit: SiteKit) -> None:
-    key = ec.generateprivate_key(ec.SECP384R1())
+    key = ec.generate_private_key(ec.SECP384R1())
     kit.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
 
 
@@ -226,7 +226,7 @@ def test_the_control_api_answers_only_who_has_the_servers_secret(lab: Path) -> N
         root_certificates=kit.ca_certificate.read_bytes(),
         interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
     )
-    key = public_key_to_bytes(ec.generateprivate_key(ec.SECP384R1()).public_key())
+    key = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
     for ask in (
         lambda: stranger.ListNodes(ListNodesRequest()),
         lambda: stranger.RegisterNode(RegisterNodeRequest(public_key=key, name="stranger")),
@@ -239,7 +239,7 @@ def test_the_control_api_answers_only_who_has_the_servers_secret(lab: Path) -> N
 
 
 def test_a_stranger_that_registers_itself_is_taken_off(lab: Path) -> None:
-    key = public_key_to_bytes(ec.generateprivate_key(ec.SECP384R1()).public_key())
+    key = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
     with wire.control(ServerKit.load(lab / "server")) as client:
         client.RegisterNode(RegisterNodeRequest(public_key=key, name="stranger"))
     wait_until(lambda: "taken off: a key that is no hospital's" in log_of(lab), lambda: log_of(lab))
