@@ -86,6 +86,12 @@ def test_list_says_what_the_records_say(runs: Path, browse: Open) -> None:
     assert QUESTION in shown.text and "i" not in shown.tags
 
 
+def test_list_marks_what_is_no_result(runs: Path, browse: Open) -> None:
+    leak = ("LEAKAGE: 2 pictures lie on both sides",)
+    make_run(runs / "leaking", make_plan("segmentation", warnings=leak, select="oracle"))
+    assert "test and training data overlap; an upper bound, chosen by the holdout" in listed(browse).text
+
+
 def test_list_says_what_tells_the_runs_of_a_study_apart(runs: Path, browse: Open) -> None:
     for name, train in (("together", "each"), ("alone", TRAINING[0]), ("pooled", "pooled")):
         keys = {"seed": 3, "federation": {"rounds": 4, "train": train}, "training": {"lr": 3e-4}}
