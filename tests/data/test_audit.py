@@ -218,6 +218,22 @@ def test_what_weights_were_trained_on_is_found_re_encoded_while_its_store_is_the
     assert warning.startswith(f"{UNCHECKED}model.weights: 8 of 8 pictures that trained") and "re-encoded" in warning
 
 
+def test_validation_images_that_trained_the_weights_are_told(tmp_path: Path) -> None:
+    """Dealt anew, what was learnt by heart would choose."""
+    ours = hospital(tmp_path / "ours", {f"o{number}": scene(number, 64, 80) for number in range(8)})
+    raw = scenario_of(ours, hospital(tmp_path / "other", {f"t{n}": scene(20 + n, 64, 80) for n in range(4)}))
+    first = make_plan(parse(raw, "test"))
+    first.save(tmp_path / "run")
+    (tmp_path / "run" / "best.safetensors").touch()
+    raw["model"]["weights"] = str(tmp_path / "run" / "best.safetensors")
+    assert not any("model.weights" in text for text in make_plan(parse(raw, "test")).warnings)
+    again = make_plan(parse({**raw, "data": {**raw["data"], "split_seed": 1}}, "test"))
+    trained = first.samples.loc[first.samples["split"] == "train", "sample"]
+    val = again.samples.loc[again.samples["split"] == "val", "sample"]
+    (told,) = [text for text in again.warnings if text.startswith("model.weights")]
+    assert f"{val.isin(trained).sum()} of {len(val)} validation images" in told
+
+
 @dataclass(frozen=True)
 class Real:
     names: list[str]

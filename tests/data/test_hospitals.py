@@ -187,6 +187,11 @@ def test_validation_holds_nothing_that_is_trained_here_by_way_of_another_hospita
     assert ("train", None, "train") in seen, "the second picture was drawn for validation, and is left out"
 
 
+def test_rendered_data_have_no_root() -> None:
+    with pytest.raises(UserError, match=r"data\.centers\.a\.root: synthetic is rendered and lies nowhere"):
+        gather(scenario({"a": {"dataset": "synthetic", "root": "/nowhere"}}))
+
+
 def test_a_holdout_of_a_hospital_that_trains_is_told(tmp_path: Path, kvasir: Path) -> None:
     """What lies in two folders, or was published twice, may be of one hospital, and of one patient."""
     roots = {}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fedkvasir.errors import UserError
 from fedkvasir.exchange import read, sha256, write
 from fedkvasir.models import build_model, check_model
 from fedkvasir.scenario import Model
@@ -21,6 +22,11 @@ def test_a_classifier_of_one_size_takes_that_size_and_what_is_padded_to_it() -> 
         for size in sizes:
             check_model(Model(name=name), "classification", size)
     assert build_model(Model(name="vit_tiny_patch16_224"), "classification", 1).stride == 32
+
+
+def test_a_misspelt_classifier_is_told_the_nearest_of_timms() -> None:
+    with pytest.raises(UserError, match=r"'efficientnet_b00' \(did you mean 'efficientnet_b0'\?\).*any timm model"):
+        check_model(Model(name="efficientnet_b00"), "classification", 64)
 
 
 @pytest.mark.parametrize(

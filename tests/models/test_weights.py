@@ -26,6 +26,7 @@ from fedkvasir.exchange import read, sha256
 from fedkvasir.models import build_model, check_model
 from fedkvasir.models.network import Network
 from fedkvasir.plan import UNCHECKED, Plan, make_plan, settled
+from fedkvasir.pretrained import check_weights
 from fedkvasir.randomness import derive_seed
 from fedkvasir.runs import Run
 from fedkvasir.scenario import Model, load
@@ -493,6 +494,13 @@ def test_weights_that_a_holdout_chose_are_refused_where_it_is_tested(run: Run, t
     own.write_text(own.read_text().replace("select: train-val", "select: oracle"))
     with pytest.raises(UserError, match=r"20 of \d+ pictures tested here, .* trained or chose the weights of"):
         make_plan(load(tiny, (f"model.weights={chosen}",)))
+
+
+def test_an_ensembles_run_gives_no_weights_but_its_members_do(tmp_path: Path) -> None:
+    (tmp_path / "members" / "unet").mkdir(parents=True)
+    (tmp_path / "result.json").touch()
+    with pytest.raises(UserError, match=r"is an ensemble; name one of its members, .*/members/: unet"):
+        check_weights(str(tmp_path), LIGHT)
 
 
 def test_that_nobody_knows_what_a_file_was_trained_on_is_said(run: Run, tiny: Path, tmp_path: Path) -> None:
