@@ -153,7 +153,7 @@ def estimate(plan: Plan, workers: int) -> Estimate:
     size, together = _largest_step(plan)
     image_s = step_s / (size * together) / 3  # a forward pass is about a third of a step
     steps = [plan.steps_per_round(center) for center in plan.training_centers]
-    asked = 1 if goes_round(scenario) else max(1, round(scenario.federation.fraction * len(steps)))
+    asked = 1 if goes_round(scenario) else scenario.federation.asked(len(steps))
     round_s = max(max(steps) if asked > 1 else 0, sum(steps) / len(steps) * asked / workers) * step_s
     evaluation, (split, role) = scenario.evaluation, looked_at(scenario.evaluation.select)
     scored = sum(is_due(number + 1, evaluation.every, rounds) for number in range(rounds))

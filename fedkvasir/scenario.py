@@ -276,6 +276,10 @@ class Federation(Frozen):
     unseen: Literal["average"] = "average"
     """What a center without layers of its own gets where layers are local."""
 
+    def asked(self, hospitals: int) -> int:
+        """How many of so many hospitals train in a round."""
+        return max(1, round(self.fraction * hospitals))
+
     def needed(self, asked: int) -> int:
         """How many of so many hospitals the quorum asks for."""
         return math.ceil(self.quorum * asked - 1e-9)

@@ -218,10 +218,10 @@ class RoundLoop:
 
     def _cohort(self, number: int) -> list[str]:
         """This round's centers, sorted by name; who they are depends on algorithm, seed and round only."""
-        centers, fraction = self.plan.training_centers, self.scenario.federation.fraction
+        centers = self.plan.training_centers
         if chosen := self.algorithm.cohort(centers, number):
             return chosen
-        size = max(1, round(fraction * len(centers)))
+        size = self.scenario.federation.asked(len(centers))
         rng = np.random.default_rng(derive_seed(self.scenario.seed, "cohort", number))
         return sorted(rng.choice(centers, size=size, replace=False).tolist())
 

@@ -93,9 +93,7 @@ def gather(scenario: Scenario, data_dir: Path | None = None, progress: Progress 
     size, skip = scenario.data.image_size, scenario.data.skip_unreadable
     stores = {place: _open(catalog, size, skip, progress) for place, catalog in by_place.items()}
     samples = _with_pixels(chosen, stores, warnings)
-    rows = samples[["dataset", "root", "row"]].itertuples(index=False)
-    thumbs = np.stack([stores[dataset, root].thumbs[row] for dataset, root, row in rows])
-    pairs = _near_duplicates(thumbs, list(samples["pixels_sha256"]))
+    pairs = _near_duplicates(np.stack(_thumbs(samples, stores)), list(samples["pixels_sha256"]))
     samples["home"] = at_home = _groups_at_home(samples, pairs)
     samples["group"] = audit.join_groups(list(samples["group"]), list(samples["sample"]), pairs)
     samples["position"] = range(len(samples))
@@ -157,6 +155,12 @@ def survey(roots: Sequence[Path], image_size: int, progress: Progress | None = N
     classes = tuple(sorted(samples["label"].dropna().unique()))
     nothing = audit.near_duplicates(np.zeros((0, 2, 32, 32), np.uint8), [])
     return Hospitals(samples, catalogs, stores, nothing, audit.leaks(samples[:0], nothing), classes, tuple(warnings))
+
+
+def _thumbs(samples: pd.DataFrame, stores: Mapping[tuple[str, str], Store]) -> list[np.ndarray]:
+    """(2, 32, 32) uint8 of every sample, see :attr:`Store.thumbs`."""
+    rows = samples[["dataset", "root", "row"]].itertuples(index=False)
+    return [stores[dataset, root].thumbs[row] for dataset, root, row in rows]
 
 
 def _near_duplicates(thumbs: np.ndarray, pixels_sha256: list[str]) -> pd.DataFrame:
@@ -240,8 +244,7 @@ def seen_before(held: Hospitals, split: str, earlier: pd.DataFrame) -> int:
     own = held.samples[held.samples["split"] == split]
     known = {*earlier["sample"], *earlier.get("pixels_sha256", ())}
     groups = {*earlier["group"], *(held.groups[picture] for picture in known & held.groups.keys())}
-    places = own[["dataset", "root", "row"]].itertuples(index=False)
-    ours = [held.stores[dataset, root].thumbs[row] for dataset, root, row in places]
+    ours = _thumbs(own, held.stores)
     there = earlier.loc[in_store(earlier), ["store", "row"]].itertuples(index=False)
     thumbs = [*(store_at(store).thumbs[row] for store, row in there), *ours]
     if thumbs:

@@ -30,8 +30,7 @@ def tables(findings: Findings) -> dict[str, Table]:
 
 def said(findings: Findings) -> list[str]:
     """Warnings that the page has elsewhere."""
-    rendered = all(run.plan.rendered for method in findings.methods for run in method.runs)
-    return [*([RENDERED] if rendered else []), *(f"Take care: {alarm}." for alarm in findings.alarms)]
+    return [*([RENDERED] if findings.rendered else []), *(f"Take care: {alarm}." for alarm in findings.alarms)]
 
 
 def _scores(findings: Findings) -> Table:
@@ -188,7 +187,7 @@ def describe(findings: Findings) -> dict[str, Any]:
         "runs": len(plans),
         "alarms": findings.alarms,
         "said": said(findings),
-        "rendered": all(plan.rendered for plan in plans),
+        "rendered": findings.rendered,
         "differ": [said for pair, said in zip(findings.pairs, findings.sentences, strict=True) if is_shown(pair)],
         # So many sentences nobody reads: those that show a difference stand out, the others can be opened.
         "many": len(findings.pairs) > 6,

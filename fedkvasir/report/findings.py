@@ -71,6 +71,11 @@ class Findings:
         return tuple(texts)
 
     @property
+    def rendered(self) -> bool:
+        """No picture of a patient in any run."""
+        return all(run.plan.rendered for method in self.methods for run in method.runs)
+
+    @property
     def unchecked(self) -> tuple[str, ...]:
         """Overlaps of test and training data that could not be looked for; each once."""
         return tuple(
